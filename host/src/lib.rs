@@ -1,0 +1,6 @@
+//! The one door to the host kernel.
+//!
+//! Host system calls that are safe as they stand go through the re-exported [`rustix`]; what rustix lacks or marks
+//! unsafe gets a safe function here. This crate and `platform` are the only ones with unsafe code.
+
+pub use rustix;

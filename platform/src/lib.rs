@@ -1,0 +1,231 @@
+//! Runs guest threads: address spaces, contexts, and what makes a guest come back to the kernel.
+//!
+//! A [`Platform`] makes address spaces, an [`AddressSpace`] is guest memory, a [`Context`] is one guest thread that a
+//! kernel thread owns and drives: it resumes the guest with [`Context::run`], which returns an [`Event`]. The platform
+//! knows registers and mappings; it does not know system calls, tasks or files.
+//!
+//! Two implementations: [`stub`], in which guest code runs in host processes of its own (see `docs/architecture.md`),
+//! and [`mock`], which runs no guest code and lets unit tests drive a kernel.
+
+#![allow(unsafe_code, reason = "with `host`, the only crate that may")]
+
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::SysResult;
+use abi::signal::Signal;
+
+pub mod mock;
+pub mod registers;
+pub mod stub;
+
+pub use registers::Registers;
+
+/// Makes address spaces. One per sandbox.
+pub trait Platform: Send + Sync {
+    /// An address space without mappings (but for the platform's own and the vDSO), with one thread that has not run:
+    /// its registers are zero but for segments and flags, its FPU state is the initial one. `execve(2)` uses this.
+    fn create(&self) -> SysResult<Box<dyn Context>>;
+
+    /// The addresses that guest mappings may use; page-aligned.
+    fn guest_range(&self) -> Range<u64>;
+
+    /// Where the vDSO lies in every address space of this platform, if there is one (`AT_SYSINFO_EHDR`), with the
+    /// `[vvar]` pages: both are listed in `/proc/PID/maps`.
+    fn vdso(&self) -> Option<Vdso>;
+}
+
+/// The vDSO's place, the same in all address spaces.
+#[derive(Clone, Debug)]
+pub struct Vdso {
+    /// The ELF image.
+    pub image: Range<u64>,
+    /// The data pages beside it; empty if unknown.
+    pub data: Range<u64>,
+}
+
+/// Guest memory, shared by the contexts in it.
+///
+/// Reads and writes may be made by any kernel thread at any time, whether the guest's threads run or not. They honour
+/// the protection of the guest's mappings and fault pages in as the guest's own accesses would.
+pub trait AddressSpace: Send + Sync {
+    /// Copies guest memory at `address` into `buffer`; returns how many bytes were copied before the first
+    /// inaccessible page. Zero means `EFAULT` for a non-empty buffer.
+    fn read(&self, address: u64, buffer: &mut [u8]) -> usize;
+
+    /// Copies `bytes` into guest memory at `address`; returns how many were copied before the first page that cannot
+    /// be written.
+    fn write(&self, address: u64, bytes: &[u8]) -> usize;
+
+    /// What the host accounts to this address space.
+    fn usage(&self) -> MemoryUsage;
+
+    /// Ends all guest threads in it at once. Their contexts' `run` returns [`Event::Died`]. Idempotent.
+    fn kill(&self);
+}
+
+/// Host accounting of an address space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUsage {
+    /// Resident bytes.
+    pub resident: u64,
+    /// Resident bytes that belong to files or shared memory.
+    pub shared: u64,
+    /// The largest `resident` so far.
+    pub peak: u64,
+}
+
+/// One guest thread. Dropping it ends the host thread behind it; dropping the last context of an address space ends
+/// the host process and frees the guest's memory.
+pub trait Context: Send {
+    /// The address space that this thread runs in.
+    fn space(&self) -> &Arc<dyn AddressSpace>;
+
+    /// The registers at the last event, as the guest will see them when it resumes.
+    fn registers(&self) -> &Registers;
+
+    /// The registers, to change.
+    fn registers_mut(&mut self) -> &mut Registers;
+
+    /// The FPU state at the last event in the layout of `XSAVE` (non-compacted), with the software-reserved bytes
+    /// (464..512) as the host's signal frame has them, so that it can be put in a guest's signal frame as it is.
+    fn fpu(&self) -> Vec<u8>;
+
+    /// Replaces the FPU state by guest-supplied bytes in the layout of `XSAVE`; `None` sets the initial state. What
+    /// the processor would reject is sanitised, never trusted. `EINVAL` when `state` is shorter than 512 bytes.
+    fn set_fpu(&mut self, state: Option<&[u8]>) -> SysResult<()>;
+
+    /// Resumes the guest until its next event.
+    fn run(&mut self) -> Event;
+
+    /// A handle that other threads use to make `run` return.
+    fn interrupter(&self) -> Arc<dyn Interrupter>;
+
+    /// Carries out memory operations in the guest's address space, in order, stopping at the first that fails.
+    /// Returns the first error. The kernel chooses all addresses; nothing else may change mappings.
+    fn memory(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()>;
+
+    /// `fork(2)`: a context in a copy-on-write copy of the address space, with the same registers and FPU state. The
+    /// child does not run before its `run` is called.
+    fn fork(&mut self) -> SysResult<Box<dyn Context>>;
+
+    /// A further thread in the same address space, with the same registers and FPU state; it does not run before its
+    /// `run` is called.
+    fn spawn(&mut self) -> SysResult<Box<dyn Context>>;
+
+    /// Atomically replaces the 32-bit word at the aligned guest address by `new` if it is `expected`; returns what it
+    /// was. `EFAULT` if it cannot be written.
+    fn compare_exchange(&mut self, address: u64, expected: u32, new: u32) -> SysResult<u32>;
+
+    /// Reads guest memory like [`AddressSpace::read`], served from what the stub sent along with the event where
+    /// possible.
+    fn read(&mut self, address: u64, buffer: &mut [u8]) -> usize {
+        self.space().read(address, buffer)
+    }
+
+    /// Writes guest memory like [`AddressSpace::write`]. The platform may let the bytes ride along with the next
+    /// `run`; it then still reports exactly what could be written.
+    fn write(&mut self, address: u64, bytes: &[u8]) -> usize {
+        self.space().write(address, bytes)
+    }
+
+    /// Processor time that guest code has used in this thread (time in the kernel is the kernel thread's own).
+    fn cpu_time(&self) -> Duration;
+}
+
+/// Makes a running guest come back.
+pub trait Interrupter: Send + Sync {
+    /// Makes `run` of the context return [`Event::Interrupted`] soon; if it is not in `run`, the next `run` returns at
+    /// once without resuming the guest. Several calls before that count as one. Never blocks.
+    fn interrupt(&self);
+}
+
+/// Why the guest stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A system call: its number is in `orig_rax`, `rax` holds `-ENOSYS`, `rip` lies behind the instruction.
+    Syscall,
+    /// A processor exception in guest code.
+    Fault(Fault),
+    /// [`Interrupter::interrupt`] was called.
+    Interrupted,
+    /// The host process is gone without the kernel's doing: killed by the host (out of memory), or for an attempt to
+    /// leave its limits. No further `run` is possible.
+    Died,
+}
+
+/// A processor exception, as the host reported it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGTRAP.
+    pub signal: Signal,
+    /// `si_code`.
+    pub code: i32,
+    /// `si_addr`.
+    pub address: u64,
+    /// The processor's exception number.
+    pub trap: u64,
+    /// The processor's error code; bit 1 tells a write, bit 4 an instruction fetch.
+    pub error: u64,
+}
+
+/// A change of the guest's mappings. All addresses and lengths are multiples of the page size and lie in
+/// [`Platform::guest_range`]; mappings replace what was there.
+#[derive(Clone, Copy, Debug)]
+pub enum MemoryOp<'a> {
+    /// `mmap(2)` with `MAP_FIXED`.
+    Map {
+        /// First address.
+        address: u64,
+        /// Length in bytes.
+        length: u64,
+        /// `PROT_*`.
+        protection: u32,
+        /// Whether changes are shared (`MAP_SHARED`) or private (`MAP_PRIVATE`).
+        shared: bool,
+        /// Further `MAP_*` flags that the host should see (`MAP_NORESERVE`, `MAP_POPULATE`, `MAP_LOCKED`, …).
+        flags: u32,
+        /// What is mapped; `None` for anonymous memory.
+        file: Option<(BorrowedFd<'a>, u64)>,
+    },
+    /// `munmap(2)`.
+    Unmap {
+        /// First address.
+        address: u64,
+        /// Length in bytes.
+        length: u64,
+    },
+    /// `mprotect(2)`.
+    Protect {
+        /// First address.
+        address: u64,
+        /// Length in bytes.
+        length: u64,
+        /// `PROT_*`.
+        protection: u32,
+    },
+    /// `mremap(2)` to a fixed address, or in place when `to == from`.
+    Remap {
+        /// The old first address.
+        from: u64,
+        /// The old length; zero duplicates a shared mapping.
+        from_length: u64,
+        /// The new first address.
+        to: u64,
+        /// The new length.
+        to_length: u64,
+        /// `MREMAP_DONTUNMAP`.
+        keep: bool,
+    },
+    /// `madvise(2)`.
+    Advise {
+        /// First address.
+        address: u64,
+        /// Length in bytes.
+        length: u64,
+        /// `MADV_*`.
+        advice: u32,
+    },
+}

@@ -1,0 +1,1 @@
+//! A platform without guest code, for unit tests.
