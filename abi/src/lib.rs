@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod errno;
+pub mod fs;
 pub mod signal;
 pub mod time;
 

@@ -1,0 +1,228 @@
+//! [`File`]: the open file description (POSIX's term) that descriptors share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use abi::fs::OpenFlags;
+use abi::{Errno, SysResult};
+use parking_lot::Mutex;
+
+use super::{FileType, InodeRef, OpenFile, PathRef, Whence};
+use crate::error::{SysError, SyscallResult};
+use crate::task::CurrentTask;
+use crate::user::{UserReader, UserWriter};
+use crate::wait::{Deadline, Events};
+
+/// What a file without a place in the tree is called, as `readlink` of `/proc/PID/fd/N` shows it.
+#[derive(Clone)]
+pub enum Place {
+    /// A name in the mount tree.
+    Path(PathRef),
+    /// None: `pipe:[12]`, `socket:[7]`, `anon_inode:[eventpoll]`, `/memfd:name (deleted)`; with its inode, if any.
+    Anonymous {
+        /// The text.
+        name: String,
+        /// What `fstat(2)` looks at; without one, the answer is made up from the text.
+        inode: Option<InodeRef>,
+    },
+}
+
+/// An open file description: what `open(2)` makes and `dup(2)` shares.
+pub struct File {
+    /// A number that no other open file of this kernel has.
+    pub id: u64,
+    /// Where it was opened.
+    pub place: Place,
+    ops: Arc<dyn OpenFile>,
+    flags: AtomicU32,
+    offset: Mutex<u64>,
+    /// `F_SETOWN` and `F_SETSIG`.
+    pub owner: Mutex<FileOwner>,
+}
+
+/// Who gets SIGIO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileOwner {
+    /// A pid, a process group as a negative number, or zero for nobody.
+    pub id: i32,
+    /// Whether `id` is a thread's.
+    pub thread: bool,
+    /// The signal; zero for SIGIO.
+    pub signal: i32,
+}
+
+impl File {
+    /// The description of a file that was just opened.
+    pub fn new(place: Place, ops: Arc<dyn OpenFile>, flags: OpenFlags) -> Arc<File> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let kept = flags
+            - OpenFlags::CREAT
+            - OpenFlags::EXCL
+            - OpenFlags::NOCTTY
+            - OpenFlags::TRUNC
+            - OpenFlags::CLOEXEC;
+        Arc::new(File {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            place,
+            ops,
+            flags: AtomicU32::new(kept.bits()),
+            offset: Mutex::new(0),
+            owner: Mutex::default(),
+        })
+    }
+
+    /// A file without a name in the tree.
+    pub fn anonymous(name: impl Into<String>, ops: Arc<dyn OpenFile>, flags: OpenFlags) -> Arc<File> {
+        File::new(Place::Anonymous { name: name.into(), inode: None }, ops, flags)
+    }
+
+    /// What it does.
+    pub fn ops(&self) -> &Arc<dyn OpenFile> {
+        &self.ops
+    }
+
+    /// The access mode and the status flags.
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// `fcntl(F_SETFL)`: replaces the flags that can be changed.
+    pub fn set_flags(&self, flags: OpenFlags) -> SysResult<()> {
+        let kept = self.flags() - OpenFlags::SETTABLE;
+        self.flags.store((kept | (flags & OpenFlags::SETTABLE)).bits(), Ordering::Relaxed);
+        self.ops.flags_changed(self)
+    }
+
+    /// The inode, if the file has one.
+    pub fn inode(&self) -> Option<InodeRef> {
+        match &self.place {
+            Place::Path(path) => path.inode(),
+            Place::Anonymous { inode, .. } => inode.clone(),
+        }
+    }
+
+    /// Where it lies in the tree, if it does.
+    pub fn path(&self) -> Option<&PathRef> {
+        match &self.place {
+            Place::Path(path) => Some(path),
+            Place::Anonymous { .. } => None,
+        }
+    }
+
+    /// What is possible now.
+    pub fn readiness(&self) -> Events {
+        self.ops.readiness(self)
+    }
+
+    /// How long an operation may wait by the file's own flags.
+    pub fn deadline(&self) -> Deadline {
+        if self.flags().contains(OpenFlags::NONBLOCK) { Deadline::Now } else { Deadline::Never }
+    }
+
+    /// `read(2)`: at the file's offset, or from the stream; waits unless `O_NONBLOCK`.
+    pub fn read(&self, task: &CurrentTask, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
+        self.check_readable()?;
+        if self.ops.seekable() {
+            let mut offset = self.offset.lock();
+            let count = self.ops.read_at(self, *offset, to)?;
+            *offset += count as u64;
+            return Ok(count);
+        }
+        task.block_on(self, Events::READABLE, self.deadline(), || self.ops.read(task, self, to))
+    }
+
+    /// `write(2)`: at the file's offset or its end, or to the stream. A blocking write to a stream goes on until all
+    /// is written; a signal or an error after the first byte ends it with what there is.
+    pub fn write(&self, task: &CurrentTask, from: &mut UserReader<'_>) -> SyscallResult<usize> {
+        self.check_writable()?;
+        if self.ops.seekable() {
+            let mut offset = self.offset.lock();
+            let (count, end) = self.ops.write_at(self, *offset, from)?;
+            *offset = end;
+            return Ok(count);
+        }
+        let start = from.taken();
+        loop {
+            let before = from.taken();
+            let result =
+                task.block_on(self, Events::WRITABLE, self.deadline(), || self.ops.write(task, self, from));
+            match result {
+                Ok(_)
+                    if from.remaining() > 0 && from.taken() > before && self.deadline() != Deadline::Now => {}
+                Ok(count) if before == start => return Ok(count),
+                Ok(_) => return Ok(from.taken() - start),
+                Err(_) if from.taken() > start => return Ok(from.taken() - start),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// `pread(2)`: `ESPIPE` for a stream.
+    pub fn read_at(&self, offset: u64, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
+        if !self.ops.seekable() {
+            return Err(Errno::ESPIPE.into());
+        }
+        self.check_readable()?;
+        self.ops.read_at(self, offset, to)
+    }
+
+    /// `pwrite(2)`: `ESPIPE` for a stream. Appends if `O_APPEND` is set, as Linux does.
+    pub fn write_at(&self, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<usize> {
+        if !self.ops.seekable() {
+            return Err(Errno::ESPIPE.into());
+        }
+        self.check_writable()?;
+        self.ops.write_at(self, offset, from).map(|(count, _)| count)
+    }
+
+    /// `lseek(2)`.
+    pub fn seek(&self, offset: i64, whence: Whence) -> SysResult<u64> {
+        if self.flags().contains(OpenFlags::PATH) {
+            return Err(Errno::EBADF);
+        }
+        let directory = self.inode().is_some_and(|inode| inode.file_type() == FileType::Directory);
+        if !self.ops.seekable() && !directory {
+            return Err(Errno::ESPIPE);
+        }
+        let mut current = self.offset.lock();
+        let target = self.ops.seek(self, *current, offset, whence)?;
+        *current = target;
+        Ok(target)
+    }
+
+    /// Runs `operation` with the offset locked; what it leaves there is the new offset (directory listing, `sendfile`).
+    pub fn with_offset<T>(&self, operation: impl FnOnce(&mut u64) -> T) -> T {
+        operation(&mut self.offset.lock())
+    }
+
+    /// `EBADF` unless open for reading.
+    pub fn check_readable(&self) -> Result<(), SysError> {
+        if self.flags().readable() { Ok(()) } else { Err(Errno::EBADF.into()) }
+    }
+
+    /// `EBADF` unless open for writing.
+    pub fn check_writable(&self) -> Result<(), SysError> {
+        if self.flags().writable() { Ok(()) } else { Err(Errno::EBADF.into()) }
+    }
+
+    /// The size that positions are counted against.
+    fn size(&self) -> SysResult<u64> {
+        self.inode().map_or(Ok(0), |inode| Ok(inode.metadata()?.size))
+    }
+
+    /// [`OpenFile::seek`] for a file that is one stretch of data.
+    pub fn seek_default(&self, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
+        let base = match whence {
+            Whence::Set => 0,
+            Whence::Current => current,
+            Whence::End => self.size()?,
+            Whence::Data | Whence::Hole => {
+                let size = self.size()?;
+                let offset = u64::try_from(offset).ok().filter(|o| *o < size).ok_or(Errno::ENXIO)?;
+                return Ok(if whence == Whence::Data { offset } else { size });
+            }
+        };
+        let target = base.checked_add_signed(offset).ok_or(Errno::EINVAL)?;
+        if i64::try_from(target).is_err() { Err(Errno::EOVERFLOW) } else { Ok(target) }
+    }
+}

@@ -1,0 +1,503 @@
+//! Files: what a file system must provide ([`FileSystem`], [`Inode`], [`OpenFile`]) and what stands above it.
+//!
+//! - [`FileSystem`] is one mounted instance; [`Inode`] one of its files; [`OpenFile`] the behaviour of an open one.
+//! - [`File`] is the open file description that descriptors share: flags, offset, owner, and the [`OpenFile`] behind.
+//! - `dentry` caches names, `mount` stacks file systems in one tree, `path` walks it.
+//!
+//! Operations of `Inode` and `OpenFile` check no permissions: the callers in `path` and `syscalls` have done so, for
+//! all file systems alike. Names are single components, never empty, `.` or `..`, never longer than 255 bytes.
+//!
+//! Lock order: file offset → dentry tree rename lock → dentry children → inode → file-system internals.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use abi::fs::{OpenFlags, S_IFMT};
+use abi::time::TimeSpec;
+use abi::{Errno, SysResult};
+
+use crate::error::SyscallResult;
+use crate::task::CurrentTask;
+use crate::user::{UserReader, UserWriter};
+use crate::wait::{Events, Registration, WaitQueue, WaitSource, Wakeup};
+
+pub mod dentry;
+pub mod fd;
+pub mod file;
+pub mod host_file;
+pub mod mount;
+pub mod path;
+pub mod syscalls;
+
+pub use fd::FdTable;
+pub use file::File;
+pub use path::{FsContext, PathRef};
+
+/// A shared inode.
+pub type InodeRef = Arc<dyn Inode>;
+
+/// What a file is, from the type bits of its mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileType {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A FIFO.
+    Fifo,
+    /// A socket's name.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+impl FileType {
+    /// The type in a mode; what is no type at all counts as a regular file, as `mknod(2)` has it.
+    pub fn from_mode(mode: u32) -> FileType {
+        match mode & S_IFMT {
+            abi::fs::S_IFDIR => FileType::Directory,
+            abi::fs::S_IFLNK => FileType::Symlink,
+            abi::fs::S_IFIFO => FileType::Fifo,
+            abi::fs::S_IFSOCK => FileType::Socket,
+            abi::fs::S_IFCHR => FileType::CharDevice,
+            abi::fs::S_IFBLK => FileType::BlockDevice,
+            _ => FileType::Regular,
+        }
+    }
+
+    /// The type bits of a mode.
+    pub fn mode_bits(self) -> u32 {
+        match self {
+            FileType::Regular => abi::fs::S_IFREG,
+            FileType::Directory => abi::fs::S_IFDIR,
+            FileType::Symlink => abi::fs::S_IFLNK,
+            FileType::Fifo => abi::fs::S_IFIFO,
+            FileType::Socket => abi::fs::S_IFSOCK,
+            FileType::CharDevice => abi::fs::S_IFCHR,
+            FileType::BlockDevice => abi::fs::S_IFBLK,
+        }
+    }
+
+    /// `d_type` of a directory entry.
+    pub fn directory_type(self) -> u8 {
+        (self.mode_bits() >> 12) as u8
+    }
+}
+
+/// What the stat family tells of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of stat(3type)")]
+pub struct Metadata {
+    pub device: u64,
+    pub inode: u64,
+    pub mode: u32,
+    pub links: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// The device that a device file stands for.
+    pub rdev: u64,
+    pub size: u64,
+    pub block_size: u32,
+    /// In units of 512 bytes.
+    pub blocks: u64,
+    pub accessed: TimeSpec,
+    pub modified: TimeSpec,
+    pub changed: TimeSpec,
+    /// When it was created, if the file system knows.
+    pub born: Option<TimeSpec>,
+}
+
+impl Metadata {
+    /// The file's type.
+    pub fn file_type(&self) -> FileType {
+        FileType::from_mode(self.mode)
+    }
+}
+
+/// What `statfs(2)` tells of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of statfs(2)")]
+pub struct FsStatistics {
+    pub magic: u64,
+    pub block_size: u64,
+    pub blocks: u64,
+    pub blocks_free: u64,
+    pub blocks_available: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub name_length: u64,
+}
+
+/// One mounted instance of a file system.
+pub trait FileSystem: Send + Sync {
+    /// The type's name, as `/proc/mounts` shows it.
+    fn name(&self) -> &'static str;
+
+    /// The root directory (or file, for a bind-mounted file).
+    fn root(&self) -> InodeRef;
+
+    /// What `statfs(2)` tells.
+    fn statistics(&self) -> SysResult<FsStatistics>;
+
+    /// The options that `/proc/mounts` shows behind the generic ones, such as `size=1024k`; empty for none.
+    fn options(&self) -> String {
+        String::new()
+    }
+
+    /// The device number of its inodes.
+    fn device(&self) -> u64;
+
+    /// Whether a name that was looked up may be remembered in the dentry cache, and a missing one as missing. False
+    /// for file systems that change by themselves (proc, devpts).
+    fn cacheable(&self) -> bool {
+        true
+    }
+}
+
+/// The kinds of file that [`Inode::create`] makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewKind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link to this target.
+    Symlink(Vec<u8>),
+    /// A FIFO.
+    Fifo,
+    /// A socket's name.
+    Socket,
+    /// A character device with this number.
+    CharDevice(u64),
+    /// A block device with this number.
+    BlockDevice(u64),
+}
+
+/// A file to be made.
+#[derive(Clone, Debug)]
+pub struct NewFile {
+    /// What it is.
+    pub kind: NewKind,
+    /// Permission bits, the umask already applied.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group (that of a set-group-id directory already applied).
+    pub gid: u32,
+}
+
+/// Attributes to change; `None` leaves one as it is. The change time is set in any case.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttributes {
+    /// Permission bits (12 bits, without the type).
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size, for `truncate(2)`.
+    pub size: Option<u64>,
+    /// Time of last access.
+    pub accessed: Option<TimeSpec>,
+    /// Time of last modification.
+    pub modified: Option<TimeSpec>,
+}
+
+/// Flags of `renameat2(2)` that a file system sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameMode {
+    /// An existing target is replaced.
+    Replace,
+    /// `RENAME_NOREPLACE`
+    NoReplace,
+    /// `RENAME_EXCHANGE`
+    Exchange,
+}
+
+/// How `setxattr(2)` treats an existing attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrMode {
+    /// Create or replace.
+    Set,
+    /// `XATTR_CREATE`
+    Create,
+    /// `XATTR_REPLACE`
+    Replace,
+}
+
+/// A file of a file system. Its type never changes.
+///
+/// Defaults are what Linux returns for a file that lacks the operation.
+pub trait Inode: Any + Send + Sync {
+    /// State that every inode has, whatever its file system: locks, watches, the pipe behind a FIFO's name, …
+    fn common(&self) -> &InodeCommon;
+
+    /// What it is.
+    fn file_type(&self) -> FileType;
+
+    /// What the stat family tells.
+    fn metadata(&self) -> SysResult<Metadata>;
+
+    /// Changes attributes. The default refuses, as read-only special files do.
+    fn set_attributes(&self, _attributes: &SetAttributes) -> SysResult<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// The file called `name` in this directory: `ENOENT` if there is none.
+    fn lookup(&self, _name: &[u8]) -> SysResult<InodeRef> {
+        Err(Errno::ENOTDIR)
+    }
+
+    /// Makes a file called `name`: `EEXIST` if there is one.
+    fn create(&self, _name: &[u8], _new: &NewFile) -> SysResult<InodeRef> {
+        Err(Errno::EPERM)
+    }
+
+    /// Makes a nameless file in this directory's file system (`O_TMPFILE`).
+    fn create_unnamed(&self, _new: &NewFile) -> SysResult<InodeRef> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Gives `target`, a file of the same file system, the further name `name` in this directory.
+    fn link(&self, _name: &[u8], _target: &InodeRef) -> SysResult<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// Removes the name of a file that is no directory (`EISDIR` otherwise).
+    fn unlink(&self, _name: &[u8]) -> SysResult<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// Removes an empty directory: `ENOTEMPTY`, `ENOTDIR`.
+    fn rmdir(&self, _name: &[u8]) -> SysResult<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// Moves `name` to `new_name` in `new_parent`, a directory of the same file system.
+    fn rename(&self, _name: &[u8], _parent: &InodeRef, _new_name: &[u8], _mode: RenameMode) -> SysResult<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// The target of a symbolic link.
+    fn readlink(&self, _task: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Where a magic link (`/proc/PID/fd/N`, `exe`, `cwd`, `root`) leads without a walk; `None` for all other links.
+    fn follow(&self, _task: &CurrentTask) -> SyscallResult<Option<PathRef>> {
+        Ok(None)
+    }
+
+    /// Opens it. `flags` holds the access mode and the status flags; creation, `O_TRUNC` and permissions are done.
+    /// FIFOs and sockets by name, and devices outside the device file system, are opened by the caller.
+    fn open(self: Arc<Self>, task: &CurrentTask, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>>;
+
+    /// Reads an extended attribute.
+    fn get_xattr(&self, _name: &[u8]) -> SysResult<Vec<u8>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Sets an extended attribute.
+    fn set_xattr(&self, _name: &[u8], _value: &[u8], _mode: XattrMode) -> SysResult<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The names of all extended attributes.
+    fn list_xattr(&self) -> SysResult<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+
+    /// Removes an extended attribute.
+    fn remove_xattr(&self, _name: &[u8]) -> SysResult<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Writes what is cached to stable storage.
+    fn sync(&self) -> SysResult<()> {
+        Ok(())
+    }
+}
+
+/// State that every inode has. Subsystems add a field each: file locks, inotify watches, a FIFO's pipe, the socket
+/// bound to a name.
+pub struct InodeCommon {
+    /// A number that no other inode of this kernel has; what identifies it where the host's numbers may repeat.
+    pub id: u64,
+}
+
+impl InodeCommon {
+    /// State for a new inode.
+    pub fn new() -> InodeCommon {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        InodeCommon { id: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Default for InodeCommon {
+    fn default() -> Self {
+        InodeCommon::new()
+    }
+}
+
+/// Where an offset is counted from, `lseek(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whence {
+    /// From the beginning.
+    Set,
+    /// From the current offset.
+    Current,
+    /// From the end.
+    End,
+    /// To the next data.
+    Data,
+    /// To the next hole.
+    Hole,
+}
+
+/// Takes directory entries: name, inode number, type, and the offset of the *next* entry. Returns false when there is
+/// no more room; the entry has then not been taken.
+pub type DirectorySink<'a> = dyn FnMut(&[u8], u64, FileType, u64) -> bool + 'a;
+
+/// Host memory or a host file that guests can map, given by [`OpenFile::map`].
+pub enum Mappable {
+    /// Fresh zeroed memory (`/dev/zero`).
+    Anonymous,
+    /// This host file, in which the guest's file offsets are the host's plus `delta`.
+    Host {
+        /// Open for what the mapping may need: never more rights than the guest's file has.
+        fd: Arc<std::os::fd::OwnedFd>,
+        /// Added to a file offset to get the offset in `fd`.
+        delta: u64,
+    },
+}
+
+/// How an open file behaves. Operations never wait: they return `EAGAIN`, and [`File`] waits.
+pub trait OpenFile: Any + Send + Sync {
+    /// Reads from a stream, such as a pipe. Zero is the end. Files with positions implement [`OpenFile::read_at`].
+    fn read(&self, _task: &CurrentTask, _file: &File, _to: &mut UserWriter<'_>) -> SyscallResult<usize> {
+        Err(Errno::EINVAL.into())
+    }
+
+    /// Writes to a stream.
+    fn write(&self, _task: &CurrentTask, _file: &File, _from: &mut UserReader<'_>) -> SyscallResult<usize> {
+        Err(Errno::EINVAL.into())
+    }
+
+    /// Whether the file has positions: then reads and writes go through `read_at` and `write_at`, and `lseek` works.
+    fn seekable(&self) -> bool {
+        false
+    }
+
+    /// Reads at a position.
+    fn read_at(&self, _file: &File, _offset: u64, _to: &mut UserWriter<'_>) -> SyscallResult<usize> {
+        Err(Errno::EINVAL.into())
+    }
+
+    /// Writes at a position; with `O_APPEND` set in the file's flags the position is the end, whatever `offset` is.
+    /// Returns the number of bytes and the position behind them.
+    fn write_at(
+        &self,
+        _file: &File,
+        _offset: u64,
+        _from: &mut UserReader<'_>,
+    ) -> SyscallResult<(usize, u64)> {
+        Err(Errno::EINVAL.into())
+    }
+
+    /// The offset that `lseek(2)` leads to from `current`. The default knows `Set`, `Current` and, with the size from
+    /// [`Inode::metadata`], the others, for a file that is one stretch of data.
+    fn seek(&self, file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
+        file.seek_default(current, offset, whence)
+    }
+
+    /// Lists a directory from `position`, a value that a former call gave as the next offset (0 at first), until
+    /// `sink` is full. `.` and `..` are included.
+    fn read_directory(
+        &self,
+        _task: &CurrentTask,
+        _position: u64,
+        _sink: &mut DirectorySink<'_>,
+    ) -> SysResult<()> {
+        Err(Errno::ENOTDIR)
+    }
+
+    /// What is possible now. The default is a file that is always ready.
+    fn readiness(&self, _file: &File) -> Events {
+        Events::READABLE | Events::WRITABLE
+    }
+
+    /// Whom the object wakes; `None` if it is always ready.
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        None
+    }
+
+    /// Asks to be woken. Objects with more than one queue, or that must first arm something, override this.
+    fn register(&self, events: Events, wakeup: &Arc<dyn Wakeup>) -> Registration {
+        self.wait_queue().map_or_else(Registration::none, |queue| queue.register(events, wakeup))
+    }
+
+    /// Whether `epoll(7)` accepts it; regular files and directories are refused with `EPERM`.
+    fn pollable(&self) -> bool {
+        self.wait_queue().is_some()
+    }
+
+    /// `ioctl(2)`; `argument` is a number or a guest address.
+    fn ioctl(&self, _task: &CurrentTask, _file: &File, _request: u32, _argument: u64) -> SyscallResult {
+        Err(Errno::ENOTTY.into())
+    }
+
+    /// What a guest maps when it maps this file (`shared` and `writable` say how). `ENODEV` if it cannot be mapped.
+    fn map(&self, _file: &File, _shared: bool, _writable: bool) -> SysResult<Mappable> {
+        Err(Errno::ENODEV)
+    }
+
+    /// Writes cached data to stable storage. `EINVAL` for what has none.
+    fn sync(&self) -> SysResult<()> {
+        Err(Errno::EINVAL)
+    }
+
+    /// `fallocate(2)` with its mode bits.
+    fn allocate(&self, _file: &File, _mode: u32, _offset: u64, _length: u64) -> SysResult<()> {
+        Err(Errno::ENODEV)
+    }
+
+    /// Called when a status flag has changed through `fcntl(F_SETFL)`.
+    fn flags_changed(&self, _file: &File) -> SysResult<()> {
+        Ok(())
+    }
+
+    /// Called at each `close(2)` of a descriptor of the file, before the description may go away.
+    fn flush(&self, _task: &CurrentTask) -> SysResult<()> {
+        Ok(())
+    }
+
+    /// Lines for `/proc/PID/fdinfo/N` behind the generic ones.
+    fn describe(&self) -> String {
+        String::new()
+    }
+}
+
+impl dyn OpenFile {
+    /// The object as its own type, for calls that only work on one kind of file.
+    pub fn downcast_ref<T: OpenFile>(&self) -> Option<&T> {
+        (self as &dyn Any).downcast_ref()
+    }
+}
+
+impl dyn Inode {
+    /// The object as its own type.
+    pub fn downcast_ref<T: Inode>(&self) -> Option<&T> {
+        (self as &dyn Any).downcast_ref()
+    }
+}
+
+impl WaitSource for File {
+    fn register(&self, events: Events, wakeup: &Arc<dyn Wakeup>) -> Registration {
+        self.ops().register(events, wakeup)
+    }
+}

@@ -1,0 +1,64 @@
+//! [`Kernel`]: everything that the tasks of a sandbox share.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use platform::Platform;
+
+use crate::syscalls::strace::{Strace, Unimplemented};
+use crate::task::TaskTable;
+
+/// How a kernel is set up. Nothing in it comes from a guest.
+pub struct Config {
+    /// `uname(2)`'s node name.
+    pub hostname: String,
+    /// `uname(2)`'s domain name.
+    pub domainname: String,
+    /// Prints system calls as they happen.
+    pub strace: Option<Strace>,
+}
+
+/// A running kernel.
+pub struct Kernel {
+    /// Runs guest code.
+    pub platform: Arc<dyn Platform>,
+    /// All tasks, process groups and sessions.
+    pub tasks: TaskTable,
+    /// Host and domain name.
+    pub uts: RwLock<Uts>,
+    /// Prints system calls, if wanted.
+    pub strace: Option<Strace>,
+    /// Counts calls that are not there.
+    pub unimplemented: Unimplemented,
+    /// When the kernel started; `sysinfo(2)` and `/proc/uptime` count from here.
+    pub boot: std::time::Instant,
+}
+
+/// The names that `CLONE_NEWUTS` would separate.
+#[derive(Clone, Debug)]
+pub struct Uts {
+    /// The node name.
+    pub hostname: Vec<u8>,
+    /// The NIS domain name.
+    pub domainname: Vec<u8>,
+}
+
+impl Kernel {
+    /// The release that `uname(2)` reports.
+    pub const RELEASE: &'static str = "6.12.0-nacelle";
+
+    /// A kernel without tasks.
+    pub fn new(platform: Arc<dyn Platform>, config: Config) -> Arc<Kernel> {
+        Arc::new(Kernel {
+            platform,
+            tasks: TaskTable::default(),
+            uts: RwLock::new(Uts {
+                hostname: config.hostname.into_bytes(),
+                domainname: config.domainname.into_bytes(),
+            }),
+            strace: config.strace,
+            unimplemented: Unimplemented::default(),
+            boot: std::time::Instant::now(),
+        })
+    }
+}

@@ -1,0 +1,306 @@
+//! Tasks: guest threads, their thread groups (processes), process groups and sessions.
+//!
+//! A [`Task`] is what others may see of a guest thread; it is shared. A [`CurrentTask`] is the thread as its own
+//! kernel thread has it, with the [`Context`] that runs guest code; it is owned by that kernel thread and everything
+//! that acts *as* the thread takes it. `run` drives it; `clone`, `exec`, `exit` and `wait` change the tree.
+
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+
+use abi::SysResult;
+use parking_lot::{Mutex, RwLock};
+use platform::{Context, Interrupter};
+
+use crate::Kernel;
+use crate::fs::{FdTable, File, FsContext};
+use crate::mm::MemoryMap;
+use crate::signal::{GroupSignals, TaskSignals};
+use crate::syscalls::Fd;
+use crate::wait::Waiter;
+
+pub mod credentials;
+pub mod limits;
+mod run;
+pub mod syscalls;
+mod table;
+
+pub use credentials::Credentials;
+pub use limits::Limits;
+pub use table::TaskTable;
+
+/// The number of a task, a thread group, a process group or a session.
+pub type Pid = i32;
+
+/// How a thread group ended, or is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// By `exit(2)` with the low eight bits of the status.
+    Exited(u8),
+    /// By a signal.
+    Signaled {
+        /// Which.
+        signal: abi::signal::Signal,
+        /// Whether a core would have been dumped.
+        core: bool,
+    },
+}
+
+impl ExitStatus {
+    /// The status as `wait(2)` reports it.
+    pub fn wait_status(self) -> i32 {
+        match self {
+            ExitStatus::Exited(code) => i32::from(code) << 8,
+            ExitStatus::Signaled { signal, core } => signal.number() | if core { 0x80 } else { 0 },
+        }
+    }
+
+    /// The status as a shell reports it: 128+N for a signal.
+    pub fn shell_status(self) -> u8 {
+        match self {
+            ExitStatus::Exited(code) => code,
+            ExitStatus::Signaled { signal, .. } => 128u8.wrapping_add(signal.number() as u8),
+        }
+    }
+}
+
+/// A guest thread, as all may see it.
+pub struct Task {
+    /// The kernel that it belongs to.
+    pub kernel: Arc<Kernel>,
+    /// The thread group that it belongs to.
+    pub group: Arc<ThreadGroup>,
+    tid: AtomicI32,
+    comm: Mutex<[u8; 16]>,
+    files: Mutex<Option<Arc<FdTable>>>,
+    fs: Mutex<Arc<FsContext>>,
+    memory: Mutex<Option<Arc<MemoryMap>>>,
+    credentials: RwLock<Arc<Credentials>>,
+    /// Pending signals, mask, alternate stack.
+    pub signals: TaskSignals,
+    /// What the task sleeps on.
+    pub waiter: Arc<Waiter>,
+    interrupter: Mutex<Arc<dyn Interrupter>>,
+    /// Set when the task is to look at its signals, or to stop or end, before it goes on in guest code.
+    attention: AtomicBool,
+    /// Set when the thread is to end: by `exit(2)`, or with its group.
+    exiting: AtomicBool,
+    /// `set_tid_address(2)`; zero for none.
+    pub clear_child_tid: AtomicU64,
+    /// `set_robust_list(2)`; zero for none.
+    pub robust_list: AtomicU64,
+}
+
+/// Parts of a new task.
+pub struct NewTask {
+    /// Thread id.
+    pub tid: Pid,
+    /// Thread group.
+    pub group: Arc<ThreadGroup>,
+    /// Name, at most 15 bytes.
+    pub comm: [u8; 16],
+    /// Descriptors.
+    pub files: Arc<FdTable>,
+    /// Root, working directory, umask.
+    pub fs: Arc<FsContext>,
+    /// Memory.
+    pub memory: Arc<MemoryMap>,
+    /// Identity.
+    pub credentials: Arc<Credentials>,
+    /// Signal mask and the like.
+    pub signals: TaskSignals,
+}
+
+impl Task {
+    /// A task that runs in `context`. The caller adds it to the [`TaskTable`] and starts it.
+    pub fn new(kernel: &Arc<Kernel>, new: NewTask, context: Box<dyn Context>) -> CurrentTask {
+        let task = Arc::new(Task {
+            kernel: Arc::clone(kernel),
+            group: new.group,
+            tid: AtomicI32::new(new.tid),
+            comm: Mutex::new(new.comm),
+            files: Mutex::new(Some(new.files)),
+            fs: Mutex::new(new.fs),
+            memory: Mutex::new(Some(new.memory)),
+            credentials: RwLock::new(new.credentials),
+            signals: new.signals,
+            waiter: Arc::default(),
+            interrupter: Mutex::new(context.interrupter()),
+            attention: AtomicBool::new(true),
+            exiting: AtomicBool::new(false),
+            clear_child_tid: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
+        });
+        CurrentTask { task, context: RefCell::new(context), restart: RefCell::new(None) }
+    }
+
+    /// The thread id.
+    pub fn tid(&self) -> Pid {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    /// Changes the thread id; `execve(2)` by a thread that does not lead its group takes the leader's.
+    pub(crate) fn set_tid(&self, tid: Pid) {
+        self.tid.store(tid, Ordering::Relaxed);
+    }
+
+    /// The name (`comm`), without zero bytes, as text.
+    pub fn comm(&self) -> String {
+        let comm = self.comm.lock();
+        let length = comm.iter().position(|byte| *byte == 0).unwrap_or(15);
+        String::from_utf8_lossy(&comm[..length]).into_owned()
+    }
+
+    /// The name as `prctl(PR_GET_NAME)` gives it: 16 bytes, zero-terminated.
+    pub fn comm_bytes(&self) -> [u8; 16] {
+        *self.comm.lock()
+    }
+
+    /// Sets the name to the first 15 bytes of `name` before any zero.
+    pub fn set_comm(&self, name: &[u8]) {
+        let mut comm = [0; 16];
+        let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len()).min(15);
+        comm[..length].copy_from_slice(&name[..length]);
+        *self.comm.lock() = comm;
+    }
+
+    /// The descriptor table; an empty one once the task has ended.
+    pub fn files(&self) -> Arc<FdTable> {
+        self.files.lock().clone().unwrap_or_default()
+    }
+
+    /// Replaces the descriptor table (`unshare(2)`, `execve(2)`); `None` at the task's end.
+    pub(crate) fn set_files(&self, files: Option<Arc<FdTable>>) -> Option<Arc<FdTable>> {
+        std::mem::replace(&mut *self.files.lock(), files)
+    }
+
+    /// The open file behind a descriptor: `EBADF`.
+    pub fn file(&self, fd: Fd) -> SysResult<Arc<File>> {
+        match &*self.files.lock() {
+            Some(files) => files.get(fd),
+            None => Err(abi::Errno::EBADF),
+        }
+    }
+
+    /// Root, working directory and umask.
+    pub fn fs(&self) -> Arc<FsContext> {
+        Arc::clone(&self.fs.lock())
+    }
+
+    /// Replaces root, working directory and umask by a context of its own (`unshare(2)`).
+    pub(crate) fn set_fs(&self, fs: Arc<FsContext>) {
+        *self.fs.lock() = fs;
+    }
+
+    /// The memory map; `None` once the task has ended.
+    pub fn memory(&self) -> Option<Arc<MemoryMap>> {
+        self.memory.lock().clone()
+    }
+
+    /// Replaces the memory map (`execve(2)`); `None` at the task's end.
+    pub(crate) fn set_memory(&self, memory: Option<Arc<MemoryMap>>) -> Option<Arc<MemoryMap>> {
+        std::mem::replace(&mut *self.memory.lock(), memory)
+    }
+
+    /// The identity.
+    pub fn credentials(&self) -> Arc<Credentials> {
+        Arc::clone(&self.credentials.read())
+    }
+
+    /// Replaces the identity. Only the task itself does so.
+    pub(crate) fn set_credentials(&self, credentials: Credentials) {
+        *self.credentials.write() = Arc::new(credentials);
+    }
+
+    /// Makes the task look at its signals soon: ends its sleep, or brings it back from guest code.
+    pub fn kick(&self) {
+        self.attention.store(true, Ordering::SeqCst);
+        self.waiter.notify();
+        let interrupter = Arc::clone(&self.interrupter.lock());
+        interrupter.interrupt();
+    }
+
+    /// Whether the thread is ending.
+    pub fn is_exiting(&self) -> bool {
+        self.exiting.load(Ordering::SeqCst)
+    }
+
+    /// Tells the thread to end before it executes another guest instruction.
+    pub(crate) fn request_exit(&self) {
+        self.exiting.store(true, Ordering::SeqCst);
+        self.kick();
+    }
+}
+
+/// What `restart_syscall(2)` continues with.
+pub type RestartFunction = Box<dyn FnOnce(&CurrentTask) -> crate::error::SyscallResult>;
+
+/// A guest thread, as its own kernel thread has it.
+pub struct CurrentTask {
+    /// What others see of it.
+    pub task: Arc<Task>,
+    /// What runs its guest code. Borrowed only for single operations, never across a call that may borrow it again.
+    pub context: RefCell<Box<dyn Context>>,
+    restart: RefCell<Option<RestartFunction>>,
+}
+
+impl Deref for CurrentTask {
+    type Target = Task;
+
+    fn deref(&self) -> &Task {
+        &self.task
+    }
+}
+
+impl CurrentTask {
+    /// The memory map. A running task always has one.
+    pub fn mm(&self) -> SysResult<Arc<MemoryMap>> {
+        self.memory().ok_or(abi::Errno::EFAULT)
+    }
+
+    /// Records what `restart_syscall(2)` is to do; the call then returns [`crate::error::Restart::Block`].
+    pub fn set_restart(&self, function: RestartFunction) {
+        *self.restart.borrow_mut() = Some(function);
+    }
+
+    /// Takes what [`CurrentTask::set_restart`] recorded.
+    pub fn take_restart(&self) -> Option<RestartFunction> {
+        self.restart.borrow_mut().take()
+    }
+
+    /// Replaces what runs the guest code, for `execve(2)`.
+    pub(crate) fn replace_context(&self, context: Box<dyn Context>) -> Box<dyn Context> {
+        *self.interrupter.lock() = context.interrupter();
+        self.context.replace(context)
+    }
+
+    /// Whether a sleep must end because a signal is to be handled or the thread is to end.
+    pub fn interrupted(&self) -> bool {
+        self.is_exiting() || crate::signal::pending(self)
+    }
+}
+
+/// A process: tasks that share an address space, signal actions, timers, limits.
+pub struct ThreadGroup {
+    /// The number of the group, that of its first task.
+    pub pid: Pid,
+    /// Signal actions and signals pending for the group as a whole.
+    pub signals: GroupSignals,
+    /// Resource limits.
+    pub limits: Mutex<Limits>,
+    /// How the group is to end, once that is decided.
+    pub exit: Mutex<Option<ExitStatus>>,
+}
+
+impl ThreadGroup {
+    /// A group without tasks.
+    pub fn new(pid: Pid, signals: GroupSignals, limits: Limits) -> Arc<ThreadGroup> {
+        Arc::new(ThreadGroup { pid, signals, limits: Mutex::new(limits), exit: Mutex::new(None) })
+    }
+
+    /// The soft limit of a resource.
+    pub fn limit(&self, resource: limits::Resource) -> u64 {
+        self.limits.lock().get(resource).current
+    }
+}

@@ -1,0 +1,1 @@
+//! Clocks, sleeps and timers.

@@ -1,0 +1,429 @@
+//! Guest memory as system calls use it: typed pointers, paths, vectors, and the two ends of a transfer.
+//!
+//! Nothing here is a Rust reference to guest memory: bytes are copied, once, and then checked. A pointer that the
+//! guest got wrong is `EFAULT`.
+
+use std::marker::PhantomData;
+
+use abi::{Errno, SysResult};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::task::CurrentTask;
+
+/// The longest path, with its zero byte (`PATH_MAX`).
+pub const PATH_MAX: usize = 4096;
+/// The largest number of elements of an `iovec` array.
+pub const IOV_MAX: usize = 1024;
+/// The most bytes that one read or write transfers.
+pub const MAX_RW_COUNT: usize = 0x7fff_f000;
+/// How much is copied at a time between a file and a guest.
+const CHUNK: usize = 128 * 1024;
+
+/// A guest's pointer to a `T`, or to several.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UserPtr<T> {
+    address: u64,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for UserPtr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for UserPtr<T> {}
+
+impl<T> UserPtr<T> {
+    /// The pointer with this address.
+    pub fn new(address: u64) -> UserPtr<T> {
+        UserPtr { address, kind: PhantomData }
+    }
+
+    /// The address.
+    pub fn address(self) -> u64 {
+        self.address
+    }
+
+    /// Whether it is the null pointer.
+    pub fn is_null(self) -> bool {
+        self.address == 0
+    }
+
+    /// The pointer, or `None` for null: many arguments are optional.
+    pub fn non_null(self) -> Option<UserPtr<T>> {
+        (!self.is_null()).then_some(self)
+    }
+
+    /// The pointer `count` elements further on.
+    #[must_use]
+    pub fn add(self, count: usize) -> UserPtr<T> {
+        UserPtr::new(self.address.wrapping_add((count as u64).wrapping_mul(size_of::<T>() as u64)))
+    }
+
+    /// The same address as a pointer to something else.
+    pub fn cast<U>(self) -> UserPtr<U> {
+        UserPtr::new(self.address)
+    }
+}
+
+/// A guest's pointer to a path. [`CurrentTask::read_path`] copies it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserPath(pub u64);
+
+/// `struct iovec`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct IoVec {
+    /// First address.
+    pub base: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+impl CurrentTask {
+    /// Copies guest memory at `address`; `EFAULT` unless all of it could be read.
+    pub fn read_bytes(&self, address: u64, buffer: &mut [u8]) -> SysResult<()> {
+        if self.read_some(address, buffer) == buffer.len() { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Copies `bytes` to guest memory at `address`; `EFAULT` unless all could be written.
+    pub fn write_bytes(&self, address: u64, bytes: &[u8]) -> SysResult<()> {
+        if self.write_some(address, bytes) == bytes.len() { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Copies what can be read of guest memory at `address`; returns the number of bytes. Grows the stack where the
+    /// access would.
+    pub fn read_some(&self, address: u64, buffer: &mut [u8]) -> usize {
+        let mut done = self.context.borrow_mut().read(address, buffer);
+        while done < buffer.len() && self.grow_stack(address.wrapping_add(done as u64)) {
+            let more = self.context.borrow_mut().read(address.wrapping_add(done as u64), &mut buffer[done..]);
+            if more == 0 {
+                break;
+            }
+            done += more;
+        }
+        done
+    }
+
+    /// Copies what can be written to guest memory at `address`; returns the number of bytes. Grows the stack where
+    /// the access would.
+    pub fn write_some(&self, address: u64, bytes: &[u8]) -> usize {
+        let mut done = self.context.borrow_mut().write(address, bytes);
+        while done < bytes.len() && self.grow_stack(address.wrapping_add(done as u64)) {
+            let more = self.context.borrow_mut().write(address.wrapping_add(done as u64), &bytes[done..]);
+            if more == 0 {
+                break;
+            }
+            done += more;
+        }
+        done
+    }
+
+    /// Copies the object at `pointer`.
+    pub fn read_object<T: FromBytes + IntoBytes>(&self, pointer: UserPtr<T>) -> SysResult<T> {
+        let mut object = T::new_zeroed();
+        self.read_bytes(pointer.address, object.as_mut_bytes())?;
+        Ok(object)
+    }
+
+    /// Copies `object` to `pointer`.
+    pub fn write_object<T: IntoBytes + Immutable>(&self, pointer: UserPtr<T>, object: &T) -> SysResult<()> {
+        self.write_bytes(pointer.address, object.as_bytes())
+    }
+
+    /// Copies `count` objects at `pointer`. The caller has bounded `count`.
+    pub fn read_array<T: FromBytes + IntoBytes>(
+        &self,
+        pointer: UserPtr<T>,
+        count: usize,
+    ) -> SysResult<Vec<T>> {
+        let mut objects: Vec<T> = (0..count).map(|_| T::new_zeroed()).collect();
+        self.read_bytes(pointer.address, objects.as_mut_slice().as_mut_bytes())?;
+        Ok(objects)
+    }
+
+    /// Copies `objects` to `pointer`.
+    pub fn write_array<T: IntoBytes + Immutable>(&self, pointer: UserPtr<T>, objects: &[T]) -> SysResult<()> {
+        self.write_bytes(pointer.address, objects.as_bytes())
+    }
+
+    /// Copies the zero-terminated string at `address`, without the zero. `ENAMETOOLONG` if there is none within
+    /// `limit` bytes.
+    pub fn read_string(&self, address: u64, limit: usize) -> SysResult<Vec<u8>> {
+        let mut string = Vec::new();
+        let mut at = address;
+        while string.len() < limit {
+            // Up to the end of the page, then page by page: what follows the string may not be mapped.
+            let room = (4096 - (at % 4096) as usize).min(limit - string.len());
+            let mut chunk = [0; 4096];
+            let read = self.read_some(at, &mut chunk[..room.min(if string.is_empty() { 256 } else { 4096 })]);
+            if read == 0 {
+                return Err(Errno::EFAULT);
+            }
+            if let Some(end) = chunk[..read].iter().position(|byte| *byte == 0) {
+                string.extend_from_slice(&chunk[..end]);
+                return Ok(string);
+            }
+            string.extend_from_slice(&chunk[..read]);
+            at = at.wrapping_add(read as u64);
+        }
+        Err(Errno::ENAMETOOLONG)
+    }
+
+    /// Copies a path: `ENAMETOOLONG` from [`PATH_MAX`] bytes on. An empty path is the caller's matter (`ENOENT`,
+    /// unless `AT_EMPTY_PATH`).
+    pub fn read_path(&self, path: UserPath) -> SysResult<Vec<u8>> {
+        self.read_string(path.0, PATH_MAX)
+    }
+
+    /// Copies an `iovec` array: `EINVAL` for too many elements or a total beyond `ssize_t`; the total is cut at
+    /// [`MAX_RW_COUNT`] as Linux does.
+    pub fn read_iovecs(&self, pointer: UserPtr<IoVec>, count: usize) -> SysResult<Vec<IoVec>> {
+        if count > IOV_MAX {
+            return Err(Errno::EINVAL);
+        }
+        let mut vectors = self.read_array(pointer, count)?;
+        let mut left = MAX_RW_COUNT as u64;
+        for vector in &mut vectors {
+            if i64::try_from(vector.length).is_err() {
+                return Err(Errno::EINVAL);
+            }
+            vector.length = vector.length.min(left);
+            left -= vector.length;
+        }
+        Ok(vectors)
+    }
+
+    /// Where a read of `length` bytes goes that the guest wants at `address`.
+    pub fn writer(&self, address: u64, length: usize) -> UserWriter<'_> {
+        let vector = IoVec { base: address, length: length.min(MAX_RW_COUNT) as u64 };
+        UserWriter::guest(self, vec![vector])
+    }
+
+    /// Where a write of `length` bytes comes from that the guest has at `address`.
+    pub fn reader(&self, address: u64, length: usize) -> UserReader<'_> {
+        let vector = IoVec { base: address, length: length.min(MAX_RW_COUNT) as u64 };
+        UserReader::guest(self, vec![vector])
+    }
+}
+
+/// The position in a vector of guest buffers.
+struct Cursor<'a> {
+    task: &'a CurrentTask,
+    vectors: Vec<IoVec>,
+    index: usize,
+    offset: u64,
+    remaining: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(task: &'a CurrentTask, vectors: Vec<IoVec>) -> Cursor<'a> {
+        let remaining = vectors.iter().map(|v| v.length as usize).sum();
+        Cursor { task, vectors, index: 0, offset: 0, remaining }
+    }
+
+    /// The next contiguous piece: address and length, never empty.
+    fn piece(&mut self) -> Option<(u64, usize)> {
+        while let Some(vector) = self.vectors.get(self.index) {
+            if self.offset < vector.length {
+                return Some((vector.base.wrapping_add(self.offset), (vector.length - self.offset) as usize));
+            }
+            self.index += 1;
+            self.offset = 0;
+        }
+        None
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.offset += count as u64;
+        self.remaining -= count;
+    }
+}
+
+enum Destination<'a> {
+    Guest(Cursor<'a>),
+    Buffer { bytes: &'a mut Vec<u8>, remaining: usize },
+}
+
+/// The destination of a read: guest buffers, or a buffer of the kernel's (`sendfile(2)`, loading a program).
+pub struct UserWriter<'a> {
+    destination: Destination<'a>,
+    written: usize,
+}
+
+impl<'a> UserWriter<'a> {
+    /// Writes to guest buffers, one after the other.
+    pub fn guest(task: &'a CurrentTask, vectors: Vec<IoVec>) -> UserWriter<'a> {
+        UserWriter { destination: Destination::Guest(Cursor::new(task, vectors)), written: 0 }
+    }
+
+    /// Appends to a buffer of the kernel's, at most `limit` bytes.
+    pub fn buffer(bytes: &'a mut Vec<u8>, limit: usize) -> UserWriter<'a> {
+        UserWriter { destination: Destination::Buffer { bytes, remaining: limit }, written: 0 }
+    }
+
+    /// How many bytes still fit.
+    pub fn remaining(&self) -> usize {
+        match &self.destination {
+            Destination::Guest(cursor) => cursor.remaining,
+            Destination::Buffer { remaining, .. } => *remaining,
+        }
+    }
+
+    /// How many bytes were written so far.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Writes as much of `data` as fits; returns how much that was. `EFAULT` if not even one byte could be written.
+    pub fn write(&mut self, data: &[u8]) -> SysResult<usize> {
+        let mut done = 0;
+        match &mut self.destination {
+            Destination::Guest(cursor) => {
+                while done < data.len() {
+                    let Some((address, length)) = cursor.piece() else { break };
+                    let length = length.min(data.len() - done);
+                    let written = cursor.task.write_some(address, &data[done..done + length]);
+                    cursor.advance(written);
+                    done += written;
+                    if written < length {
+                        if done == 0 {
+                            return Err(Errno::EFAULT);
+                        }
+                        break;
+                    }
+                }
+            }
+            Destination::Buffer { bytes, remaining } => {
+                done = data.len().min(*remaining);
+                bytes.extend_from_slice(&data[..done]);
+                *remaining -= done;
+            }
+        }
+        self.written += done;
+        Ok(done)
+    }
+
+    /// Writes all of `data` or fails: `EINVAL` if there is too little room, `EFAULT` if it cannot be written.
+    pub fn write_all(&mut self, data: &[u8]) -> SysResult<()> {
+        if self.remaining() < data.len() {
+            return Err(Errno::EINVAL);
+        }
+        if self.write(data)? == data.len() { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Fills the destination piece by piece with what `source` puts into the buffer that it is given: it returns how
+    /// many bytes that was, and fewer than the buffer's length ends the transfer. An error after the first byte
+    /// ends it too and is dropped, as in Linux.
+    pub fn fill(&mut self, mut source: impl FnMut(&mut [u8]) -> SysResult<usize>) -> SysResult<usize> {
+        let start = self.written;
+        let mut chunk = vec![0; self.remaining().min(CHUNK)];
+        while self.remaining() > 0 {
+            let room = self.remaining().min(chunk.len());
+            let result = source(&mut chunk[..room])
+                .and_then(|count| Ok((count, self.write(&chunk[..count.min(room)])?)));
+            match result {
+                Ok((count, written)) if count == room && written == count => {}
+                Ok(_) => break,
+                Err(error) if self.written == start => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(self.written - start)
+    }
+}
+
+enum Source<'a> {
+    Guest(Cursor<'a>),
+    Buffer(&'a [u8]),
+}
+
+/// The source of a write: guest buffers, or a buffer of the kernel's.
+pub struct UserReader<'a> {
+    source: Source<'a>,
+    taken: usize,
+}
+
+impl<'a> UserReader<'a> {
+    /// Reads from guest buffers, one after the other.
+    pub fn guest(task: &'a CurrentTask, vectors: Vec<IoVec>) -> UserReader<'a> {
+        UserReader { source: Source::Guest(Cursor::new(task, vectors)), taken: 0 }
+    }
+
+    /// Reads from a buffer of the kernel's.
+    pub fn buffer(bytes: &'a [u8]) -> UserReader<'a> {
+        UserReader { source: Source::Buffer(bytes), taken: 0 }
+    }
+
+    /// How many bytes are left.
+    pub fn remaining(&self) -> usize {
+        match &self.source {
+            Source::Guest(cursor) => cursor.remaining,
+            Source::Buffer(bytes) => bytes.len(),
+        }
+    }
+
+    /// How many bytes were taken so far.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Takes the next bytes, at most `buffer.len()`; returns how many. `EFAULT` if not even one could be read.
+    pub fn read(&mut self, buffer: &mut [u8]) -> SysResult<usize> {
+        let mut done = 0;
+        match &mut self.source {
+            Source::Guest(cursor) => {
+                while done < buffer.len() {
+                    let Some((address, length)) = cursor.piece() else { break };
+                    let length = length.min(buffer.len() - done);
+                    let read = cursor.task.read_some(address, &mut buffer[done..done + length]);
+                    cursor.advance(read);
+                    done += read;
+                    if read < length {
+                        if done == 0 {
+                            return Err(Errno::EFAULT);
+                        }
+                        break;
+                    }
+                }
+            }
+            Source::Buffer(bytes) => {
+                done = bytes.len().min(buffer.len());
+                buffer[..done].copy_from_slice(&bytes[..done]);
+                *bytes = &bytes[done..];
+            }
+        }
+        self.taken += done;
+        Ok(done)
+    }
+
+    /// Takes all that is left, which the caller has bounded. `EFAULT` unless all of it could be read.
+    pub fn read_all(&mut self) -> SysResult<Vec<u8>> {
+        let mut bytes = vec![0; self.remaining()];
+        let read = self.read(&mut bytes)?;
+        if read == bytes.len() { Ok(bytes) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Takes everything piece by piece and hands each to `sink`, which returns how many bytes it accepted; fewer than
+    /// given ends the transfer. An error after the first byte ends it too and is dropped, as in Linux.
+    pub fn drain(&mut self, mut sink: impl FnMut(&[u8]) -> SysResult<usize>) -> SysResult<usize> {
+        let mut accepted = 0;
+        let mut chunk = vec![0; self.remaining().min(CHUNK)];
+        while self.remaining() > 0 {
+            let room = self.remaining().min(chunk.len());
+            let result = self.read(&mut chunk[..room]).and_then(|count| Ok((count, sink(&chunk[..count])?)));
+            match result {
+                Ok((count, taken)) => {
+                    accepted += taken;
+                    if taken < count || count < room {
+                        break;
+                    }
+                }
+                Err(error) if accepted == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(accepted)
+    }
+}
