@@ -18,7 +18,6 @@ pub use arguments::{Fd, SysArg};
 pub use strace::{Strace, StraceFilter};
 pub use table::TABLE;
 
-
 /// One row of the table, as data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyscallInfo {
