@@ -7,14 +7,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use abi::SysResult;
-use parking_lot::Mutex;
-use platform::{AddressSpace, Context};
-
 use crate::fs::File;
-use crate::task::CurrentTask;
 
+mod map;
 pub mod syscalls;
+mod vma;
+
+pub use map::{MappingInfo, MemoryMap, PIE_BASE};
+pub use vma::{Backing, Protection, Vma, VmaFlags, VmaSet};
 
 /// A page of memory.
 pub const PAGE_SIZE: u64 = 4096;
@@ -67,59 +67,4 @@ pub struct Layout {
     pub auxv: Vec<u8>,
     /// The program, for `/proc/PID/exe`.
     pub executable: Option<Arc<File>>,
-}
-
-/// A process's memory, shared by tasks cloned with `CLONE_VM`.
-pub struct MemoryMap {
-    /// A number that no other map of this kernel has.
-    pub id: u64,
-    space: Arc<dyn AddressSpace>,
-    /// Where the program's parts are.
-    pub layout: Mutex<Layout>,
-}
-
-impl MemoryMap {
-    /// The map of a fresh address space.
-    pub fn new(context: &dyn Context) -> Arc<MemoryMap> {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Arc::new(MemoryMap {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            space: Arc::clone(context.space()),
-            layout: Mutex::default(),
-        })
-    }
-
-    /// Guest memory, for reading another process's (`/proc/PID/cmdline`).
-    pub fn space(&self) -> &Arc<dyn AddressSpace> {
-        &self.space
-    }
-
-    /// `mmap(2)`: returns the address.
-    pub fn map(&self, _context: &mut dyn Context, _request: &MapRequest) -> SysResult<u64> {
-        Err(abi::Errno::ENOMEM)
-    }
-
-    /// Sets where the heap begins, after a program was loaded.
-    pub fn set_brk_start(&self, address: u64) {
-        self.layout.lock().brk_start = address;
-    }
-
-    /// `fork(2)`: a context in a copy of the memory, and its map.
-    pub fn fork(&self, context: &mut dyn Context) -> SysResult<(Arc<MemoryMap>, Box<dyn Context>)> {
-        let child = context.fork()?;
-        Ok((MemoryMap::new(&*child), child))
-    }
-
-    /// What identifies the futex word at `address`; `private` is `FUTEX_PRIVATE_FLAG`. `EFAULT` where nothing is mapped.
-    pub fn futex_key(&self, address: u64, _private: bool) -> SysResult<FutexKey> {
-        Ok(FutexKey::Private { map: self.id, address })
-    }
-}
-
-impl CurrentTask {
-    /// Extends a stack mapping (`MAP_GROWSDOWN`) so that it covers `address`, if there is one that may; returns whether it did.
-    pub fn grow_stack(&self, _address: u64) -> bool {
-        false
-    }
 }

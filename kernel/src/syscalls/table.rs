@@ -13,6 +13,7 @@ use crate::task::CurrentTask;
 /// Where the functions of the rows are: every subsystem's `syscalls` module.
 pub(super) mod sys {
     pub use crate::fs::syscalls::*;
+    pub use crate::mm::syscalls::*;
     pub use crate::task::syscalls::*;
 }
 
@@ -26,10 +27,10 @@ syscalls! {
 6   -   lstat(filename, statbuf) none;
 7   -   poll(ufds, nfds, timeout_msecs) none;
 8   62  lseek(fd, offset, whence) none;
-9   222 mmap(addr, len, prot, flags, fd, off) none;
-10  226 mprotect(start, len, prot) none;
-11  215 munmap(addr, len) none;
-12  214 brk(brk) none;
+9   222 mmap(addr, len, prot, flags, fd, off) full;
+10  226 mprotect(start, len, prot) full;
+11  215 munmap(addr, len) full;
+12  214 brk(brk) full;
 13  134 rt_sigaction(sig, act, oact, sigsetsize) none;
 14  135 rt_sigprocmask(how, nset, oset, sigsetsize) none;
 15  139 rt_sigreturn() none;
@@ -42,10 +43,10 @@ syscalls! {
 22  -   pipe(fildes) none;
 23  -   select(n, inp, outp, exp, tvp) none;
 24  124 sched_yield() none;
-25  216 mremap(addr, old_len, new_len, flags, new_addr) none;
-26  227 msync(start, len, flags) none;
-27  232 mincore(start, len, vec) none;
-28  233 madvise(start, len_in, behavior) none;
+25  216 mremap(addr, old_len, new_len, flags, new_addr) full;
+26  227 msync(start, len, flags) full;
+27  232 mincore(start, len, vec) partial "every mapped page counts as present";
+28  233 madvise(start, len_in, behavior) full;
 29  194 shmget(key, size, shmflg) none;
 30  196 shmat(shmid, shmaddr, shmflg) none;
 31  195 shmctl(shmid, cmd, buf) none;
@@ -166,10 +167,10 @@ syscalls! {
 146 125 sched_get_priority_max(policy) none;
 147 126 sched_get_priority_min(policy) none;
 148 127 sched_rr_get_interval(pid, interval) none;
-149 228 mlock(start, len) none;
-150 229 munlock(start, len) none;
-151 230 mlockall(flags) none;
-152 231 munlockall() none;
+149 228 mlock(start, len) full;
+150 229 munlock(start, len) full;
+151 230 mlockall(flags) full;
+152 231 munlockall() full;
 153 58  vhangup() none;
 154 -   modify_ldt(func, ptr, bytecount) none;
 155 41  pivot_root(new_root, put_old) none;
@@ -342,11 +343,11 @@ syscalls! {
 322 281 execveat(fd, filename, argv, envp, flags) none;
 323 282 userfaultfd(flags) none;
 324 283 membarrier(cmd, flags, cpu_id) none;
-325 284 mlock2(start, len, flags) none;
+325 284 mlock2(start, len, flags) full;
 326 285 copy_file_range(fd_in, off_in, fd_out, off_out, len, flags) none;
 327 286 preadv2(fd, vec, vlen, pos_l, pos_h, flags) none;
 328 287 pwritev2(fd, vec, vlen, pos_l, pos_h, flags) none;
-329 288 pkey_mprotect(start, len, prot, pkey) none;
+329 288 pkey_mprotect(start, len, prot, pkey) partial "no protection keys";
 330 289 pkey_alloc(flags, init_val) none;
 331 290 pkey_free(pkey) none;
 332 291 statx(dfd, filename, flags, mask, buffer) none;
