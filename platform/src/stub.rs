@@ -1,1 +1,0 @@
-//! Guest code in host processes.
