@@ -56,7 +56,15 @@ impl Guest {
         // Renamed into place, so that test processes that run at the same time never see half a program.
         let unfinished = directory.join(format!("{}.{}", self.subject, std::process::id()));
         let mut command = Command::new(compiler);
-        command.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-format-truncation", "-O1", "-pthread"]);
+        command.args([
+            "-std=gnu11",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-format-truncation",
+            "-O1",
+            "-pthread",
+        ]);
         if self.is_static() {
             command.arg("-static");
         }
