@@ -3,4 +3,10 @@
 //! Host system calls that are safe as they stand go through the re-exported [`rustix`]; what rustix lacks or marks
 //! unsafe gets a safe function here. This crate and `platform` are the only ones with unsafe code.
 
+#![allow(unsafe_code, reason = "with `platform`, the only crate that may")]
+
+pub mod memory;
+pub mod process;
+pub mod seccomp;
+
 pub use rustix;

@@ -1,384 +1,244 @@
-//! A guest thread and the slot that it speaks through.
+//! A guest thread.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use abi::signal::Signal;
+use abi::signal::{SI_KERNEL, Signal};
 use abi::{Errno, SysResult};
-use parking_lot::Mutex;
 
-use super::layout::{
-    self, CALL, CALL_SIZE, COUNT, GUEST_END, NEW_SLOT, REGION, REGION_SIZE, RESULT, SLOT, STATE, Slot,
-};
-use super::notify::{Caller, Turn};
-use super::zygote::{INTERRUPT, new_region, unmap_slot};
-use super::{Flag, Space};
-use crate::{AddressSpace, Context, Event, Fault, Interrupter, MemoryOp, Registers, Vdso};
+use super::filter::ARCHITECTURE;
+use super::frame;
+use super::layout::*;
+use super::notify::Caller;
+use super::slot::{Gone, Patience, Slot};
+use super::space::{Space, Thread};
+use super::{memory, text};
+use crate::{AddressSpace, Context, Event, Fault, Interrupter, MemoryOp, Registers};
 
-/// How long a guest may take to answer an interrupt. It answers at once unless it has blocked the signal by a trick.
-const ANSWER: Duration = Duration::from_secs(5);
-/// How often a waiting kernel thread looks up.
-const LOOK: Duration = Duration::from_secs(1);
-/// How often the stub looks at the state word before it sleeps, when it may: some 20 µs.
-const STUB_LOOKS: u32 = 400;
-/// How long the kernel looks before it sleeps.
-const KERNEL_LOOKS: u32 = 400;
+/// For how many ticks ([`super::slot::TICK`]) an interrupt may go unanswered before the process is killed: its guest
+/// must have blocked the signal, by a frame of its own for the stub's `rt_sigreturn`.
+const INTERRUPT_TICKS: u32 = 10;
 
-/// Wakes whoever sleeps on the word, in this or another process.
-pub fn wake(word: &AtomicU32) {
-    // SAFETY: the word is valid; waking has no memory effects.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX, 0, 0, 0) };
-}
-
-/// Sleeps while the word has this value, at most so long.
-fn sleep(word: &AtomicU32, value: u32, limit: Duration) {
-    let time = libc::timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
-    // SAFETY: the word and the time are valid for the call.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const time, 0, 0) };
-}
-
-/// The part of a guest thread that other threads reach.
-pub(crate) struct Thread {
-    pub space: Arc<Space>,
-    pub slot: Arc<Slot>,
-    pub tid: i32,
-    /// Set by `interrupt`, taken by `run`.
-    interrupted: Flag,
-    /// Whether the guest runs, so that an interrupt must be sent.
-    running: AtomicBool,
-    /// When an interrupt was sent that has not been answered.
-    sent: Mutex<Option<Instant>>,
-    closed: Mutex<bool>,
-}
-
-impl Thread {
-    fn new(space: &Arc<Space>, slot: Arc<Slot>, tid: i32) -> Arc<Thread> {
-        let thread = Arc::new(Thread {
-            space: Arc::clone(space),
-            slot,
-            tid,
-            interrupted: Flag::default(),
-            running: AtomicBool::new(false),
-            sent: Mutex::new(None),
-            closed: Mutex::new(false),
-        });
-        let mut threads = space.threads.lock();
-        threads.retain(|other| other.strong_count() > 0);
-        threads.push(Arc::downgrade(&thread));
-        space.shared.listener.add(tid.cast_unsigned());
-        thread
-    }
-}
-
-impl Interrupter for Thread {
-    fn interrupt(&self) {
-        self.interrupted.set();
-        if !self.running.load(Ordering::SeqCst) {
-            return;
-        }
-        let alive = self.space.alive.read();
-        let closed = self.closed.lock();
-        if *alive && !*closed {
-            self.sent.lock().get_or_insert_with(Instant::now);
-            // SAFETY: no memory effects; process and thread are ours, as the two locks keep them.
-            unsafe { libc::syscall(libc::SYS_tgkill, self.space.pid, self.tid, INTERRUPT) };
-        }
-    }
-}
-
-/// A guest thread.
+/// One guest thread and the host thread that runs it.
 pub struct StubContext {
-    thread: Arc<Thread>,
-    space: Arc<dyn AddressSpace>,
+    space: Arc<Space>,
+    as_trait: Arc<dyn AddressSpace>,
+    thread: Thread,
     registers: Registers,
-    /// Where in the slot the frame lies that a resume takes.
+    /// Where in the slot the frame is that the FPU state is in.
     frame: usize,
-    /// Whether the guest has ever run, so that the frame is the host's.
-    guest_time: Duration,
+    interrupt: Arc<Interrupt>,
+    /// Whether the stub thread has yet to report for the first time.
+    starting: Cell<bool>,
+    /// What the host thread had used when it became this guest thread.
+    cpu_time_before: Duration,
+}
+
+impl std::fmt::Debug for StubContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StubContext").field("pid", &self.space.pid).field("thread", &self.thread.id).finish()
+    }
+}
+
+/// Brings a context back from guest code.
+#[derive(Debug)]
+struct Interrupt {
+    wanted: AtomicBool,
+    /// Whether the guest runs, or is about to.
+    in_guest: AtomicBool,
+    /// Ticks since the interrupt was noticed unanswered.
+    unanswered: AtomicU32,
+    space: Arc<Space>,
+    thread: i32,
+}
+
+impl Interrupter for Interrupt {
+    fn interrupt(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
+        if self.in_guest.load(Ordering::SeqCst) {
+            let _ = self.space.signal_thread(self.thread, INTERRUPT_SIGNAL);
+        }
+    }
+}
+
+impl Interrupt {
+    fn tick(&self) -> Result<(), Gone> {
+        if !self.wanted.load(Ordering::SeqCst) {
+            self.unanswered.store(0, Ordering::Relaxed);
+            return Ok(());
+        }
+        if self.unanswered.fetch_add(1, Ordering::Relaxed) < INTERRUPT_TICKS {
+            let _ = self.space.signal_thread(self.thread, INTERRUPT_SIGNAL);
+            return Ok(());
+        }
+        tracing::warn!(pid = self.space.pid, "stub does not answer, killing it");
+        self.space.kill();
+        Err(Gone)
+    }
 }
 
 impl StubContext {
-    fn with(thread: Arc<Thread>, registers: Registers, fpu: Option<&[u8]>) -> StubContext {
-        let frame = thread.slot.make_frame(fpu);
-        let space = Arc::clone(&thread.space) as Arc<dyn AddressSpace>;
-        StubContext { thread, space, registers, frame, guest_time: Duration::ZERO }
-    }
-
-    /// The zygote's own thread, which waits in its loop.
-    pub(super) fn adopt(space: &Arc<Space>) -> SysResult<StubContext> {
-        let slot = space.take_slot(Some(0))?;
-        let thread = Thread::new(space, slot, space.pid);
-        Ok(StubContext::with(thread, Registers::initial(), None))
-    }
-
-    pub(crate) fn thread(&self) -> &Thread {
-        &self.thread
-    }
-
-    /// Unmaps everything but the platform's ranges and the vDSO, and closes the listener: the zygote's last step.
-    pub(super) fn clear(&mut self, vdso: Option<&Vdso>) -> SysResult<()> {
-        const TOP: u64 = 0x7fff_ffff_f000;
-        let text_end = layout::TEXT + 0x1000;
-        let mut holes = vec![0..layout::TEXT, text_end..REGION];
-        let after = REGION + REGION_SIZE;
-        match vdso {
-            Some(vdso) => {
-                let start = if vdso.data.is_empty() { vdso.image.start } else { vdso.data.start };
-                holes.extend([after..start, vdso.image.end..TOP]);
-            }
-            None => holes.push(after..TOP),
+    /// A guest thread on `thread`, with the given state.
+    pub fn new(space: Arc<Space>, thread: Thread, registers: Registers, fpu: &[u8]) -> StubContext {
+        let frame = frame::build(&thread.slot, fpu);
+        let interrupt = Arc::new(Interrupt {
+            wanted: AtomicBool::new(false),
+            in_guest: AtomicBool::new(false),
+            unanswered: AtomicU32::new(0),
+            space: space.clone(),
+            thread: thread.id,
+        });
+        StubContext {
+            as_trait: space.clone(),
+            space,
+            thread,
+            registers,
+            frame,
+            interrupt,
+            starting: Cell::new(true),
+            cpu_time_before: Duration::ZERO,
         }
-        let mut calls: Vec<[u64; 7]> = holes
-            .into_iter()
-            .filter(|hole| !hole.is_empty())
-            .map(|hole| [number(libc::SYS_munmap), hole.start, hole.end - hole.start, 0, 0, 0, 0])
-            .collect();
-        calls.push([number(libc::SYS_close), 0, 0, 0, 0, 0, 0]);
-        self.calls(&calls)
     }
 
-    /// A new process as a copy of this one, with initial registers.
-    pub(super) fn fork_new(&mut self) -> SysResult<StubContext> {
-        self.fork_with(Registers::initial(), None)
+    /// Whether the process has ended.
+    pub fn is_dead(&self) -> bool {
+        self.space.dead.load(Ordering::SeqCst)
     }
 
     fn slot(&self) -> &Slot {
         &self.thread.slot
     }
 
-    /// Hands the slot over with a command.
-    fn command(&self, command: u32) {
-        let slot = self.slot();
-        let spin = if self.thread.space.shared.spinners > 0 { STUB_LOOKS } else { 0 };
-        slot.word(layout::STUB_SPIN).store(spin, Ordering::Relaxed);
-        slot.command(command, wake);
+    /// Waits for the stub's next report; ends in time only if the stub is not hostile.
+    fn wait(&self, tick: &dyn Fn(u32) -> Result<(), Gone>) -> Result<(), Gone> {
+        self.slot().wait(&Patience { dead: &self.space.dead, tick })
     }
 
-    /// Waits until the stub asks for a command: false if it is dead.
-    fn wait(&self) -> bool {
-        let slot = self.slot();
-        let state = slot.word(STATE);
-        let shared = &self.thread.space.shared;
-        // SAFETY: no preconditions.
-        let here = unsafe { libc::sched_getcpu() }.cast_unsigned();
-        if slot.word(layout::STUB_CPU).load(Ordering::Relaxed) != here && shared.may_spin() {
-            for _ in 0..KERNEL_LOOKS {
-                if state.load(Ordering::Acquire) == layout::REQUEST {
-                    break;
-                }
-                std::hint::spin_loop();
-            }
-            shared.done_spinning();
+    /// Waits for the report after a command, or for the thread's first.
+    fn wait_done(&self) -> SysResult<()> {
+        self.wait(&|_| Ok(())).map_err(|Gone| Errno::ESRCH)
+    }
+
+    /// Makes sure that the stub thread waits for a command.
+    fn ready(&self) -> SysResult<()> {
+        if self.starting.get() {
+            self.wait_done()?;
+            self.starting.set(false);
         }
-        if state.load(Ordering::Acquire) == layout::REQUEST {
-            return true;
-        }
-        let sleeps = slot.word(layout::KERNEL_SLEEPS);
-        sleeps.store(1, Ordering::SeqCst);
-        let answered = loop {
-            let value = state.load(Ordering::SeqCst);
-            if value == layout::REQUEST {
-                break true;
-            }
-            if !self.thread.space.alive() {
-                break false;
-            }
-            sleep(state, value, LOOK);
-            let overdue = self.thread.sent.lock().is_some_and(|sent| sent.elapsed() > ANSWER);
-            if overdue && state.load(Ordering::SeqCst) != layout::REQUEST {
-                tracing::warn!("stub {} does not answer an interrupt; killing it", self.thread.space.pid);
-                self.thread.space.kill();
-                *self.thread.sent.lock() = None;
-            }
-        };
-        sleeps.store(0, Ordering::SeqCst);
-        answered
+        if self.space.dead.load(Ordering::SeqCst) { Err(Errno::ESRCH) } else { Ok(()) }
     }
 
-    /// Makes the stub carry out a command: `ESRCH` if it dies.
-    fn perform(&self, command: u32) -> SysResult<()> {
-        self.command(command);
-        if self.wait() { Ok(()) } else { Err(Errno::ESRCH) }
-    }
-
-    /// Makes the stub make these calls, one after the other until one fails.
-    fn calls(&self, calls: &[[u64; 7]]) -> SysResult<()> {
-        for batch in calls.chunks(layout::BUFFER_SIZE / CALL_SIZE) {
-            for (index, call) in batch.iter().enumerate() {
-                for (at, word) in call.iter().enumerate() {
-                    self.slot().set(layout::BUFFER + index * CALL_SIZE + at * 8, *word);
-                }
-            }
-            self.slot().set(COUNT, batch.len() as u64);
-            self.perform(layout::CALLS)?;
-            self.result()?;
-        }
-        Ok(())
-    }
-
-    /// The result of the last command.
+    /// The result of the command just done.
     fn result(&self) -> SysResult<u64> {
-        let result = self.slot().get(RESULT).cast_signed();
+        let result = self.slot().result();
         if (-4095..0).contains(&result) {
-            Err(Errno::from_raw(-result as i32))
-        } else {
-            Ok(result.cast_unsigned())
+            return Err(Errno::from_raw(i32::try_from(-result).unwrap_or(0)));
         }
+        Ok(result.cast_unsigned())
     }
 
-    /// Maps a file: the stub's call is answered with the descriptor, which it then closes.
-    fn map_file(&self, call: [u64; 7], fd: std::os::fd::BorrowedFd<'_>) -> SysResult<()> {
-        let shared = Arc::clone(&self.thread.space.shared);
-        let turn = shared.listener.turn();
-        for (at, word) in call.iter().enumerate() {
-            self.slot().set(layout::BUFFER + at * 8, *word);
+    /// Makes system calls in the stub; the file, if there is one, is what the first of them maps.
+    fn calls(&self, calls: &[memory::Call], file: Option<BorrowedFd<'_>>) -> SysResult<()> {
+        self.ready()?;
+        for (index, word) in calls.iter().flatten().enumerate() {
+            self.slot().memory().store(BUFFER + 8 * index, *word);
         }
-        let close = [number(libc::SYS_close), 0, 0, 0, 0, 0, 0];
-        for (at, word) in close.iter().enumerate() {
-            self.slot().set(layout::BUFFER + CALL_SIZE + at * 8, *word);
-        }
-        self.slot().set(COUNT, 2);
-        self.command(layout::CALLS);
-        let caller = Caller::Thread(self.thread.tid.cast_unsigned());
-        let asked = turn.expect(caller, libc::SYS_mmap, || self.thread.space.alive())?;
-        if asked.arguments != call[1..] {
-            self.thread.space.kill();
-            return Err(Errno::ESRCH);
-        }
-        turn.install(&asked, fd, 0)?;
-        turn.proceed(&asked)?;
-        if !self.wait() {
-            return Err(Errno::ESRCH);
-        }
-        drop(turn);
-        let made = self.slot().get(COUNT);
-        if made == 0 {
-            let error = self.result().err().unwrap_or(Errno::ENOMEM);
-            // The mapping failed, so the batch ended before the close.
-            self.calls(&[close])?;
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Commands a clone and lets it through.
-    fn clone_call(&self, turn: &Turn<'_>, flags: u64, new_slot: u64) -> SysResult<()> {
-        self.slot().set(CALL, flags);
-        self.slot().set(NEW_SLOT, new_slot);
-        self.command(layout::CLONE);
-        let caller = Caller::Thread(self.thread.tid.cast_unsigned());
-        let asked = turn.expect(caller, libc::SYS_clone, || self.thread.space.alive())?;
-        if asked.arguments[0] != flags || asked.arguments[1] != 0 {
-            self.thread.space.kill();
-            return Err(Errno::ESRCH);
-        }
-        turn.proceed(&asked)?;
-        Ok(())
-    }
-
-    fn fork_with(&mut self, registers: Registers, fpu: Option<&[u8]>) -> SysResult<StubContext> {
-        let shared = Arc::clone(&self.thread.space.shared);
-        let memory = new_region()?;
-        // The child goes on in the slot of the same number.
-        let index = (self.slot().address - REGION) / SLOT;
-        let turn = shared.listener.turn();
-        let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
-        self.clone_call(&turn, flags, 0)?;
-        // Either the clone fails, and the parent says so, or its child asks for its memory.
-        let failed = || {
-            let parent_done = self.slot().word(STATE).load(Ordering::SeqCst) == layout::REQUEST;
-            parent_done && self.result().is_err()
+        self.slot().field(COUNT).store(calls.len() as u32, Ordering::Relaxed);
+        let Some(file) = file else {
+            self.slot().post(COMMAND_CALLS);
+            self.wait_done()?;
+            return self.result().map(drop);
         };
-        let asked = turn.expect(Caller::New, libc::SYS_mmap, || self.thread.space.alive() && !failed());
-        let asked = match asked {
-            Ok(asked) => asked,
-            Err(_) if self.wait() => return Err(self.result().err().unwrap_or(Errno::EAGAIN)),
-            Err(error) => return Err(error.into()),
-        };
-        let pid = asked.pid.cast_signed();
-        // SAFETY: pidfd_open returns a new descriptor or an error.
-        let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
-        if raw < 0 {
-            let error = std::io::Error::last_os_error();
-            let _ = turn.refuse(&asked, libc::EPERM);
-            self.wait();
-            return Err(error.into());
-        }
-        // SAFETY: just opened.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(raw) };
-        if !turn.is_valid(&asked) || asked.arguments[0] != REGION || asked.arguments[1] != REGION_SIZE {
-            // SAFETY: as in `Space::kill`.
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, 0, 0) };
-            self.wait();
-            return Err(Errno::EAGAIN);
-        }
-        turn.install(&asked, std::os::fd::AsFd::as_fd(&memory), 0)?;
-        let space = Space::new(&shared, pid, pidfd, memory);
-        let slot = space.take_slot(Some(index))?;
-        let thread = Thread::new(&space, slot, pid);
-        turn.proceed(&asked)?;
-        drop(turn);
-        let parent = self.wait();
-        let child = StubContext::with(thread, registers, fpu);
-        if !parent || !child.wait() {
+        // Held until the fd is closed again: it has a fixed number in the stub.
+        let answering = self.space.shared.notifications.lock();
+        self.slot().post(COMMAND_CALLS);
+        let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
+        let answered = answering
+            .expect(&caller, libc::SYS_mmap, &calls[0][1..7])
+            .and_then(|notification| answering.proceed_with(&notification, file));
+        if answered.is_err() {
+            self.space.kill();
             return Err(Errno::ESRCH);
         }
-        Ok(child)
+        self.wait_done()?;
+        self.result().map(drop)
     }
 
-    /// A guest thread asked for something: its registers, and why.
-    fn event(&mut self) -> Event {
-        let slot = Arc::clone(&self.thread.slot);
-        let Some(frame) = slot.on_stack(slot.get(layout::UCONTEXT), layout::UC_SIZE) else {
-            self.thread.space.kill();
-            return Event::Died;
-        };
-        self.frame = frame;
-        self.registers = slot.registers(frame);
-        self.registers.orig_rax = u64::MAX;
-        let signal = slot.word(layout::SIGNAL).load(Ordering::Relaxed).cast_signed();
-        let mut info = [0u8; 32];
-        match slot.on_stack(slot.get(layout::SIGINFO), info.len()) {
-            Some(offset) => slot.read(offset, &mut info),
-            None => {
-                self.thread.space.kill();
-                return Event::Died;
-            }
+    fn fpu_bytes(&self) -> Vec<u8> {
+        frame::fpu(self.slot(), self.frame).unwrap_or_else(|| self.space.shared.fpu.initial().to_vec())
+    }
+
+    /// Makes sense of what the stub has reported; `None` for something to ignore, an error for nonsense.
+    fn event(&mut self) -> Result<Option<Event>, Gone> {
+        let thread = self.thread.clone();
+        let slot = &*thread.slot;
+        if slot.field(KIND).load(Ordering::Relaxed) != KIND_SIGNAL {
+            return Err(Gone);
         }
-        let word = |at: usize| i32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-        let code = word(8);
+        let signal = slot.field(SIGNAL).load(Ordering::Relaxed).cast_signed();
+        let context = slot.memory().load(UCONTEXT);
+        self.frame = slot.offset_of(context, frame::UCONTEXT_SIZE).ok_or(Gone)?;
+        let trap = frame::load(slot, self.frame, &mut self.registers);
+        let info = slot.offset_of(slot.memory().load(SIGINFO), 32).ok_or(Gone)?;
         match signal {
-            INTERRUPT => Event::Interrupted,
-            libc::SIGSYS if code == 1 && word(28).cast_unsigned() == 0xc000_003e => {
-                self.registers.orig_rax = self.registers.rax;
-                self.registers.rax = Errno::ENOSYS.to_ret();
-                Event::Syscall
+            INTERRUPT_SIGNAL => {
+                Ok(self.interrupt.wanted.swap(false, Ordering::SeqCst).then_some(Event::Interrupted))
             }
-            // A call of another architecture (`int 0x80`): there is no such kernel here.
             libc::SIGSYS => {
-                Event::Fault(Fault { signal: Signal::SIGSEGV, code: 0x80, address: 0, trap: 13, error: 0 })
+                let architecture = (slot.memory().load(info + 24) >> 32) as u32;
+                if architecture == ARCHITECTURE {
+                    self.registers.orig_rax = self.registers.rax;
+                    self.registers.rax = Errno::ENOSYS.to_ret();
+                    return Ok(Some(Event::Syscall));
+                }
+                // `int 0x80`, which this kernel does not know: the processor's answer without such a gate.
+                self.registers.rip = self.registers.rip.wrapping_sub(2);
+                Ok(Some(Event::Fault(Fault {
+                    signal: Signal::SIGSEGV,
+                    code: SI_KERNEL,
+                    address: 0,
+                    trap: 13,
+                    error: 0x80 * 8 + 2,
+                })))
             }
-            _ => {
-                let Some(signal) = Signal::new(signal) else { return Event::Interrupted };
-                let (trap, error, _) = slot.exception(frame);
-                let mut address = [0; 8];
-                address.copy_from_slice(&info[16..24]);
-                Event::Fault(Fault { signal, code, address: u64::from_ne_bytes(address), trap, error })
+            libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP => {
+                Ok(Some(Event::Fault(Fault {
+                    signal: Signal::new(signal).ok_or(Gone)?,
+                    code: slot.memory().word(info + 8).load(Ordering::Relaxed).cast_signed(),
+                    address: slot.memory().load(info + 16),
+                    trap: trap.number,
+                    error: trap.error,
+                })))
             }
+            _ => Err(Gone),
         }
     }
-}
 
-/// A system call's number as a register value.
-fn number(call: libc::c_long) -> u64 {
-    call.cast_unsigned()
+    /// Resumes the guest once.
+    fn resume(&mut self) -> Result<Option<Event>, Gone> {
+        self.ready().map_err(|_| Gone)?;
+        frame::store(self.slot(), self.frame, &self.registers);
+        self.slot().memory().store(UCONTEXT, slot_address(self.slot().index) + self.frame as u64);
+        self.interrupt.in_guest.store(true, Ordering::SeqCst);
+        if self.interrupt.wanted.swap(false, Ordering::SeqCst) {
+            self.interrupt.in_guest.store(false, Ordering::SeqCst);
+            return Ok(Some(Event::Interrupted));
+        }
+        self.slot().post(COMMAND_RESUME);
+        self.interrupt.unanswered.store(0, Ordering::Relaxed);
+        let waited = self.wait(&|_| self.interrupt.tick());
+        self.interrupt.in_guest.store(false, Ordering::SeqCst);
+        waited?;
+        self.event()
+    }
 }
 
 impl Context for StubContext {
     fn space(&self) -> &Arc<dyn AddressSpace> {
-        &self.space
+        &self.as_trait
     }
 
     fn registers(&self) -> &Registers {
@@ -390,197 +250,138 @@ impl Context for StubContext {
     }
 
     fn fpu(&self) -> Vec<u8> {
-        self.slot().fpu(self.frame).unwrap_or_else(|| {
-            // What FNINIT and the reset of MXCSR leave.
-            let mut state = vec![0; 512];
-            state[0..2].copy_from_slice(&0x37fu16.to_ne_bytes());
-            state[24..28].copy_from_slice(&0x1f80u32.to_ne_bytes());
-            state
-        })
+        self.fpu_bytes()
     }
 
     fn set_fpu(&mut self, state: Option<&[u8]>) -> SysResult<()> {
-        if state.is_some_and(|state| state.len() < 512) {
-            return Err(Errno::EINVAL);
-        }
-        // The host's frame may lie where the new state goes; so move to a frame of our own.
-        self.frame = self.slot().make_frame(state);
+        let format = &self.space.shared.fpu;
+        let clean = match state {
+            Some(state) => format.sanitise(state).ok_or(Errno::EINVAL)?,
+            None => format.initial().to_vec(),
+        };
+        self.frame = frame::build(self.slot(), &clean);
         Ok(())
     }
 
     fn run(&mut self) -> Event {
-        let thread = Arc::clone(&self.thread);
-        thread.running.store(true, Ordering::SeqCst);
-        if thread.interrupted.take() {
-            thread.running.store(false, Ordering::SeqCst);
-            return Event::Interrupted;
-        }
-        if !thread.space.alive() {
-            thread.running.store(false, Ordering::SeqCst);
-            return Event::Died;
-        }
-        // A program counter or stack pointer that the host would refuse faults there, as it does natively.
-        self.slot().set_registers(self.frame, &self.registers);
-        let start = Instant::now();
-        self.command(layout::RESUME);
-        let answered = self.wait();
-        self.guest_time += start.elapsed();
-        thread.running.store(false, Ordering::SeqCst);
-        *thread.sent.lock() = None;
-        if !answered {
-            return Event::Died;
-        }
-        let event = self.event();
-        if event == Event::Interrupted {
-            thread.interrupted.take();
-        }
-        event
-    }
-
-    fn interrupter(&self) -> Arc<dyn Interrupter> {
-        Arc::clone(&self.thread) as Arc<dyn Interrupter>
-    }
-
-    fn memory(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
-        let mut batch = Vec::new();
-        for operation in operations {
-            let (call, file) = operation_call(operation)?;
-            match file {
-                None => batch.push(call),
-                Some(fd) => {
-                    self.calls(&std::mem::take(&mut batch))?;
-                    self.map_file(call, fd)?;
+        loop {
+            match self.resume() {
+                Ok(Some(event)) => return event,
+                Ok(None) => {}
+                Err(Gone) => {
+                    self.space.kill();
+                    return Event::Died;
                 }
             }
         }
-        self.calls(&batch)
+    }
+
+    fn interrupter(&self) -> Arc<dyn Interrupter> {
+        self.interrupt.clone()
+    }
+
+    fn memory(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
+        memory::batches(operations, |calls, file| self.calls(calls, file))
     }
 
     fn fork(&mut self) -> SysResult<Box<dyn Context>> {
-        let fpu = self.slot().fpu(self.frame);
-        let child = self.fork_with(self.registers, fpu.as_deref())?;
-        Ok(Box::new(child))
+        self.ready()?;
+        let fpu = self.fpu_bytes();
+        let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
+        let (space, thread) = self.space.shared.clone_process(self.slot(), &caller, &|| {
+            self.wait_done()?;
+            self.result()
+        })?;
+        Ok(Box::new(StubContext::new(space, thread, self.registers, &fpu)))
     }
 
     fn spawn(&mut self) -> SysResult<Box<dyn Context>> {
-        let space = Arc::clone(&self.thread.space);
-        let shared = Arc::clone(&space.shared);
-        let slot = space.take_slot(None)?;
-        slot.word(STATE).store(layout::RUN, Ordering::SeqCst);
-        let flags = libc::CLONE_VM
-            | libc::CLONE_FS
-            | libc::CLONE_FILES
-            | libc::CLONE_SIGHAND
-            | libc::CLONE_THREAD
-            | libc::CLONE_SYSVSEM;
-        let turn = shared.listener.turn();
-        self.clone_call(&turn, flags as u64, slot.address)?;
-        if !self.wait() {
-            return Err(Errno::ESRCH);
+        self.ready()?;
+        let fpu = self.fpu_bytes();
+        if let Some(thread) = self.space.unpark() {
+            self.space.add_context();
+            let mut context = StubContext::new(self.space.clone(), thread, self.registers, &fpu);
+            context.starting.set(false);
+            context.cpu_time_before = context.host_cpu_time();
+            return Ok(Box::new(context));
         }
-        let tid = self.result()? as i32;
-        // The stub names its new thread; it can only name one of its own.
-        // SAFETY: signal 0 only asks whether there is such a thread.
-        if unsafe { libc::syscall(libc::SYS_tgkill, space.pid, tid, 0) } != 0 {
-            space.kill();
-            return Err(Errno::ESRCH);
-        }
-        let thread = Thread::new(&space, slot, tid);
-        drop(turn);
-        let fpu = self.slot().fpu(self.frame);
-        let child = StubContext::with(thread, self.registers, fpu.as_deref());
-        if !child.wait() {
-            return Err(Errno::ESRCH);
-        }
-        Ok(Box::new(child))
+        let slot = self.space.allocate_slot()?;
+        let started = self.start_thread(&slot);
+        let id = started.inspect_err(|_| self.space.release_slot(&slot))?;
+        self.space.add_context();
+        let thread = Thread { slot, id };
+        Ok(Box::new(StubContext::new(self.space.clone(), thread, self.registers, &fpu)))
     }
 
     fn compare_exchange(&mut self, address: u64, expected: u32, new: u32) -> SysResult<u32> {
-        if address % 4 != 0 || address >= GUEST_END {
+        if !address.is_multiple_of(4) {
+            return Err(Errno::EINVAL);
+        }
+        if !GUEST.contains(&address) {
             return Err(Errno::EFAULT);
         }
-        self.slot().set(CALL, address);
-        self.slot().set(CALL + 8, expected.into());
-        self.slot().set(CALL + 16, new.into());
-        self.perform(layout::EXCHANGE)?;
-        u32::try_from(self.slot().get(RESULT)).map_err(|_| Errno::EFAULT)
+        self.ready()?;
+        let memory = self.slot().memory();
+        memory.store(ARGUMENTS, address);
+        memory.store(ARGUMENTS + 8, expected.into());
+        memory.store(ARGUMENTS + 16, new.into());
+        self.slot().post(COMMAND_EXCHANGE);
+        self.wait_done()?;
+        self.result().map(|found| found as u32)
     }
 
     fn cpu_time(&self) -> Duration {
-        self.guest_time
+        self.host_cpu_time().saturating_sub(self.cpu_time_before)
     }
 }
 
-/// The system call that carries out an operation, and the file that it maps.
-fn operation_call<'a>(
-    operation: &MemoryOp<'a>,
-) -> SysResult<([u64; 7], Option<std::os::fd::BorrowedFd<'a>>)> {
-    let check = |address: u64, length: u64| {
-        let end = address.checked_add(length).ok_or(Errno::EINVAL)?;
-        if address % 4096 != 0 || length % 4096 != 0 || end > GUEST_END { Err(Errno::EINVAL) } else { Ok(()) }
-    };
-    let anonymous = libc::MAP_ANONYMOUS as u64;
-    Ok(match *operation {
-        MemoryOp::Map { address, length, protection, shared, flags, file } => {
-            check(address, length)?;
-            let kind = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE } as u64;
-            let flags = (u64::from(flags) & !anonymous & !0xf) | kind | libc::MAP_FIXED as u64;
-            let map = number(libc::SYS_mmap);
-            match file {
-                None => (
-                    [map, address, length, protection.into(), flags | anonymous, u64::from(u32::MAX), 0],
-                    None,
-                ),
-                Some((fd, offset)) => ([map, address, length, protection.into(), flags, 0, offset], Some(fd)),
-            }
+impl StubContext {
+    /// Makes the stub start a host thread on `slot`; returns its id.
+    fn start_thread(&self, slot: &Slot) -> SysResult<i32> {
+        let stack = slot_stack(slot.index);
+        self.slot().memory().store(ARGUMENTS, stack);
+        let answering = self.space.shared.notifications.lock();
+        self.slot().post(COMMAND_SPAWN);
+        let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
+        let answered = answering
+            .expect(&caller, libc::SYS_clone, &[text::SPAWN_FLAGS, stack, 0, 0, 0])
+            .and_then(|notification| answering.proceed(&notification));
+        drop(answering);
+        if answered.is_err() {
+            self.space.kill();
+            return Err(Errno::ESRCH);
         }
-        MemoryOp::Unmap { address, length } => {
-            check(address, length)?;
-            ([number(libc::SYS_munmap), address, length, 0, 0, 0, 0], None)
+        self.wait_done()?;
+        let id = i32::try_from(self.result()?).map_err(|_| Errno::ESRCH)?;
+        // The stub's word is not enough: the id must at least be that of one of the process's threads.
+        if self.space.signal_thread(id, 0).is_err() {
+            self.space.kill();
+            return Err(Errno::ESRCH);
         }
-        MemoryOp::Protect { address, length, protection } => {
-            check(address, length)?;
-            ([number(libc::SYS_mprotect), address, length, protection.into(), 0, 0, 0], None)
+        Ok(id)
+    }
+
+    fn host_cpu_time(&self) -> Duration {
+        if let Some(time) = self.space.single_thread_cpu_time() {
+            return time;
         }
-        MemoryOp::Remap { from, from_length, to, to_length, keep } => {
-            check(from, from_length)?;
-            check(to, to_length)?;
-            let moved = if from == to { 0 } else { libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED };
-            let keep = if keep { libc::MREMAP_DONTUNMAP } else { 0 };
-            ([number(libc::SYS_mremap), from, from_length, to_length, (moved | keep) as u64, to, 0], None)
+        let place = slot_address(self.slot().index) + BUFFER as u64 + CALL_SIZE as u64;
+        let clock = libc::CLOCK_THREAD_CPUTIME_ID as u64;
+        if self.calls(&[[libc::SYS_clock_gettime as u64, clock, place, 0, 0, 0, 0, 0]], None).is_err() {
+            return Duration::ZERO;
         }
-        MemoryOp::Advise { address, length, advice } => {
-            check(address, length)?;
-            ([number(libc::SYS_madvise), address, length, advice.into(), 0, 0, 0], None)
-        }
-    })
+        let memory = self.slot().memory();
+        let nanoseconds = memory.load(BUFFER + CALL_SIZE + 8).min(999_999_999);
+        Duration::new(memory.load(BUFFER + CALL_SIZE), nanoseconds as u32)
+    }
 }
 
 impl Drop for StubContext {
     fn drop(&mut self) {
-        *self.thread.closed.lock() = true;
-        let space = &self.thread.space;
-        let mut threads = space.threads.lock();
-        threads.retain(|other| {
-            other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(&self.thread))
-        });
-        let last = threads.is_empty();
-        drop(threads);
-        space.shared.listener.remove([self.thread.tid.cast_unsigned()]);
-        if last || !space.alive() {
-            space.kill();
-        } else if self.thread.tid != space.pid
-            && self.slot().word(STATE).load(Ordering::SeqCst) == layout::REQUEST
-        {
-            // The first thread stays, waiting: the process is named after it. Others end, and leave their slots.
-            self.command(layout::EXIT);
-            space.slots.lock().leaving.push(Arc::clone(&self.thread.slot));
+        if self.space.remove_context() {
+            self.space.kill();
+        } else if self.ready().is_ok() {
+            self.space.park(self.thread.clone());
         }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        unmap_slot(self);
     }
 }

@@ -1,98 +1,221 @@
 //! The seccomp filter of stub processes.
 //!
-//! Guest code traps: whatever it calls from outside the stub's text becomes SIGSYS, whose handler asks the kernel. The
-//! stub's text may change its own address space and sleep; new threads, processes and file mappings are put to the
-//! kernel, which answers only what it has itself just commanded. All else kills. A guest that jumps into the text gains
-//! power over its own address space, which it has anyway.
+//! Who needs what, from inside the stub's text (everything outside of it traps, and so becomes an event):
+//!
+//! | call | why | answer |
+//! |---|---|---|
+//! | `futex` wait, wake (and their bitset forms) | waiting for the kernel | allow |
+//! | `munmap`, `mprotect`, `mremap`, `madvise`, anonymous `mmap` | the guest's mappings | allow |
+//! | `rt_sigreturn` | resuming guest code | allow |
+//! | `exit` | the end of a thread | allow |
+//! | `close` | an fd that was mapped | allow |
+//! | `clock_gettime` of the thread's processor time | accounting | allow |
+//! | `prctl(PR_SET_PDEATHSIG, SIGKILL)` | a stub never outlives the sandbox process | allow |
+//! | `mmap` of an fd | mapping files, a forked stub's slots | ask the kernel |
+//! | `clone` | fork and threads | ask the kernel |
+//! | anything else | nobody | kill the process |
 
 use libc::sock_filter;
 
-use super::layout::TEXT;
+const RET_ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const RET_TRAP: u32 = libc::SECCOMP_RET_TRAP;
+const RET_NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
+const RET_KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
-const LD: u16 = 0x20;
-const JEQ: u16 = 0x15;
-const JGE: u16 = 0x35;
-const JSET: u16 = 0x45;
-const RET: u16 = 0x06;
+/// `AUDIT_ARCH_X86_64`.
+pub const ARCHITECTURE: u32 = 0xc000_003e;
+/// Numbers from here on are the x32 interface's.
+const X32: u32 = 0x4000_0000;
 
-const KILL_PROCESS: u32 = 0x8000_0000;
-const TRAP: u32 = 0x0003_0000;
-const USER_NOTIF: u32 = 0x7fc0_0000;
-const ALLOW: u32 = 0x7fff_0000;
-
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
-const POINTER_LOW: u32 = 8;
-const POINTER_HIGH: u32 = 12;
-/// The low half of argument `index`.
+const POINTER: u32 = 8;
 const fn argument(index: u32) -> u32 {
     16 + 8 * index
 }
 
-fn load(offset: u32) -> sock_filter {
-    sock_filter { code: LD, jt: 0, jf: 0, k: offset }
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+/// A program under construction; every helper's `skip` counts instructions.
+#[derive(Default)]
+struct Program(Vec<sock_filter>);
+
+impl Program {
+    fn push(&mut self, code: u16, jt: u8, jf: u8, k: u32) {
+        self.0.push(sock_filter { code, jt, jf, k });
+    }
+
+    fn load(&mut self, offset: u32) {
+        self.push(LOAD, 0, 0, offset);
+    }
+
+    fn ret(&mut self, action: u32) {
+        self.push(RETURN, 0, 0, action);
+    }
+
+    fn unless_equal(&mut self, value: u32, action: u32) {
+        self.push(EQUAL, 1, 0, value);
+        self.ret(action);
+    }
+
+    fn if_equal(&mut self, value: u32, action: u32) {
+        self.push(EQUAL, 0, 1, value);
+        self.ret(action);
+    }
+
+    fn if_at_least(&mut self, value: u32, action: u32) {
+        self.push(AT_LEAST, 0, 1, value);
+        self.ret(action);
+    }
+
+    fn unless_at_least(&mut self, value: u32, action: u32) {
+        self.push(AT_LEAST, 1, 0, value);
+        self.ret(action);
+    }
+
+    /// The rules of one call, which must end in a `ret`.
+    fn call(&mut self, number: i64, rules: impl FnOnce(&mut Program)) {
+        let mut inner = Program::default();
+        rules(&mut inner);
+        let length = u8::try_from(inner.0.len()).expect("few rules for each call");
+        self.push(EQUAL, 0, length, number as u32);
+        self.0.append(&mut inner.0);
+    }
 }
 
-fn ret(action: u32) -> sock_filter {
-    sock_filter { code: RET, jt: 0, jf: 0, k: action }
-}
-
-/// Skips `yes` instructions if the comparison holds, else `no`.
-fn jump(code: u16, value: u32, yes: u8, no: u8) -> sock_filter {
-    sock_filter { code, jt: yes, jf: no, k: value }
-}
-
-/// The filter for a text of `length` bytes at [`TEXT`].
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "addresses are compared by halves"
-)]
-pub fn program(length: usize) -> Vec<sock_filter> {
-    let low = TEXT as u32;
-    let high = (TEXT >> 32) as u32;
-    let mut program = vec![
-        load(ARCH),
-        jump(JEQ, AUDIT_ARCH_X86_64, 1, 0),
-        ret(TRAP),
-        load(POINTER_HIGH),
-        jump(JEQ, high, 1, 0),
-        ret(TRAP),
-        load(POINTER_LOW),
-        // The pointer is that behind the instruction, so both ends are off by one in the same way.
-        jump(JGE, low, 1, 0),
-        ret(TRAP),
-        jump(JGE, low + length as u32 + 1, 0, 1),
-        ret(TRAP),
-        load(NUMBER),
-    ];
-    let allowed = [
-        libc::SYS_futex,
-        libc::SYS_rt_sigreturn,
+/// The filter for stub text of `length` bytes at `text`, which must not cross a 4 GiB boundary.
+pub fn program(text: u64, length: usize) -> Vec<sock_filter> {
+    let (high, low) = ((text >> 32) as u32, text as u32);
+    let mut program = Program::default();
+    program.load(ARCH);
+    program.unless_equal(ARCHITECTURE, RET_TRAP);
+    program.load(POINTER + 4);
+    program.unless_equal(high, RET_TRAP);
+    program.load(POINTER);
+    program.unless_at_least(low, RET_TRAP);
+    program.if_at_least(low + length as u32, RET_TRAP);
+    program.load(NUMBER);
+    program.if_at_least(X32, RET_TRAP);
+    program.if_equal(libc::SYS_rt_sigreturn as u32, RET_ALLOW);
+    program.call(libc::SYS_futex, |rules| {
+        rules.load(argument(1));
+        rules.push(AND, 0, 0, !libc::FUTEX_PRIVATE_FLAG.cast_unsigned());
+        for operation in
+            [libc::FUTEX_WAIT, libc::FUTEX_WAKE, libc::FUTEX_WAIT_BITSET, libc::FUTEX_WAKE_BITSET]
+        {
+            rules.if_equal(operation.cast_unsigned(), RET_ALLOW);
+        }
+        rules.ret(RET_KILL);
+    });
+    program.call(libc::SYS_mmap, |rules| {
+        rules.load(argument(3));
+        rules.push(ANY_BIT, 1, 0, libc::MAP_ANONYMOUS.cast_unsigned());
+        rules.ret(RET_NOTIFY);
+        rules.load(argument(4));
+        rules.if_equal(u32::MAX, RET_ALLOW);
+        rules.ret(RET_NOTIFY);
+    });
+    for number in [
         libc::SYS_munmap,
         libc::SYS_mprotect,
         libc::SYS_mremap,
         libc::SYS_madvise,
-        libc::SYS_close,
         libc::SYS_exit,
-    ];
-    for number in allowed {
-        program.extend([jump(JEQ, number as u32, 0, 1), ret(ALLOW)]);
+        libc::SYS_close,
+    ] {
+        program.if_equal(number as u32, RET_ALLOW);
     }
-    program.extend([
-        jump(JEQ, libc::SYS_clone as u32, 0, 1),
-        ret(USER_NOTIF),
-        jump(JEQ, libc::SYS_mmap as u32, 1, 0),
-        ret(KILL_PROCESS),
-        // Memory without a file is the stub's own business: MAP_ANONYMOUS, and no descriptor.
-        load(argument(3)),
-        jump(JSET, libc::MAP_ANONYMOUS as u32, 1, 0),
-        ret(USER_NOTIF),
-        load(argument(4)),
-        jump(JEQ, u32::MAX, 1, 0),
-        ret(USER_NOTIF),
-        ret(ALLOW),
-    ]);
-    program
+    program.if_equal(libc::SYS_clone as u32, RET_NOTIFY);
+    program.call(libc::SYS_clock_gettime, |rules| {
+        rules.load(argument(0));
+        rules.if_equal(libc::CLOCK_THREAD_CPUTIME_ID.cast_unsigned(), RET_ALLOW);
+        rules.ret(RET_KILL);
+    });
+    program.call(libc::SYS_prctl, |rules| {
+        rules.load(argument(0));
+        rules.unless_equal(libc::PR_SET_PDEATHSIG.cast_unsigned(), RET_KILL);
+        for word in [argument(0) + 4, argument(1) + 4] {
+            rules.load(word);
+            rules.unless_equal(0, RET_KILL);
+        }
+        rules.load(argument(1));
+        rules.if_equal(libc::SIGKILL.cast_unsigned(), RET_ALLOW);
+        rules.ret(RET_KILL);
+    });
+    program.ret(RET_KILL);
+    program.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: u64 = 0x7ff1_0000_0000;
+
+    /// Runs the filter the way the host does.
+    fn verdict(arch: u32, pointer: u64, number: i64, arguments: [u64; 6]) -> u32 {
+        let mut data = [0u32; 16];
+        (data[0], data[1]) = (number as u32, arch);
+        (data[2], data[3]) = (pointer as u32, (pointer >> 32) as u32);
+        for (index, argument) in arguments.into_iter().enumerate() {
+            data[4 + 2 * index] = argument as u32;
+            data[5 + 2 * index] = (argument >> 32) as u32;
+        }
+        let program = program(TEXT, 0x300);
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            at += 1;
+            let taken = match code {
+                LOAD => {
+                    accumulator = data[k as usize / 4];
+                    continue;
+                }
+                AND => {
+                    accumulator &= k;
+                    continue;
+                }
+                RETURN => return k,
+                EQUAL => accumulator == k,
+                AT_LEAST => accumulator >= k,
+                ANY_BIT => accumulator & k != 0,
+                _ => panic!("unknown instruction"),
+            };
+            at += usize::from(if taken { jt } else { jf });
+        }
+    }
+
+    #[test]
+    fn calls_from_guest_code_trap() {
+        for pointer in [0x40_0000, TEXT - 1, TEXT + 0x300, TEXT + (1 << 32), TEXT & 0xffff_ffff] {
+            assert_eq!(verdict(ARCHITECTURE, pointer, libc::SYS_futex, [0; 6]), RET_TRAP, "{pointer:#x}");
+            assert_eq!(verdict(ARCHITECTURE, pointer, libc::SYS_getpid, [0; 6]), RET_TRAP);
+        }
+        assert_eq!(verdict(0x4000_0003, TEXT + 5, libc::SYS_exit, [0; 6]), RET_TRAP);
+        assert_eq!(verdict(ARCHITECTURE, TEXT + 5, i64::from(X32) + 1, [0; 6]), RET_TRAP);
+    }
+
+    #[test]
+    fn the_stub_may_do_what_it_must() {
+        let stub = |number, arguments| verdict(ARCHITECTURE, TEXT + 0x20, number, arguments);
+        assert_eq!(stub(libc::SYS_rt_sigreturn, [0; 6]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_futex, [0, 128 | 9, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_futex, [0, 6, 0, 0, 0, 0]), RET_KILL);
+        let anonymous = libc::MAP_ANONYMOUS as u64;
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 0, anonymous, u64::MAX, 0]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 0, anonymous, 0, 0]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 0, 1, u64::MAX, 0]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_clone, [0; 6]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_prctl, [1, 9, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_prctl, [1, 0, 0, 0, 0, 0]), RET_KILL);
+        assert_eq!(stub(libc::SYS_prctl, [1, 9 | 1 << 32, 0, 0, 0, 0]), RET_KILL);
+        for number in [libc::SYS_openat, libc::SYS_execve, libc::SYS_clone3, libc::SYS_exit_group] {
+            assert_eq!(stub(number, [0; 6]), RET_KILL);
+        }
+    }
 }

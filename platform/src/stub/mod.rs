@@ -1,31 +1,40 @@
-//! Guest code in host processes of its own: the *stub* backend.
+//! Guest code in host processes.
 //!
-//! Each address space is a host process whose memory is the guest's, natively: the host pages, copies on write and
-//! swaps. All it can do besides computing is to come back to this process through its mailbox ([`layout`]): a seccomp
-//! filter ([`filter`]) turns system calls into a signal, whose handler ([`text`]) hands the guest's registers over and
-//! carries out commands. Processes are forked from each other, the first from a [`Zygote`]; those and file mappings go
-//! through a seccomp listener ([`notify`]).
+//! A *stub process* is a guest address space; its threads are guest threads. Every system call of guest code traps into
+//! a signal handler there, which reports to the kernel thread that serves it through a *slot* of shared memory and
+//! carries out the kernel's commands. `docs/architecture.md` tells the whole story; in short:
 //!
-//! Make the [`Zygote`] before privileges are dropped and while the process has few threads; the thread that makes it
-//! must outlive the platform (the zygote dies with it). Stubs are children of this process and reaped by a thread of
-//! the platform, which reaps *all* children.
+//! - [`layout`]: the addresses and the slot's fields; [`text`]: the code in the stub; [`filter`]: what it may ask the
+//!   host for; [`frame`]: registers in signal frames.
+//! - [`zygote`]: the process that stubs are forked from; [`space`]: a stub process; [`context`]: a guest thread;
+//!   [`slot`]: taking turns; [`notify`]: answering what the filter asks; [`reaper`]: the end of processes.
+//!
+//! # Construction
+//! Two steps: [`Zygote::spawn`] while the process may still fork and prepare freely, [`StubPlatform::new`] any time
+//! after (it starts two threads). From then on the backend makes no host call that is not in [`HOST_SYSCALLS`].
+//!
+//! # Lock order
+//! The zygote, then notifications, then a space's threads, then its `unreaped`. The first two are held while a stub is
+//! waited for, the others never.
 
-use std::collections::HashMap;
 use std::io;
-use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 
 use abi::{Errno, SysResult};
-use parking_lot::{Mutex, RwLock};
-
-use crate::{AddressSpace, Context, MemoryUsage, Platform, Registers, Vdso};
+use host::rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use parking_lot::{Condvar, Mutex};
 
 mod context;
 mod filter;
+mod frame;
 mod layout;
+mod memory;
 mod notify;
+mod reaper;
+mod slot;
+mod space;
 mod text;
 mod zygote;
 
@@ -34,126 +43,124 @@ mod tests;
 
 pub use zygote::Zygote;
 
-use context::{StubContext, Thread};
-use layout::{GUEST_END, SLOTS};
-use notify::Listener;
+use crate::{Context, Platform, Registers, Vdso};
+use context::StubContext;
+use frame::FpuFormat;
+use layout::*;
+use notify::{Caller, Notifications};
+use reaper::Reaper;
+use slot::{Gone, Slot};
+use space::{SlotMemory, Space, Thread};
 
-/// The host system calls that the backend makes once it exists; the sandbox's seccomp list must hold them.
-pub const HOST_SYSCALLS: &[libc::c_long] = &[
-    libc::SYS_futex,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_memfd_create,
-    libc::SYS_ftruncate,
-    libc::SYS_close,
-    libc::SYS_ioctl,
-    libc::SYS_poll,
-    libc::SYS_kill,
-    libc::SYS_tgkill,
-    libc::SYS_pidfd_open,
-    libc::SYS_pidfd_send_signal,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_waitid,
-    libc::SYS_clone3,
-    libc::SYS_clock_gettime,
-    libc::SYS_openat,
-    libc::SYS_read,
-    libc::SYS_getcpu,
+/// The host system calls that this backend makes after construction, for the sandbox's own allow-list. Memory
+/// allocation, locks and the clock functions of the C library come on top.
+pub const HOST_SYSCALLS: &[i64] = &[
+    libc::SYS_futex,             // taking turns with stubs, and locks
+    libc::SYS_getcpu,            // where the vDSO does not answer
+    libc::SYS_tgkill,            // interrupts
+    libc::SYS_tkill,             // a stub that makes calls nobody asked for
+    libc::SYS_memfd_create,      // slots of a new process
+    libc::SYS_ftruncate,         // the same
+    libc::SYS_mmap,              // the same
+    libc::SYS_munmap,            // the same
+    libc::SYS_close,             // the same
+    libc::SYS_ioctl,             // seccomp notifications, requests 0xc0502100, 0xc0182101, 0x40182103
+    libc::SYS_poll,              // the same
+    libc::SYS_ppoll,             // the same
+    libc::SYS_pidfd_open,        // a new process
+    libc::SYS_pidfd_send_signal, // the end of a process
+    libc::SYS_waitid,            // the same
+    libc::SYS_epoll_ctl,         // the same
+    libc::SYS_epoll_wait,        // the same
+    libc::SYS_epoll_pwait,       // the same
+    libc::SYS_clock_nanosleep,   // the same, when somebody is just reading its memory
+    libc::SYS_write,             // ending the reaper thread
+    libc::SYS_process_vm_readv,  // guest memory
+    libc::SYS_process_vm_writev, // guest memory
+    libc::SYS_openat,            // memory usage, below `procfs`
+    libc::SYS_read,              // the same
+    libc::SYS_clock_gettime,     // processor time of a stub
 ];
+
+/// The platform that runs guest code in host processes.
+#[derive(Debug)]
+pub struct StubPlatform {
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+}
 
 /// How many fresh address spaces are kept ready, so that `execve(2)` need not wait for one.
 const POOL: usize = 2;
 
-/// What all address spaces of a platform share.
-struct Shared {
-    listener: Listener,
-    spaces: Mutex<HashMap<i32, Weak<Space>>>,
-    vdso: Option<Vdso>,
-    /// A procfs of the stubs' pid namespace, for memory usage.
-    procfs: Option<OwnedFd>,
-    /// How many kernel threads spin now, and how many may.
-    spinning: AtomicU32,
-    spinners: u32,
-}
-
-/// The platform whose guests run in stub processes.
-pub struct StubPlatform {
-    shared: Arc<Shared>,
-    zygote: Arc<Mutex<StubContext>>,
-    pool: Arc<Pool>,
-}
-
-#[derive(Default)]
+/// Address spaces that wait for a program.
+#[derive(Debug, Default)]
 struct Pool {
-    ready: Mutex<Vec<StubContext>>,
-    wanted: parking_lot::Condvar,
+    state: Mutex<PoolState>,
+    /// Signalled when one is taken, and at the end.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct PoolState {
+    ready: Vec<StubContext>,
+    /// Set when the platform is dropped.
+    closed: bool,
+}
+
+/// What the platform and all its address spaces need.
+#[derive(Debug)]
+struct Shared {
+    zygote: Mutex<Zygote>,
+    notifications: Notifications,
+    vdso: Option<Vdso>,
+    fpu: FpuFormat,
+    procfs: Option<OwnedFd>,
+    reaper: Reaper,
 }
 
 impl StubPlatform {
-    /// Takes the zygote over. `procfs` is a directory descriptor of a procfs that shows the stubs.
-    pub fn new(zygote: Zygote, procfs: Option<OwnedFd>) -> io::Result<StubPlatform> {
-        let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        let vdso = zygote.vdso.clone();
+    /// A platform whose stubs are forked from `zygote`. `procfs` is a procfs that shows the process ids of this
+    /// process's namespace, for [`crate::AddressSpace::usage`]; without it the usage is reported as zero.
+    ///
+    /// # Errors
+    /// What the host says about the service threads.
+    pub fn new(mut zygote: Zygote, procfs: Option<OwnedFd>) -> io::Result<StubPlatform> {
+        let listener = zygote.listener.take().ok_or(io::ErrorKind::InvalidInput)?;
+        let (vdso, fpu) = (zygote.vdso.clone(), zygote.fpu.clone());
         let shared = Arc::new(Shared {
-            listener: Listener::new(zygote.listener),
-            spaces: Mutex::default(),
-            vdso: vdso.clone(),
+            zygote: Mutex::new(zygote),
+            notifications: Notifications::new(listener),
+            vdso,
+            fpu,
             procfs,
-            spinning: AtomicU32::new(0),
-            spinners: processors - 1,
+            reaper: Reaper::start()?,
         });
-        let space = Space::new(&shared, zygote.pid, zygote.pidfd, zygote.memory);
-        let reaper = Arc::clone(&shared);
-        std::thread::Builder::new().name("reaper".into()).spawn(move || reap(&reaper))?;
-        let mut context = StubContext::adopt(&space)?;
-        context.clear(vdso.as_ref()).map_err(io::Error::from)?;
-        let zygote = Arc::new(Mutex::new(context));
         let pool = Arc::new(Pool::default());
-        let (keeper, parent) = (Arc::clone(&pool), Arc::downgrade(&zygote));
-        std::thread::Builder::new().name("stub-pool".into()).spawn(move || fill(&keeper, &parent))?;
-        Ok(StubPlatform { shared, zygote, pool })
+        let platform = StubPlatform { shared: shared.clone(), pool: pool.clone() };
+        std::thread::Builder::new().name("stub-pool".into()).spawn(move || pool.keep_full(&shared))?;
+        Ok(platform)
     }
-}
 
-/// Keeps the pool full for as long as the platform exists.
-fn fill(pool: &Pool, zygote: &Weak<Mutex<StubContext>>) {
-    loop {
-        let mut ready = pool.ready.lock();
-        while ready.len() >= POOL {
-            pool.wanted.wait(&mut ready);
-        }
-        drop(ready);
-        let Some(zygote) = zygote.upgrade() else { return };
-        let Ok(context) = zygote.lock().fork_new() else { return };
-        drop(zygote);
-        pool.ready.lock().push(context);
-    }
-}
-
-impl Drop for StubPlatform {
-    fn drop(&mut self) {
-        self.zygote.lock().thread().space.kill();
-        // Wakes the keeper, which finds the zygote gone.
-        self.pool.ready.lock().clear();
-        self.pool.wanted.notify_all();
+    /// Both steps at once, with the machine's `/proc`: for programs that keep their privileges, such as tests.
+    ///
+    /// # Errors
+    /// Those of [`Zygote::spawn`] and [`StubPlatform::new`].
+    pub fn start() -> io::Result<StubPlatform> {
+        let zygote = Zygote::spawn()?;
+        let procfs = std::fs::File::open("/proc").ok().map(OwnedFd::from);
+        StubPlatform::new(zygote, procfs)
     }
 }
 
 impl Platform for StubPlatform {
     fn create(&self) -> SysResult<Box<dyn Context>> {
-        let ready = self.pool.ready.lock().pop();
-        self.pool.wanted.notify_one();
-        let mut context = match ready.filter(|context| context.thread().space.alive()) {
-            Some(context) => context,
-            None => self.zygote.lock().fork_new()?,
-        };
-        *context.registers_mut() = Registers::initial();
+        let ready = self.pool.take();
+        let context = ready.filter(|context| !context.is_dead()).map_or_else(|| self.shared.create(), Ok)?;
         Ok(Box::new(context))
     }
 
-    fn guest_range(&self) -> Range<u64> {
-        0x1_0000..GUEST_END
+    fn guest_range(&self) -> std::ops::Range<u64> {
+        GUEST
     }
 
     fn vdso(&self) -> Option<Vdso> {
@@ -161,205 +168,106 @@ impl Platform for StubPlatform {
     }
 }
 
-/// Waits for children and tells their contexts.
-fn reap(shared: &Weakly) {
-    loop {
-        // SAFETY: a zeroed siginfo_t is valid, and waitid fills it.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        // SAFETY: as above. WNOWAIT keeps the pid taken until its address space knows.
-        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOWAIT) };
-        if result != 0 {
-            if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
-                continue;
-            }
-            // No children: the platform is gone, or about to be.
-            return;
-        }
-        // SAFETY: waitid has filled in the pid.
-        let pid = unsafe { info.si_pid() };
-        let space = shared.spaces.lock().remove(&pid);
-        if let Some(space) = space.and_then(|space| space.upgrade()) {
-            space.died();
-        }
-        // SAFETY: reaps the zombie; the pid is still its own.
-        unsafe { libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut info, libc::WEXITED) };
-    }
-}
-
-type Weakly = Shared;
-
-/// One stub process.
-pub(crate) struct Space {
-    shared: Arc<Shared>,
-    pid: i32,
-    pidfd: OwnedFd,
-    memory: OwnedFd,
-    /// False once the process is dead. Held for reading while the pid is used.
-    alive: RwLock<bool>,
-    slots: Mutex<Slots>,
-    threads: Mutex<Vec<Weak<Thread>>>,
-    peak: Mutex<u64>,
-}
-
-#[derive(Default)]
-struct Slots {
-    next: u64,
-    /// Slots whose threads have been told to end; free once they say that they have.
-    leaving: Vec<Arc<layout::Slot>>,
-}
-
-impl Space {
-    fn new(shared: &Arc<Shared>, pid: i32, pidfd: OwnedFd, memory: OwnedFd) -> Arc<Space> {
-        let space = Arc::new(Space {
-            shared: Arc::clone(shared),
-            pid,
-            pidfd,
-            memory,
-            alive: RwLock::new(true),
-            slots: Mutex::default(),
-            threads: Mutex::default(),
-            peak: Mutex::new(0),
-        });
-        shared.spaces.lock().insert(pid, Arc::downgrade(&space));
-        space
-    }
-
-    /// Whether the process lives, as far as is known.
-    fn alive(&self) -> bool {
-        *self.alive.read()
-    }
-
-    /// The process is dead: wakes everybody who waits for it.
-    fn died(&self) {
-        *self.alive.write() = false;
-        let threads: Vec<Arc<Thread>> = self.threads.lock().iter().filter_map(Weak::upgrade).collect();
-        self.shared.listener.remove(threads.iter().map(|thread| thread.tid.cast_unsigned()));
-        for thread in threads {
-            context::wake(thread.slot.word(layout::STATE));
-        }
-    }
-
-    /// A slot that no thread uses.
-    fn take_slot(&self, index: Option<u64>) -> SysResult<Arc<layout::Slot>> {
-        let mut slots = self.slots.lock();
-        let gone = slots
-            .leaving
-            .iter()
-            .position(|slot| slot.word(layout::STATE).load(Ordering::SeqCst) == layout::GONE);
-        if let (Some(at), None) = (gone, index) {
-            return Ok(slots.leaving.swap_remove(at));
-        }
-        let index = index.unwrap_or(slots.next);
-        if index >= SLOTS {
-            return Err(Errno::EAGAIN);
-        }
-        slots.next = slots.next.max(index + 1);
-        Ok(Arc::new(zygote::map_slot(&self.memory, index)?))
-    }
-}
-
-impl AddressSpace for Space {
-    fn read(&self, address: u64, buffer: &mut [u8]) -> usize {
-        transfer(self, address, buffer.as_mut_ptr(), buffer.len(), libc::SYS_process_vm_readv)
-    }
-
-    fn write(&self, address: u64, bytes: &[u8]) -> usize {
-        transfer(self, address, bytes.as_ptr().cast_mut(), bytes.len(), libc::SYS_process_vm_writev)
-    }
-
-    fn usage(&self) -> MemoryUsage {
-        let mut usage = MemoryUsage::default();
-        let alive = self.alive.read();
-        let Some(procfs) = self.shared.procfs.as_ref().filter(|_| *alive) else { return usage };
-        let path = format!("{}/statm", self.pid);
-        let mut text = String::new();
-        let opened = rustix::fs::openat(procfs, path, rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty());
-        let Ok(file) = opened else { return usage };
-        if io::Read::read_to_string(&mut std::fs::File::from(file), &mut text).is_err() {
-            return usage;
-        }
-        let mut pages = text.split_whitespace().map(|word| word.parse::<u64>().unwrap_or(0) * 4096).skip(1);
-        usage.resident = pages.next().unwrap_or(0);
-        usage.shared = pages.next().unwrap_or(0);
-        let mut peak = self.peak.lock();
-        *peak = usage.resident.max(*peak);
-        usage.peak = *peak;
-        usage
-    }
-
-    fn kill(&self) {
-        // SAFETY: no memory is touched; a pidfd cannot mean another process.
-        unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), libc::SIGKILL, 0, 0);
-        }
-    }
-}
-
-impl Drop for Space {
+impl Drop for StubPlatform {
     fn drop(&mut self) {
-        self.kill();
-        for slot in self.slots.lock().leaving.drain(..) {
-            drop(slot);
+        let mut state = self.pool.state.lock();
+        state.closed = true;
+        let ready = std::mem::take(&mut state.ready);
+        drop(state);
+        self.pool.changed.notify_all();
+        drop(ready);
+    }
+}
+
+impl Pool {
+    fn take(&self) -> Option<StubContext> {
+        let context = self.state.lock().ready.pop();
+        self.changed.notify_all();
+        context
+    }
+
+    /// Makes address spaces until the platform is dropped.
+    fn keep_full(&self, shared: &Arc<Shared>) {
+        loop {
+            let mut state = self.state.lock();
+            while state.ready.len() >= POOL && !state.closed {
+                self.changed.wait(&mut state);
+            }
+            if state.closed {
+                return;
+            }
+            drop(state);
+            // Without memory or process ids, `create` is to report it, and this tries again some time.
+            let made = shared.create();
+            let mut state = self.state.lock();
+            match made {
+                Ok(context) if !state.closed => state.ready.push(context),
+                Ok(_) => return,
+                Err(_) => drop(self.changed.wait_for(&mut state, RETRY)),
+            }
         }
     }
 }
 
-/// Copies between the process's memory and ours with `call`; returns the number of bytes up to the first page that is
-/// not accessible.
-fn transfer(space: &Space, address: u64, buffer: *mut u8, length: usize, call: libc::c_long) -> usize {
-    // Guest addresses only: the platform's own pages are none of the kernel's business.
-    let room = usize::try_from(GUEST_END.saturating_sub(address)).unwrap_or(0);
-    let length = length.min(room);
-    if length == 0 {
-        return 0;
-    }
-    let alive = space.alive.read();
-    if !*alive {
-        return 0;
-    }
-    let mut done = 0;
-    while done < length {
-        // One remote element per page at most would make partial results exact; the host already stops at the page
-        // that it cannot access, and reports what it copied before.
-        // SAFETY: the buffer is `length` bytes that the caller lent us for this.
-        let local = libc::iovec { iov_base: unsafe { buffer.add(done) }.cast(), iov_len: length - done };
-        let remote = libc::iovec { iov_base: (address + done as u64) as *mut _, iov_len: length - done };
-        // SAFETY: `local` is writable (or read only, for writev) memory of ours; the remote side is checked by the host.
-        let copied = unsafe {
-            libc::syscall(call, space.pid, &raw const local, 1usize, &raw const remote, 1usize, 0usize)
-        };
-        match usize::try_from(copied) {
-            Ok(0) | Err(_) => break,
-            Ok(count) => done += count,
-        }
-    }
-    done
-}
+/// How long the pool waits before it tries again to make an address space.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl Shared {
-    /// Whether the calling thread may spin now; to be given back with `done_spinning`.
-    fn may_spin(&self) -> bool {
-        if self.spinning.fetch_add(1, Ordering::Relaxed) < self.spinners {
-            return true;
-        }
-        self.spinning.fetch_sub(1, Ordering::Relaxed);
-        false
+    /// A fresh address space, forked from the zygote.
+    fn create(self: &Arc<Shared>) -> SysResult<StubContext> {
+        let zygote = self.zygote.lock();
+        let caller = Caller::Thread(zygote.pid.as_raw_nonzero().get(), zygote.pidfd.as_fd());
+        let (space, thread) = self.clone_process(&zygote.slot, &caller, &|| {
+            zygote.wait().map_err(|Gone| Errno::ESRCH)?;
+            let result = zygote.slot.result();
+            u64::try_from(result).map_err(|_| Errno::from_raw(i32::try_from(-result).unwrap_or(0)))
+        })?;
+        drop(zygote);
+        Ok(StubContext::new(space, thread, Registers::initial(), self.fpu.initial()))
     }
 
-    fn done_spinning(&self) {
-        self.spinning.fetch_sub(1, Ordering::Relaxed);
+    /// Makes the thread behind `parent`, which waits for a command, fork a process; `outcome` waits for its report.
+    fn clone_process(
+        self: &Arc<Shared>,
+        parent: &Slot,
+        caller: &Caller<'_>,
+        outcome: &dyn Fn() -> SysResult<u64>,
+    ) -> SysResult<(Arc<Space>, Thread)> {
+        let memory = SlotMemory::new()?;
+        let slot = memory.slot(parent.index)?;
+        let answering = self.notifications.lock();
+        parent.post(COMMAND_FORK);
+        let clone = answering.expect(caller, libc::SYS_clone, &[text::FORK_FLAGS, 0, 0, 0, 0]);
+        clone.and_then(|call| answering.proceed(&call)).map_err(|Gone| Errno::ESRCH)?;
+        outcome()?;
+        // The child asks for its slots. Which process it is, only the host can tell: the one leader of a thread group
+        // that is our child and not known yet. There is no other, since `clone` waits for us everywhere.
+        let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+        let may_be = |pid| !self.reaper.knows(pid) && is_child(pid);
+        let call = answering
+            .expect(&Caller::NewProcess(&may_be), libc::SYS_mmap, &[SLOTS, SLOTS_SIZE as u64, 3, flags, 0, 0])
+            .map_err(|Gone| Errno::EAGAIN)?;
+        let pid = call.thread.cast_signed();
+        let give_up = |_| {
+            let _ = host::process::kill_by_thread(pid);
+            Errno::EAGAIN
+        };
+        let pidfd = open_process(pid).map_err(give_up)?;
+        answering.proceed_with(&call, memory.file().as_fd()).map_err(|Gone| give_up(Errno::ESRCH))?;
+        let space = Space::new(self.clone(), pid, pidfd, memory, &slot);
+        self.reaper.watch(&space).inspect_err(|_| crate::AddressSpace::kill(&*space))?;
+        drop(answering);
+        Ok((space, Thread { slot, id: pid }))
     }
 }
 
-/// A flag that several threads may set and one takes.
-#[derive(Default)]
-struct Flag(AtomicBool);
+fn open_process(pid: i32) -> SysResult<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(Errno::ESRCH)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
 
-impl Flag {
-    fn set(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-    fn take(&self) -> bool {
-        self.0.swap(false, Ordering::SeqCst)
-    }
+/// Whether `pid` leads a thread group that is a child of this process.
+fn is_child(pid: i32) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    open_process(pid).is_ok_and(|pidfd| waitid(WaitId::PidFd(pidfd.as_fd()), options).is_ok())
 }

@@ -252,8 +252,8 @@ fn a_guest_that_blocks_the_interrupt_or_the_handler_dies_alone() {
     // munmap(region) through the stub's own text, then go on: the handler has no stack left.
     let mut victim = guest(&[0xb8, 11, 0, 0, 0, 0x41, 0xff, 0xe4]);
     victim.registers_mut().r12 = text::restorer() + 5;
-    victim.registers_mut().rdi = layout::REGION;
-    victim.registers_mut().rsi = layout::REGION_SIZE;
+    victim.registers_mut().rdi = layout::SLOTS;
+    victim.registers_mut().rsi = layout::SLOTS_SIZE as u64;
     assert_eq!(victim.run(), Event::Died);
     let mut other = guest(CALL_LOOP);
     assert_eq!(other.run(), Event::Syscall);
@@ -278,7 +278,7 @@ fn a_guest_that_overwrites_its_slot_while_the_kernel_reads_it_harms_only_itself(
     guest.space().write(CODE + 0x100, &code);
     let mut attacker = guest.spawn().expect("a thread");
     attacker.registers_mut().rip = CODE + 0x100;
-    attacker.registers_mut().rdi = layout::REGION;
+    attacker.registers_mut().rdi = layout::SLOTS;
     let interrupter = attacker.interrupter();
     let run = std::thread::spawn(move || attacker.run());
     for _ in 0..1000 {

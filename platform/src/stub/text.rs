@@ -1,298 +1,336 @@
-//! The stub's code: all that runs in a guest's process besides the guest.
+//! The code that runs in stub processes beside the guest's: signal handler, waiting, commands.
 //!
-//! It is copied to a page of its own in the zygote, so it refers to nothing outside of itself; it uses general
-//! registers only, so the guest's FPU state stays where it is; it keeps nothing on the stack, because a command may
-//! outlast the frame below it. `tests` check the first two in the built binary.
-//!
-//! In the loop: `rbx` is the slot, `r12` the slot of a new thread.
+//! It is copied to a fixed address of every stub. It uses no SIMD state (the guest's may be live in the registers), no
+//! stack, and refers to nothing outside itself. `rbx` points to the slot throughout. What a guest gains by jumping
+//! into it, or by writing over its slot, is bounded by the seccomp filter alone.
 
 use std::arch::global_asm;
 
 use super::layout::*;
 
+/// `clone` flags of a copy of the process: the sandbox process is the parent of all stubs.
+pub const FORK_FLAGS: u64 = (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
+/// `clone` flags of a thread.
+pub const SPAWN_FLAGS: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM) as u64;
+
 global_asm!(
-    ".pushsection .text.nacelle_stub, \"ax\", @progbits",
-    ".balign 4096",
-    ".globl nacelle_stub_start",
+    ".pushsection .nacelle_stub,\"ax\",@progbits",
+    ".balign 64",
+    ".globl nacelle_stub_start, nacelle_stub_end, nacelle_stub_handler, nacelle_stub_request, nacelle_stub_restorer",
+    ".hidden nacelle_stub_start, nacelle_stub_end, nacelle_stub_handler, nacelle_stub_request, nacelle_stub_restorer",
     "nacelle_stub_start:",
-    // A signal: rdi = number, rsi = siginfo, rdx = ucontext, on the slot's signal stack.
-    ".globl nacelle_stub_handler",
+    // The handler of all signals: rdi is the signal, rsi the siginfo, rdx the ucontext, rsp the frame's lowest byte.
     "nacelle_stub_handler:",
-    "lea rax, [rip + nacelle_stub_exchange]",
-    "cmp [rdx + 168], rax",
-    "je 9f",
-    "mov rbx, rsp",
-    "and rbx, {slot_mask}",
-    "mov [rbx + {signal}], edi",
-    "mov [rbx + {siginfo}], rsi",
-    "mov [rbx + {ucontext}], rdx",
-    "rdfsbase rax",
-    "mov [rbx + {fs_base}], rax",
-    "rdgsbase rax",
-    "mov [rbx + {gs_base}], rax",
-    // Hand the slot over: state = REQUEST, with a full barrier.
-    ".globl nacelle_stub_request",
-    "nacelle_stub_request:",
-    "mov ecx, 0x7b",
-    "lsl eax, ecx",
-    "and eax, 0xfff",
-    "mov [rbx + {stub_cpu}], eax",
-    "mov eax, {request}",
-    "xchg [rbx + {state}], eax",
-    "cmp dword ptr [rbx + {kernel_sleeps}], 0",
-    "je 2f",
-    "lea rdi, [rbx + {state}]",
-    "mov esi, 1",
-    "mov edx, 1",
-    "mov eax, 202",
-    "syscall",
-    // Wait for a command: look a while, then sleep.
-    "2:",
-    "mov ecx, [rbx + {stub_spin}]",
-    "3:",
-    "cmp dword ptr [rbx + {state}], {commanded}",
-    "je 5f",
-    "test ecx, ecx",
-    "je 4f",
-    "dec ecx",
-    "pause",
-    "jmp 3b",
-    "4:",
-    "mov eax, 1",
-    "xchg [rbx + {stub_sleeps}], eax",
-    "41:",
-    "cmp dword ptr [rbx + {state}], {commanded}",
-    "je 42f",
-    "lea rdi, [rbx + {state}]",
-    "xor esi, esi",
-    "mov edx, {request}",
-    "xor r10d, r10d",
-    "mov eax, 202",
-    "syscall",
-    "jmp 41b",
-    "42:",
-    "mov dword ptr [rbx + {stub_sleeps}], 0",
-    // A command.
-    "5:",
-    "mov eax, [rbx + {command}]",
-    "cmp eax, {resume}",
-    "je 6f",
-    "cmp eax, {calls}",
-    "je 7f",
-    "cmp eax, {clone}",
-    "je 8f",
-    "cmp eax, {exchange}",
-    "je 10f",
-    "cmp eax, {exit}",
-    "je 11f",
-    "jmp nacelle_stub_request",
-    // Resume: load the segment bases, and let the host load all the rest.
-    "6:",
-    "mov rax, [rbx + {fs_base}]",
-    "wrfsbase rax",
-    "mov rax, [rbx + {gs_base}]",
-    "wrgsbase rax",
-    "mov rsp, [rbx + {ucontext}]",
-    "mov dword ptr [rbx + {state}], {run}",
-    "mov eax, 15",
-    "syscall",
-    "ud2",
-    // Calls: a batch of system calls from the buffer; r13 = next call, r14 = how many are left.
-    "7:",
-    "lea r13, [rbx + {buffer}]",
-    "mov r14, [rbx + {count}]",
-    "xor r15d, r15d",
-    "71:",
-    "test r14, r14",
-    "je 72f",
-    "mov rax, [r13]",
-    "mov rdi, [r13 + 8]",
-    "mov rsi, [r13 + 16]",
-    "mov rdx, [r13 + 24]",
-    "mov r10, [r13 + 32]",
-    "mov r8, [r13 + 40]",
-    "mov r9, [r13 + 48]",
-    "syscall",
-    "mov [rbx + {result}], rax",
-    "cmp rax, -4096",
-    "ja 72f",
-    "add r13, {call_size}",
-    "inc r15",
-    "dec r14",
-    "jmp 71b",
-    "72:",
-    "mov [rbx + {count}], r15",
-    "jmp nacelle_stub_request",
-    // Clone: flags in the first argument. A new thread continues in the slot r12; a new process maps its own slots
-    // over the inherited ones before it touches any.
-    "8:",
-    "mov r12, [rbx + {new_slot}]",
-    "mov rdi, [rbx + {call}]",
-    "xor esi, esi",
-    "xor edx, edx",
-    "xor r10d, r10d",
-    "xor r8d, r8d",
-    "mov eax, 56",
-    "syscall",
-    "test rax, rax",
-    "je 81f",
-    "mov [rbx + {result}], rax",
-    "jmp nacelle_stub_request",
-    "81:",
-    "test r12, r12",
-    "je 82f",
-    "mov rbx, r12",
-    "jmp nacelle_stub_request",
-    "82:",
-    "movabs rdi, {region}",
-    "movabs rsi, {region_size}",
-    "mov edx, 3",
-    "mov r10d, 0x11",
-    "xor r8d, r8d",
-    "xor r9d, r9d",
-    "mov eax, 9",
-    "syscall",
-    "xor edi, edi",
-    "mov eax, 3",
-    "syscall",
-    "jmp nacelle_stub_request",
-    // Exchange: address, expected and new value in the arguments; the result is what was there, or all ones.
-    "10:",
-    "mov rdi, [rbx + {call}]",
-    "mov eax, [rbx + {call} + 8]",
-    "mov ecx, [rbx + {call} + 16]",
-    ".globl nacelle_stub_exchange",
-    "nacelle_stub_exchange:",
-    "lock cmpxchg [rdi], ecx",
-    "mov eax, eax",
-    "mov [rbx + {result}], rax",
-    "jmp nacelle_stub_request",
-    ".globl nacelle_stub_fixup",
-    "nacelle_stub_fixup:",
-    "mov qword ptr [rbx + {result}], -1",
-    "jmp nacelle_stub_request",
-    // Exit.
-    "11:",
-    "mov dword ptr [rbx + {state}], {gone}",
-    "xor edi, edi",
-    "mov eax, 60",
-    "syscall",
-    "ud2",
-    // The exchange has faulted: go on behind it.
-    "9:",
-    "lea rax, [rip + nacelle_stub_fixup]",
-    "mov [rdx + 168], rax",
-    "mov rsp, rdx",
-    "mov eax, 15",
-    "syscall",
-    "ud2",
-    ".globl nacelle_stub_restorer",
+    "    mov rbx, rsp",
+    "    and rbx, -{SLOT_SIZE}",
+    // A fault of an access that the kernel asked for: continue at its failure branch.
+    "    mov rax, [rdx + 0xa8]",
+    "    lea rcx, [rip + 70f]",
+    "    cmp rax, rcx",
+    "    jb 1f",
+    "    lea rcx, [rip + 71f]",
+    "    cmp rax, rcx",
+    "    jae 1f",
+    "    lea rcx, [rip + 72f]",
+    "    mov [rdx + 0xa8], rcx",
+    "    mov rsp, rdx",
     "nacelle_stub_restorer:",
-    "mov eax, 15",
-    "syscall",
-    "ud2",
-    // The zygote's beginning: rdi = its slot.
-    ".globl nacelle_stub_enter",
-    "nacelle_stub_enter:",
-    "mov rbx, rdi",
-    "lea rsp, [rbx + {slot_size} - 64]",
-    "jmp nacelle_stub_request",
-    ".globl nacelle_stub_end",
+    "    mov eax, {RT_SIGRETURN}",
+    "    syscall",
+    "    ud2",
+    "1:  rdfsbase rax",
+    "    mov [rbx + {FS_BASE}], rax",
+    "    rdgsbase rax",
+    "    mov [rbx + {GS_BASE}], rax",
+    "    mov [rbx + {SIGNAL}], edi",
+    "    mov [rbx + {SIGINFO}], rsi",
+    "    mov [rbx + {UCONTEXT}], rdx",
+    "    mov dword ptr [rbx + {KIND}], {KIND_SIGNAL}",
+    // Hand over the turn. The processor's number is the limit of a segment that Linux keeps for this.
+    "nacelle_stub_request:",
+    "    mov eax, 0x7b",
+    "    lsl eax, eax",
+    "    and eax, 0xfff",
+    "    mov [rbx + {STUB_CPU}], eax",
+    "    mov ebp, eax",
+    "    mov eax, {TURN_REQUEST}",
+    "    xchg [rbx + {WORD}], eax",
+    "    cmp dword ptr [rbx + {KERNEL_WAITS}], 0",
+    "    je 2f",
+    "    lea rdi, [rbx + {WORD}]",
+    "    mov esi, {FUTEX_WAKE}",
+    "    mov edx, 1",
+    "    mov eax, {FUTEX}",
+    "    syscall",
+    // Wait for a command: spin if the kernel allows it and does not need this processor, then sleep.
+    "2:  mov r8d, [rbx + {SPIN}]",
+    "    test r8d, r8d",
+    "    jz 4f",
+    "    cmp ebp, [rbx + {KERNEL_CPU}]",
+    "    je 4f",
+    "    rdtsc",
+    "    shl rdx, 32",
+    "    or rax, rdx",
+    "    lea r9, [rax + r8]",
+    "3:  cmp dword ptr [rbx + {WORD}], {TURN_COMMAND}",
+    "    je 6f",
+    "    pause",
+    "    rdtsc",
+    "    shl rdx, 32",
+    "    or rax, rdx",
+    "    cmp rax, r9",
+    "    jb 3b",
+    "4:  mov eax, 1",
+    "    xchg [rbx + {STUB_WAITS}], eax",
+    "    lea rdi, [rbx + {WORD}]",
+    "    mov esi, {FUTEX_WAIT}",
+    "    xor r10d, r10d",
+    "5:  mov edx, [rbx + {WORD}]",
+    "    cmp edx, {TURN_COMMAND}",
+    "    je 51f",
+    "    mov eax, {FUTEX}",
+    "    syscall",
+    "    jmp 5b",
+    "51: mov dword ptr [rbx + {STUB_WAITS}], 0",
+    "6:  mov eax, [rbx + {COMMAND}]",
+    "    cmp eax, {COMMAND_RESUME}",
+    "    je 10f",
+    "    cmp eax, {COMMAND_CALLS}",
+    "    je 20f",
+    "    cmp eax, {COMMAND_EXCHANGE}",
+    "    je 30f",
+    "    cmp eax, {COMMAND_FORK}",
+    "    je 40f",
+    "    cmp eax, {COMMAND_SPAWN}",
+    "    je 50f",
+    "    cmp eax, {COMMAND_EXIT}",
+    "    je 60f",
+    "    mov rax, -38",
+    // Report a command's result.
+    "7:  mov [rbx + {RESULT}], rax",
+    "    mov dword ptr [rbx + {KIND}], {KIND_DONE}",
+    "    jmp nacelle_stub_request",
+    // Resume.
+    "10: mov rax, [rbx + {FS_BASE}]",
+    "    wrfsbase rax",
+    "    mov rax, [rbx + {GS_BASE}]",
+    "    wrgsbase rax",
+    "    mov rsp, [rbx + {UCONTEXT}]",
+    "    jmp nacelle_stub_restorer",
+    // Calls: r12 is the record, r13 how many are left, r14 the first error, rbp the last result.
+    "20: lea r12, [rbx + {BUFFER}]",
+    "    mov r13d, [rbx + {COUNT}]",
+    "    xor r14d, r14d",
+    "    xor ebp, ebp",
+    "21: test r13d, r13d",
+    "    jz 25f",
+    "    test r14, r14",
+    "    jz 22f",
+    "    test dword ptr [r12 + 56], {CALL_ALWAYS}",
+    "    jz 24f",
+    "22: mov rax, [r12]",
+    "    mov rdi, [r12 + 8]",
+    "    mov rsi, [r12 + 16]",
+    "    mov rdx, [r12 + 24]",
+    "    mov r10, [r12 + 32]",
+    "    mov r8, [r12 + 40]",
+    "    mov r9, [r12 + 48]",
+    "    syscall",
+    "    test dword ptr [r12 + 56], {CALL_ALWAYS}",
+    "    jnz 24f",
+    "    cmp rax, -4095",
+    "    jae 23f",
+    "    mov rbp, rax",
+    "    jmp 24f",
+    "23: mov r14, rax",
+    "24: add r12, {CALL_SIZE}",
+    "    dec r13d",
+    "    jmp 21b",
+    "25: mov rax, rbp",
+    "    test r14, r14",
+    "    cmovnz rax, r14",
+    "    jmp 7b",
+    // Compare and exchange.
+    "30: mov rdi, [rbx + {ARGUMENTS}]",
+    "    mov eax, [rbx + {ARGUMENTS} + 8]",
+    "    mov esi, [rbx + {ARGUMENTS} + 16]",
+    "70: lock cmpxchg [rdi], esi",
+    "71: mov eax, eax",
+    "    jmp 7b",
+    "72: mov rax, -14",
+    "    jmp 7b",
+    // Fork. The child must not touch the slot before it has its own.
+    "40: mov edi, {FORK_FLAGS}",
+    "    xor esi, esi",
+    "    xor edx, edx",
+    "    xor r10d, r10d",
+    "    xor r8d, r8d",
+    "    mov eax, {CLONE}",
+    "    syscall",
+    "    test rax, rax",
+    "    jnz 7b",
+    "    mov edi, {PR_SET_PDEATHSIG}",
+    "    mov esi, 9",
+    "    mov eax, {PRCTL}",
+    "    syscall",
+    "    movabs rdi, {SLOTS}",
+    "    mov esi, {SLOTS_SIZE}",
+    "    mov edx, 3",
+    "    mov r10d, {SLOTS_FLAGS}",
+    "    xor r8d, r8d",
+    "    xor r9d, r9d",
+    "    mov eax, {MMAP}",
+    "    syscall",
+    "    cmp rax, rdi",
+    "    jne 61f",
+    "    xor edi, edi",
+    "    mov eax, {CLOSE}",
+    "    syscall",
+    "    xor eax, eax",
+    "    jmp 7b",
+    // Spawn. The child's slot is that of its stack pointer.
+    "50: mov edi, {SPAWN_FLAGS}",
+    "    mov rsi, [rbx + {ARGUMENTS}]",
+    "    xor edx, edx",
+    "    xor r10d, r10d",
+    "    xor r8d, r8d",
+    "    mov eax, {CLONE}",
+    "    syscall",
+    "    test rax, rax",
+    "    jnz 7b",
+    "    mov rbx, rsp",
+    "    and rbx, -{SLOT_SIZE}",
+    "    jmp 7b",
+    // Exit. The slot is free for another thread as soon as the turn is not COMMAND any more.
+    "60: mov dword ptr [rbx + {WORD}], {TURN_RUN}",
+    "61: xor edi, edi",
+    "    mov eax, {EXIT}",
+    "    syscall",
+    "    ud2",
     "nacelle_stub_end:",
     ".popsection",
-    slot_mask = const -(SLOT as i64),
-    slot_size = const SLOT,
-    signal = const SIGNAL,
-    siginfo = const SIGINFO,
-    ucontext = const UCONTEXT,
-    fs_base = const FS_BASE,
-    gs_base = const GS_BASE,
-    stub_cpu = const STUB_CPU,
-    state = const STATE,
-    kernel_sleeps = const KERNEL_SLEEPS,
-    stub_sleeps = const STUB_SLEEPS,
-    stub_spin = const STUB_SPIN,
-    command = const COMMAND,
-    call = const CALL,
-    result = const RESULT,
-    count = const COUNT,
-    new_slot = const NEW_SLOT,
-    buffer = const BUFFER,
-    call_size = const CALL_SIZE,
-    region = const REGION,
-    region_size = const REGION_SIZE,
-    run = const RUN,
-    request = const REQUEST,
-    commanded = const COMMANDED,
-    gone = const GONE,
-    resume = const RESUME,
-    calls = const CALLS,
-    clone = const CLONE,
-    exchange = const EXCHANGE,
-    exit = const EXIT,
+    SLOT_SIZE = const SLOT_SIZE,
+    FS_BASE = const FS_BASE,
+    GS_BASE = const GS_BASE,
+    SIGNAL = const SIGNAL,
+    SIGINFO = const SIGINFO,
+    UCONTEXT = const UCONTEXT,
+    KIND = const KIND,
+    KIND_SIGNAL = const KIND_SIGNAL,
+    KIND_DONE = const KIND_DONE,
+    STUB_CPU = const STUB_CPU,
+    KERNEL_CPU = const KERNEL_CPU,
+    WORD = const WORD,
+    TURN_RUN = const TURN_RUN,
+    TURN_REQUEST = const TURN_REQUEST,
+    TURN_COMMAND = const TURN_COMMAND,
+    KERNEL_WAITS = const KERNEL_WAITS,
+    STUB_WAITS = const STUB_WAITS,
+    SPIN = const SPIN,
+    COMMAND = const COMMAND,
+    COMMAND_RESUME = const COMMAND_RESUME,
+    COMMAND_CALLS = const COMMAND_CALLS,
+    COMMAND_EXCHANGE = const COMMAND_EXCHANGE,
+    COMMAND_FORK = const COMMAND_FORK,
+    COMMAND_SPAWN = const COMMAND_SPAWN,
+    COMMAND_EXIT = const COMMAND_EXIT,
+    COUNT = const COUNT,
+    ARGUMENTS = const ARGUMENTS,
+    RESULT = const RESULT,
+    BUFFER = const BUFFER,
+    CALL_SIZE = const CALL_SIZE,
+    CALL_ALWAYS = const CALL_ALWAYS,
+    SLOTS = const SLOTS,
+    SLOTS_SIZE = const SLOTS_SIZE,
+    SLOTS_FLAGS = const libc::MAP_SHARED | libc::MAP_FIXED,
+    FORK_FLAGS = const FORK_FLAGS,
+    SPAWN_FLAGS = const SPAWN_FLAGS,
+    FUTEX_WAIT = const libc::FUTEX_WAIT,
+    FUTEX_WAKE = const libc::FUTEX_WAKE,
+    PR_SET_PDEATHSIG = const libc::PR_SET_PDEATHSIG,
+    RT_SIGRETURN = const libc::SYS_rt_sigreturn,
+    FUTEX = const libc::SYS_futex,
+    CLONE = const libc::SYS_clone,
+    PRCTL = const libc::SYS_prctl,
+    MMAP = const libc::SYS_mmap,
+    CLOSE = const libc::SYS_close,
+    EXIT = const libc::SYS_exit,
 );
 
 unsafe extern "C" {
     static nacelle_stub_start: u8;
-    static nacelle_stub_handler: u8;
-    static nacelle_stub_restorer: u8;
-    static nacelle_stub_enter: u8;
     static nacelle_stub_end: u8;
+    static nacelle_stub_handler: u8;
+    static nacelle_stub_request: u8;
+    static nacelle_stub_restorer: u8;
 }
 
-/// The stub's code as it lies in this program.
-pub fn code() -> &'static [u8] {
-    let start = &raw const nacelle_stub_start;
-    let end = &raw const nacelle_stub_end;
-    // SAFETY: the symbols are the two ends of the code above, in this program's read-only text.
-    unsafe { std::slice::from_raw_parts(start, end as usize - start as usize) }
+/// The code as bytes, to be copied to [`TEXT`].
+pub fn text() -> &'static [u8] {
+    let (start, end) = (&raw const nacelle_stub_start, &raw const nacelle_stub_end);
+    // SAFETY: the labels delimit a read-only section of this program, laid out by the assembler above.
+    unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
 
-/// Where a symbol of the code lies in the stub.
-fn address(symbol: *const u8) -> u64 {
-    TEXT + (symbol as u64 - (&raw const nacelle_stub_start) as u64)
+fn moved(label: *const u8) -> u64 {
+    TEXT + (label.addr() - (&raw const nacelle_stub_start).addr()) as u64
 }
 
-/// The signal handler.
+/// The address in stubs of the signal handler.
 pub fn handler() -> u64 {
-    address(&raw const nacelle_stub_handler)
+    moved(&raw const nacelle_stub_handler)
 }
 
-/// The handler's restorer.
+/// The address in stubs of the code that reports to the kernel and waits for commands.
+pub fn request() -> u64 {
+    moved(&raw const nacelle_stub_request)
+}
+
+/// The address in stubs of the `rt_sigreturn` call.
 pub fn restorer() -> u64 {
-    address(&raw const nacelle_stub_restorer)
-}
-
-/// Where the zygote enters the loop.
-pub fn enter() -> u64 {
-    address(&raw const nacelle_stub_enter)
+    moved(&raw const nacelle_stub_restorer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, OpKind};
+    use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, OpKind};
 
     #[test]
-    fn the_code_uses_no_simd_and_refers_to_nothing_outside_itself() {
-        let code = code();
-        assert!(code.len() > 100 && code.len() <= 4096);
-        let range = TEXT..TEXT + code.len() as u64;
+    fn the_code_stands_alone_and_leaves_the_fpu_alone() {
+        let code = text();
+        assert!(!code.is_empty() && code.len() <= 4096);
+        let inside = TEXT..TEXT + code.len() as u64;
         let mut factory = InstructionInfoFactory::new();
-        for instruction in Decoder::with_ip(64, code, TEXT, DecoderOptions::NONE) {
-            assert!(!instruction.is_invalid(), "undecodable code at {:#x}", instruction.ip());
+        for instruction in &mut Decoder::with_ip(64, code, TEXT, DecoderOptions::NONE) {
+            assert!(!instruction.is_invalid(), "{:#x}", instruction.ip());
             for used in factory.info(&instruction).used_registers() {
                 let register = used.register();
-                let vector =
-                    register.is_vector_register() || register.is_st() || register.is_mm() || register.is_k();
-                assert!(!vector, "{register:?} at {:#x}", instruction.ip());
+                let general = register.is_gpr() || register.is_segment_register();
+                assert!(general, "{register:?} at {:#x}", instruction.ip());
             }
             if instruction.is_ip_rel_memory_operand() {
-                assert!(range.contains(&instruction.ip_rel_memory_address()));
+                assert!(inside.contains(&instruction.ip_rel_memory_address()), "{:#x}", instruction.ip());
             }
-            if instruction.op_count() > 0 && instruction.op0_kind() == OpKind::NearBranch64 {
-                assert!(range.contains(&instruction.near_branch_target()));
+            for operand in 0..instruction.op_count() {
+                if instruction.op_kind(operand) == OpKind::NearBranch64 {
+                    assert!(inside.contains(&instruction.near_branch_target()), "{:#x}", instruction.ip());
+                }
             }
+            let flow = instruction.flow_control();
+            assert!(
+                !matches!(
+                    flow,
+                    FlowControl::IndirectBranch | FlowControl::IndirectCall | FlowControl::Return
+                ),
+                "{flow:?} at {:#x}",
+                instruction.ip()
+            );
         }
     }
 }

@@ -1,216 +1,387 @@
 //! The zygote: the process that all stubs are forked from.
 //!
-//! It is forked before the sandbox process gives up its privileges, because it installs its own seccomp filter; it
-//! ends up with nothing mapped but the stub's text, its slots and the vDSO, with no descriptors and no capabilities.
+//! It is made by [`Zygote::spawn`] while this process may still do everything, and gives up in turn: file
+//! descriptors, capabilities, libc's memory, and all system calls but those in [`super::filter`].
 
-use std::io;
+use std::arch::asm;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use host::memory::SharedMapping;
+use host::rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use host::rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, pidfd_getfd, pidfd_open, waitid,
+};
+use host::seccomp::Listener;
+
+use super::frame::{self, FpuFormat};
 use super::layout::*;
+use super::slot::{Gone, Patience, Slot};
 use super::{filter, text};
-use crate::Vdso;
+use crate::{Registers, Vdso};
 
-/// The signal by which the kernel brings a guest back. No guest signal is ever sent on the host.
-pub const INTERRUPT: i32 = 40;
-
-/// A zygote that waits in its loop, with everything but the platform's ranges still to be unmapped.
+/// A process ready to be forked into stubs. Hand it to [`super::StubPlatform::new`].
+///
+/// When the zygote is dropped, it ends; stubs already made live on.
+#[derive(Debug)]
 pub struct Zygote {
-    /// The process.
-    pub pid: i32,
-    /// A descriptor for it.
-    pub pidfd: OwnedFd,
-    /// Its slots.
-    pub memory: OwnedFd,
-    /// The listener of its filter.
-    pub listener: OwnedFd,
-    /// Where the vDSO lies in it.
-    pub vdso: Option<Vdso>,
+    pub(super) pid: Pid,
+    pub(super) pidfd: OwnedFd,
+    pub(super) slot: Slot,
+    pub(super) listener: Option<Listener>,
+    pub(super) vdso: Option<Vdso>,
+    pub(super) fpu: FpuFormat,
 }
 
-/// `struct sigaction` as the kernel takes it.
+/// The resume flag, which the processor sets on a fault.
+const RESUME_FLAG: u64 = 1 << 16;
+/// `AT_HWCAP2`: user code may use `rdfsbase` and its kin.
+const HWCAP2_FSGSBASE: u64 = 2;
+
+impl Zygote {
+    /// Forks the zygote off this process, as its child.
+    ///
+    /// Call it when the process has its final user id and namespaces (the host lets a process read another's memory
+    /// only when both have the same user, and this one all of the other's capabilities, of which a zygote keeps
+    /// none), but before it restricts its own system calls, and from a thread that lives as long as the process: the
+    /// host kills the stubs when that thread ends.
+    ///
+    /// # Errors
+    /// What the host says; `Unsupported` when processor or host lack `FSGSBASE`.
+    pub fn spawn() -> io::Result<Zygote> {
+        // SAFETY: no memory is involved.
+        if unsafe { libc::getauxval(libc::AT_HWCAP2) } & HWCAP2_FSGSBASE == 0 {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the host does not enable FSGSBASE"));
+        }
+        let memory = memfd_create("nacelle-slots", MemfdFlags::CLOEXEC)?;
+        ftruncate(&memory, SLOTS_SIZE as u64)?;
+        let slot = Slot::new(SharedMapping::new(&memory, 0, SLOT_SIZE)?, 0);
+        let vdso_pages = vdso_mappings().unwrap_or_default();
+        let plan = Plan::new(raw_fd(&memory), &vdso_pages);
+
+        // SAFETY: the child only calls `Plan::become_zygote`, which neither allocates nor takes locks.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+        if pid == 0 {
+            plan.become_zygote();
+        }
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::Other)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let fpu = FpuFormat::learn(FpuFormat::bootstrap()).ok_or(io::ErrorKind::Other)?;
+        let mut zygote = Zygote { pid, pidfd, slot, listener: None, vdso: None, fpu };
+        zygote.finish(&plan, &vdso_pages)?;
+        Ok(zygote)
+    }
+
+    /// What is left to do from outside, once the zygote waits for commands.
+    fn finish(&mut self, plan: &Plan, vdso_pages: &[Range<u64>]) -> io::Result<()> {
+        self.wait().map_err(|Gone| self.cause_of_death())?;
+        let listener_fd = self.slot.result();
+        let listener_fd = i32::try_from(listener_fd).map_err(|_| io::ErrorKind::InvalidData)?;
+        let listener = pidfd_getfd(&self.pidfd, listener_fd, PidfdGetfdFlags::empty())?;
+        self.listener = Some(Listener::new(listener));
+        let moved = self.slot.field(ARGUMENTS).load(Ordering::Relaxed) == 0;
+        if moved && let (Some(first), Some(last)) = (vdso_pages.first(), vdso_pages.last()) {
+            let place = |address| VDSO + (address - first.start);
+            self.vdso = Some(Vdso {
+                image: place(last.start)..place(last.end),
+                data: place(first.start)..place(last.start),
+            });
+        }
+        // What the program left in memory, around what the stub needs.
+        let mut kept = vec![TEXT..TEXT + plan.text_size(), SLOTS..SLOTS + SLOTS_SIZE as u64];
+        match &self.vdso {
+            Some(vdso) => kept.push(vdso.data.start..vdso.image.end),
+            None => kept.extend(vdso_pages.iter().cloned()),
+        }
+        kept.sort_by_key(|range| range.start);
+        let mut calls = vec![[libc::SYS_close as u64, listener_fd.cast_unsigned().into(), 0, 0, 0, 0, 0, 0]];
+        let mut from = 0;
+        for range in kept.iter().cloned().chain(std::iter::once(USER_END..USER_END)) {
+            if from < range.start {
+                calls.push([libc::SYS_munmap as u64, from, range.start - from, 0, 0, 0, 0, 0]);
+            }
+            from = range.end;
+        }
+        for (index, call) in calls.iter().flatten().enumerate() {
+            self.slot.memory().store(BUFFER + 8 * index, *call);
+        }
+        self.slot.field(COUNT).store(calls.len() as u32, Ordering::Relaxed);
+        self.slot.post(COMMAND_CALLS);
+        self.wait().map_err(|Gone| self.cause_of_death())?;
+        let result = self.slot.result();
+        if result < 0 {
+            return Err(io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO)));
+        }
+        // Run it into a fault: shows that signals, slots and resuming work, and what frames look like here.
+        let offset = frame::build(&self.slot, &FpuFormat::bootstrap());
+        let nowhere = Registers { rip: GUEST.start, ..Registers::initial() };
+        frame::store(&self.slot, offset, &nowhere);
+        self.slot.memory().store(UCONTEXT, slot_address(0) + offset as u64);
+        self.slot.post(COMMAND_RESUME);
+        self.wait().map_err(|Gone| self.cause_of_death())?;
+        let broken =
+            || io::Error::new(io::ErrorKind::Unsupported, "the host's signal frames are not understood");
+        let address = self.slot.memory().load(UCONTEXT);
+        let offset = self.slot.offset_of(address, frame::UCONTEXT_SIZE).ok_or_else(broken)?;
+        let mut registers = Registers::default();
+        frame::load(&self.slot, offset, &mut registers);
+        registers.eflags &= !RESUME_FLAG;
+        if registers != nowhere {
+            return Err(broken());
+        }
+        let state = frame::fpu(&self.slot, offset).ok_or_else(broken)?;
+        self.fpu = FpuFormat::learn(state).ok_or_else(broken)?;
+        Ok(())
+    }
+
+    /// Waits for the zygote's next report.
+    pub(super) fn wait(&self) -> Result<(), Gone> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let tick = |_| match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+            Ok(None) => Ok(()),
+            _ => Err(Gone),
+        };
+        // The zygote runs no guest code, so that nothing short of the host's doing ends it.
+        self.slot.wait(&Patience { dead: &AtomicBool::new(false), tick: &tick })
+    }
+
+    fn cause_of_death(&self) -> io::Error {
+        let step = self.slot.field(COUNT).load(Ordering::Relaxed);
+        let errno = i32::try_from(-self.slot.result()).unwrap_or(libc::EIO);
+        let cause = io::Error::from_raw_os_error(errno);
+        io::Error::new(cause.kind(), format!("cannot set up the zygote (step {step}): {cause}"))
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        let _ = host::rustix::process::pidfd_send_signal(&self.pidfd, host::rustix::process::Signal::KILL);
+        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+    }
+}
+
+fn raw_fd(fd: &OwnedFd) -> u64 {
+    use std::os::fd::AsRawFd;
+    fd.as_raw_fd().cast_unsigned().into()
+}
+
+/// The vDSO's mappings in this process, adjacent, the image last.
+fn vdso_mappings() -> io::Result<Vec<Range<u64>>> {
+    let mut found: Vec<Range<u64>> = Vec::new();
+    for line in BufReader::new(File::open("/proc/self/maps")?).lines() {
+        let line = line?;
+        let Some(name) = line.split_ascii_whitespace().nth(5) else { continue };
+        if !["[vvar]", "[vvar_vclock]", "[vdso]"].contains(&name) {
+            continue;
+        }
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let Some((start, end)) = range else { continue };
+        let (start, end) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16));
+        if let (Ok(start), Ok(end)) = (start, end) {
+            found.push(start..end);
+            if name == "[vdso]" {
+                break;
+            }
+        }
+    }
+    let adjacent = found.windows(2).all(|pair| pair[0].end == pair[1].start);
+    if adjacent { Ok(found) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// `struct sigaction` as the host takes it.
 #[repr(C)]
-struct KernelAction {
+struct Action {
     handler: u64,
     flags: u64,
     restorer: u64,
     mask: u64,
 }
 
-fn check(result: i64) -> io::Result<i64> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+/// Everything that the child needs, prepared before the fork.
+struct Plan {
+    memory: u64,
+    text: &'static [u8],
+    vdso: [(u64, u64); 4],
+    rseq: u64,
+    filter: Vec<libc::sock_filter>,
 }
 
-/// Where the vDSO and its data lie in this process.
-fn find_vdso() -> Option<Vdso> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let range = |line: &str| -> Option<Range<u64>> {
-        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
-        Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
-    };
-    let image = range(maps.lines().find(|line| line.ends_with("[vdso]"))?)?;
-    let data: Vec<Range<u64>> =
-        maps.lines().filter(|line| line.contains("[vvar")).filter_map(range).collect();
-    let start = data.iter().map(|range| range.start).min().unwrap_or(image.start);
-    // Usable only in one piece and in the platform's range; a guest without a vDSO makes system calls instead.
-    let end = data.iter().map(|range| range.end).max().unwrap_or(image.start);
-    (start >= GUEST_END && end <= image.start).then_some(Vdso { image, data: start..end })
-}
-
-impl Zygote {
-    /// Forks the zygote.
-    pub fn spawn() -> io::Result<Zygote> {
-        let memory = new_region()?;
-        let vdso = find_vdso();
-        // glibc registers an rseq area for each thread, in memory that the zygote unmaps.
-        // SAFETY: looks up a symbol; the answer is checked.
-        let rseq = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr()) };
-        // SAFETY: the symbol is a `ptrdiff_t` variable of glibc.
-        let rseq = (!rseq.is_null()).then(|| unsafe { *rseq.cast::<isize>() });
-        let mut filter = filter::program(text::code().len());
-        // SAFETY: the child calls nothing but raw system calls, and never returns from `child`.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
-            child(memory.as_raw_fd(), rseq, &mut filter);
+impl Plan {
+    fn new(memory: u64, vdso_pages: &[Range<u64>]) -> Plan {
+        let mut vdso = [(0, 0); 4];
+        for (slot, range) in vdso.iter_mut().zip(vdso_pages) {
+            *slot = (range.start, range.end - range.start);
         }
-        check(i64::from(pid))?;
-        // SAFETY: pidfd_open returns a new descriptor.
-        let pidfd =
-            unsafe { OwnedFd::from_raw_fd(check(libc::syscall(libc::SYS_pidfd_open, pid, 0))? as i32) };
-
-        // The child reports in through its first slot.
-        let slot = map_slot(&memory, 0)?;
-        let start = std::time::Instant::now();
-        while slot.word(STATE).load(std::sync::atomic::Ordering::SeqCst) != REQUEST {
-            if start.elapsed().as_secs() > 10 {
-                return Err(io::Error::other("the zygote process did not start"));
-            }
-            std::thread::sleep(std::time::Duration::from_micros(100));
-        }
-        // SAFETY: pidfd_getfd returns a new descriptor; the child's descriptor 0 is its listener.
-        let listener = unsafe {
-            OwnedFd::from_raw_fd(check(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), 0, 0))? as i32)
-        };
-        Ok(Zygote { pid, pidfd, memory, listener, vdso })
+        let text = text::text();
+        Plan { memory, text, vdso, rseq: rseq_offset(), filter: filter::program(TEXT, text.len()) }
     }
-}
 
-/// A memfd for the slots of an address space.
-pub fn new_region() -> io::Result<OwnedFd> {
-    // SAFETY: memfd_create returns a new descriptor.
-    let fd = unsafe {
-        let fd = libc::memfd_create(c"nacelle-slots".as_ptr(), libc::MFD_CLOEXEC);
-        OwnedFd::from_raw_fd(check(i64::from(fd))? as i32)
-    };
-    // SAFETY: no memory is touched.
-    check(i64::from(unsafe { libc::ftruncate(fd.as_raw_fd(), REGION_SIZE.cast_signed()) }))?;
-    Ok(fd)
-}
-
-/// Maps slot `index` of a region into this process.
-pub fn map_slot(memory: &OwnedFd, index: u64) -> io::Result<Slot> {
-    let offset = (index * SLOT).cast_signed();
-    // SAFETY: a fresh mapping at an address of the host's choice.
-    let base = unsafe {
-        let (prot, fd) = (libc::PROT_READ | libc::PROT_WRITE, memory.as_raw_fd());
-        libc::mmap(std::ptr::null_mut(), SLOT as usize, prot, libc::MAP_SHARED, fd, offset)
-    };
-    if base == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
+    fn text_size(&self) -> u64 {
+        (self.text.len() as u64).next_multiple_of(PAGE)
     }
-    // SAFETY: mapped above; `unmap_slot` is called when the slot is not used any more.
-    Ok(unsafe { Slot::new(base.cast(), REGION + index * SLOT) })
-}
 
-/// Unmaps a slot that nobody uses any more.
-pub fn unmap_slot(slot: &Slot) {
-    // SAFETY: the mapping was made by `map_slot` and its user is done with it.
-    unsafe { libc::munmap(slot.base().cast(), SLOT as usize) };
-}
-
-/// Everything that the zygote does in Rust. Only raw system calls: the process was forked from one with threads.
-fn child(memory: i32, rseq: Option<isize>, filter: &mut [libc::sock_filter]) -> ! {
-    // SAFETY: this process has one thread and ends, or enters the stub's text and never comes back; the mappings made
-    // here lie in the platform's range, where a process that was just forked from ours has at most the vDSO.
-    unsafe {
-        let fail = |step: i32| -> ! { libc::_exit(100 + step) };
-        libc::setsid();
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::prctl(libc::PR_SET_NAME, c"nacelle-stub".as_ptr());
-        if let Some(offset) = rseq {
-            let thread: u64;
-            std::arch::asm!("mov {}, fs:0", out(reg) thread);
-            let area = thread.wrapping_add_signed(offset as i64);
-            if libc::syscall(libc::SYS_rseq, area, 32, 1, 0x5305_3053) != 0 {
-                fail(0);
+    /// Turns a fresh copy of this process into the zygote. Runs where any lock may be held by a thread that does not
+    /// exist here: no allocation, no libc.
+    fn become_zygote(&self) -> ! {
+        let mut step = 0;
+        let mut must = |number: i64, arguments: [u64; 6]| {
+            step += 1;
+            let result = raw_call(number, arguments);
+            if result < 0 {
+                self.give_up(step, result);
             }
-        }
-        libc::syscall(libc::SYS_set_robust_list, 0, 24);
-        libc::syscall(libc::SYS_set_tid_address, 0);
-
-        // The text, and the slots.
-        let code = text::code();
-        let length = (code.len() + 4095) & !4095;
-        let fixed = libc::MAP_FIXED_NOREPLACE;
-        let rw = libc::PROT_READ | libc::PROT_WRITE;
-        let page =
-            libc::mmap(TEXT as *mut _, length, rw, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | fixed, -1, 0);
-        if page == libc::MAP_FAILED {
-            fail(1);
-        }
-        std::ptr::copy_nonoverlapping(code.as_ptr(), page.cast(), code.len());
-        libc::mprotect(page, length, libc::PROT_READ | libc::PROT_EXEC);
-        let region =
-            libc::mmap(REGION as *mut _, REGION_SIZE as usize, rw, libc::MAP_SHARED | fixed, memory, 0);
-        if region == libc::MAP_FAILED {
-            fail(2);
-        }
-
-        // Signals: all that a processor can raise, and ours, on the slot's stack.
-        let stack = libc::stack_t {
-            ss_sp: region.cast::<u8>().add(STACK).cast(),
-            ss_flags: 0,
-            ss_size: SLOT as usize - STACK,
+            result
         };
-        if libc::sigaltstack(&raw const stack, std::ptr::null_mut()) != 0 {
-            fail(3);
+        let death = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
+        must(libc::SYS_prctl, death);
+        raw_call(libc::SYS_setsid, [0; 6]);
+        raw_call(libc::SYS_prctl, [libc::PR_SET_NAME as u64, c"nacelle-stub".as_ptr() as u64, 0, 0, 0, 0]);
+
+        // What the host would write to memory that is about to go.
+        self.unregister_rseq();
+        must(libc::SYS_set_robust_list, [0, 24, 0, 0, 0, 0]);
+        must(libc::SYS_set_tid_address, [0; 6]);
+
+        // Stubs need no privilege; being "dumpable" is what lets this process read their memory.
+        let header = [0x2008_0522u64, 0];
+        let none = [0u64; 3];
+        must(libc::SYS_capset, [header.as_ptr() as u64, none.as_ptr() as u64, 0, 0, 0, 0]);
+        must(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, 0]);
+        let no_core = [0u64; 2];
+        must(libc::SYS_setrlimit, [u64::from(libc::RLIMIT_CORE), no_core.as_ptr() as u64, 0, 0, 0, 0]);
+
+        let fixed = (libc::MAP_FIXED_NOREPLACE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        must(libc::SYS_mmap, [TEXT, self.text_size(), 3, fixed, u64::MAX, 0]);
+        // SAFETY: just mapped, writable, and at least as long as the text.
+        unsafe { std::ptr::copy_nonoverlapping(self.text.as_ptr(), TEXT as *mut u8, self.text.len()) };
+        must(libc::SYS_mprotect, [TEXT, self.text_size(), 5, 0, 0, 0]);
+        let fixed = (libc::MAP_FIXED_NOREPLACE | libc::MAP_SHARED) as u64;
+        must(libc::SYS_mmap, [SLOTS, SLOTS_SIZE as u64, 3, fixed, self.memory, 0]);
+
+        // From here on no vDSO function works; none is called. A host may forbid to move it (mseal).
+        let mut place = VDSO;
+        let mut moved = 0u32;
+        for (address, length) in self.vdso {
+            let flags = (libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE) as u64;
+            if length != 0 && raw_call(libc::SYS_mremap, [address, length, length, flags, place, 0]) < 0 {
+                moved = 1;
+            }
+            place += length;
         }
-        let flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-        let action = KernelAction {
-            handler: text::handler(),
-            flags: (flags as u32 | 0x0400_0000).into(),
-            restorer: text::restorer(),
-            mask: 1 << (INTERRUPT - 1),
-        };
+
+        let stack = [SLOTS + SIGNAL_STACK as u64, 0, (SIGNAL_STACK_END - SIGNAL_STACK) as u64];
+        must(libc::SYS_sigaltstack, [stack.as_ptr() as u64, 0, 0, 0, 0, 0]);
+        let interrupt_mask = 1u64 << (INTERRUPT_SIGNAL - 1);
+        let caught = [
+            libc::SIGSYS,
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGILL,
+            libc::SIGFPE,
+            libc::SIGTRAP,
+            INTERRUPT_SIGNAL,
+        ];
         for signal in 1..=64 {
-            let default = KernelAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
-            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, 0, 8);
-        }
-        let handled =
-            [libc::SIGSYS, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, INTERRUPT];
-        for signal in handled {
-            if libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, 0, 8) != 0 {
-                fail(4);
+            let is_caught = caught.contains(&signal);
+            let action = Action {
+                handler: if is_caught { text::handler() } else { libc::SIG_IGN as u64 },
+                flags: (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER | 0x0400_0000) as u64,
+                restorer: text::restorer(),
+                mask: interrupt_mask,
+            };
+            let arguments = [signal as u64, &raw const action as u64, 0, 8, 0, 0];
+            if is_caught {
+                must(libc::SYS_rt_sigaction, arguments);
+            } else {
+                raw_call(libc::SYS_rt_sigaction, arguments);
             }
         }
-        let mask: u64 = 1 << (INTERRUPT - 1);
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, 0, 8);
+        let mask = libc::SIG_SETMASK as u64;
+        must(libc::SYS_rt_sigprocmask, [mask, &raw const interrupt_mask as u64, 0, 8, 0, 0]);
 
-        // No privileges, no descriptors.
-        let header: [u32; 2] = [0x2008_0522, 0];
-        let none = [0u32; 6];
-        libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr());
-        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
-            fail(5);
+        must(libc::SYS_close_range, [0, u32::MAX.into(), 0, 0, 0, 0]);
+        must(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0]);
+        let program =
+            libc::sock_fprog { len: self.filter.len() as u16, filter: self.filter.as_ptr().cast_mut() };
+        let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER
+            | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
+            | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+        let mode = u64::from(libc::SECCOMP_SET_MODE_FILTER);
+        let listener = must(libc::SYS_seccomp, [mode, flags, &raw const program as u64, 0, 0, 0]);
+
+        // SAFETY: the slot is mapped at its place; the stub's code takes its address in rbx and never returns.
+        unsafe {
+            let slot = SLOTS as *mut u8;
+            slot.add(RESULT).cast::<u64>().write_volatile(listener.cast_unsigned());
+            slot.add(ARGUMENTS).cast::<u32>().write_volatile(moved);
+            slot.add(KIND).cast::<u32>().write_volatile(KIND_DONE);
+            asm!("mov rbx, {slot}", "mov rsp, {stack}", "jmp {code}",
+                slot = in(reg) SLOTS, stack = in(reg) slot_stack(0), code = in(reg) text::request(),
+                options(noreturn));
         }
-        libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0);
-        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-        // New listener, killable waits once a notification was received.
-        const FLAGS: u64 = 1 << 3 | 1 << 5;
-        let listener = libc::syscall(libc::SYS_seccomp, 1, FLAGS, &raw const program);
-        if listener != 0 {
-            fail(6);
+    }
+
+    /// The C library has registered a per-thread structure that the host writes to; the size that it registered is
+    /// not known for sure.
+    fn unregister_rseq(&self) {
+        if self.rseq == 0 {
+            return;
         }
-        std::arch::asm!("jmp {}", in(reg) text::enter(), in("rdi") REGION, options(noreturn));
+        for length in (32..=1024).step_by(4) {
+            if raw_call(libc::SYS_rseq, [self.rseq, length, 1, 0x5305_3053, 0, 0]) == 0 {
+                return;
+            }
+        }
+    }
+
+    fn give_up(&self, step: u32, result: i64) -> ! {
+        raw_call(
+            libc::SYS_mmap,
+            [SLOTS, SLOTS_SIZE as u64, 3, (libc::MAP_FIXED | libc::MAP_SHARED) as u64, self.memory, 0],
+        );
+        // SAFETY: mapped now, or before the step that failed.
+        unsafe {
+            let slot = SLOTS as *mut u8;
+            slot.add(RESULT).cast::<i64>().write_volatile(result);
+            slot.add(COUNT).cast::<u32>().write_volatile(step);
+        }
+        loop {
+            raw_call(libc::SYS_exit_group, [1, 0, 0, 0, 0, 0]);
+        }
+    }
+}
+
+/// A system call without libc.
+fn raw_call(number: i64, arguments: [u64; 6]) -> i64 {
+    let result;
+    // SAFETY: the callers' arguments are numbers, or point to memory of the right shape that outlives the call. What
+    // is done to the process's memory map is the business of a process that returns to no Rust code.
+    unsafe {
+        asm!("syscall", inlateout("rax") number => result, in("rdi") arguments[0], in("rsi") arguments[1],
+            in("rdx") arguments[2], in("r10") arguments[3], in("r8") arguments[4], in("r9") arguments[5],
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result
+}
+
+/// The address of the calling thread's rseq structure, or zero if the C library has none.
+fn rseq_offset() -> u64 {
+    // SAFETY: looks up a name.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr()) };
+    if symbol.is_null() {
+        return 0;
+    }
+    let thread_pointer: u64;
+    // SAFETY: the C library exports a constant of this type; the thread pointer is its own address on x86-64.
+    unsafe {
+        let offset = symbol.cast::<isize>().read();
+        asm!("mov {}, fs:0", out(reg) thread_pointer, options(nostack, readonly, preserves_flags));
+        thread_pointer.wrapping_add_signed(offset as i64)
     }
 }

@@ -1,0 +1,80 @@
+//! Other processes: their memory, their processor time, signals to their threads.
+
+use std::io;
+use std::time::Duration;
+
+/// Reads memory of process `pid` at `address`, as far as it is accessible, page by page; `process_vm_readv(2)`.
+/// Returns the number of bytes copied; zero also stands for "no such process" and "not permitted".
+///
+/// The caller sees to it that `pid` cannot have been reused.
+pub fn read_memory(pid: i32, address: u64, buffer: &mut [u8]) -> usize {
+    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: buffer.len() };
+    // SAFETY: `local` describes `buffer`, exclusively borrowed; `remote` is an address of the other process.
+    let copied = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
+    usize::try_from(copied).unwrap_or(0)
+}
+
+/// Writes memory of process `pid` at `address`, as far as it is writable, page by page; `process_vm_writev(2)`.
+/// Returns the number of bytes copied.
+pub fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> usize {
+    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
+    // SAFETY: `local` describes `bytes`, which is only read; `remote` is an address of the other process.
+    let copied = unsafe { libc::process_vm_writev(pid, &local, 1, &remote, 1, 0) };
+    usize::try_from(copied).unwrap_or(0)
+}
+
+/// `tgkill(2)`: sends a signal to one thread of a process; `signal` zero only asks whether it exists.
+pub fn signal_thread(process: i32, thread: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) }).map(drop)
+}
+
+/// `tkill(2)` with SIGKILL: ends the process that the thread belongs to.
+pub fn kill_by_thread(thread: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_tkill, thread, libc::SIGKILL) }).map(drop)
+}
+
+/// The processor time that all threads of process `pid` have used.
+pub fn cpu_time(pid: i32) -> io::Result<Duration> {
+    // The kernel's encoding of "the scheduler's clock of this process"; see clock_getcpuclockid(3).
+    let clock = (!pid << 3) | 2;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for the result.
+    check(unsafe { libc::clock_gettime(clock, &mut time) }.into())?;
+    Ok(Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0)))
+}
+
+/// The processor that the calling thread runs on right now.
+pub fn current_cpu() -> u32 {
+    // SAFETY: no arguments.
+    u32::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(u32::MAX)
+}
+
+/// The result of a raw system call wrapper of libc.
+pub(crate) fn check(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_memory_can_be_read_and_written() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let mut place = *b"before";
+        let mut copy = [0; 6];
+        assert_eq!(read_memory(pid, place.as_ptr() as u64, &mut copy), 6);
+        assert_eq!(&copy, b"before");
+        assert_eq!(write_memory(pid, place.as_mut_ptr() as u64, b"after!"), 6);
+        assert_eq!(read_memory(pid, 8, &mut copy), 0);
+    }
+
+    #[test]
+    fn processor_time_of_this_process_is_known() {
+        assert!(cpu_time(std::process::id().cast_signed()).unwrap() > Duration::ZERO);
+    }
+}

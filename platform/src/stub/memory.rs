@@ -1,0 +1,101 @@
+//! Changes of mappings as system calls that the stub makes.
+
+use std::os::fd::BorrowedFd;
+
+use abi::{Errno, SysResult};
+
+use super::layout::*;
+use crate::MemoryOp;
+
+/// A record for the stub: number, six arguments, flags.
+pub type Call = [u64; 8];
+
+/// How many records one command can have.
+const BATCH: usize = BUFFER_SIZE / CALL_SIZE - 1;
+
+/// Flags of `mmap(2)` that say what [`MemoryOp::Map`] says otherwise.
+const IMPLIED: u32 =
+    (libc::MAP_TYPE | libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE | libc::MAP_ANONYMOUS) as u32;
+
+/// Translates the operations and hands them on in batches of which only the first call may map a file.
+pub fn batches(
+    operations: &[MemoryOp<'_>],
+    mut run: impl FnMut(&[Call], Option<BorrowedFd<'_>>) -> SysResult<()>,
+) -> SysResult<()> {
+    let mut calls = Vec::with_capacity(operations.len().min(BATCH) + 1);
+    let mut file = None;
+    for operation in operations {
+        let (call, maps) = match translate(operation) {
+            Ok(translated) => translated,
+            Err(error) => {
+                if !calls.is_empty() {
+                    run(&calls, file)?;
+                }
+                return Err(error);
+            }
+        };
+        if !calls.is_empty() && (maps.is_some() || calls.len() >= BATCH) {
+            run(&calls, file)?;
+            calls.clear();
+            file = None;
+        }
+        calls.push(call);
+        if maps.is_some() {
+            file = maps;
+            calls.push([libc::SYS_close as u64, 0, 0, 0, 0, 0, 0, CALL_ALWAYS]);
+        }
+    }
+    if calls.is_empty() { Ok(()) } else { run(&calls, file) }
+}
+
+fn translate<'a>(operation: &MemoryOp<'a>) -> SysResult<(Call, Option<BorrowedFd<'a>>)> {
+    let call = |number: i64, [a, b, c, d, e, f]: [u64; 6]| [number as u64, a, b, c, d, e, f, 0];
+    Ok(match *operation {
+        MemoryOp::Map { address, length, protection, shared, flags, file } => {
+            check(address, length)?;
+            let kind = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+            let mut flags = flags & !IMPLIED | (kind | libc::MAP_FIXED).cast_unsigned();
+            let (fd, offset) = match file {
+                Some((_, offset)) => (0, offset),
+                None => {
+                    flags |= libc::MAP_ANONYMOUS.cast_unsigned();
+                    (u64::MAX, 0)
+                }
+            };
+            let arguments = [address, length, protection.into(), flags.into(), fd, offset];
+            (call(libc::SYS_mmap, arguments), file.map(|(file, _)| file))
+        }
+        MemoryOp::Unmap { address, length } => {
+            check(address, length)?;
+            (call(libc::SYS_munmap, [address, length, 0, 0, 0, 0]), None)
+        }
+        MemoryOp::Protect { address, length, protection } => {
+            check(address, length)?;
+            (call(libc::SYS_mprotect, [address, length, protection.into(), 0, 0, 0]), None)
+        }
+        MemoryOp::Remap { from, from_length, to, to_length, keep } => {
+            check(from, from_length.max(PAGE))?;
+            check(to, to_length)?;
+            let mut flags = 0;
+            if from != to || keep {
+                flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            }
+            if keep {
+                flags |= libc::MREMAP_DONTUNMAP;
+            }
+            let arguments = [from, from_length, to_length, flags.cast_unsigned().into(), to, 0];
+            (call(libc::SYS_mremap, arguments), None)
+        }
+        MemoryOp::Advise { address, length, advice } => {
+            check(address, length)?;
+            (call(libc::SYS_madvise, [address, length, advice.into(), 0, 0, 0]), None)
+        }
+    })
+}
+
+/// Guest mappings keep to whole pages of the guest's part of the address space.
+fn check(address: u64, length: u64) -> SysResult<()> {
+    let end = address.checked_add(length).ok_or(Errno::EINVAL)?;
+    let whole = address.is_multiple_of(PAGE) && length.is_multiple_of(PAGE) && length != 0;
+    if whole && GUEST.start <= address && end <= GUEST.end { Ok(()) } else { Err(Errno::EINVAL) }
+}

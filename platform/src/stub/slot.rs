@@ -1,0 +1,114 @@
+//! A slot as the kernel sees it: taking turns with the stub thread behind it.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use host::memory::SharedMapping;
+use host::rustix::thread::futex;
+use host::rustix::time::Timespec;
+
+use super::layout::*;
+
+/// One slot, mapped in this process.
+#[derive(Debug)]
+pub struct Slot {
+    memory: SharedMapping,
+    /// Which slot of its address space this is.
+    pub index: usize,
+}
+
+/// The process behind a slot is gone.
+#[derive(Debug, Clone, Copy)]
+pub struct Gone;
+
+/// What the kernel thread does while it waits.
+pub struct Patience<'a> {
+    /// Set when the process is known to be dead.
+    pub dead: &'a AtomicBool,
+    /// Called at each tick of [`TICK`] without a report; an error ends the wait.
+    pub tick: &'a dyn Fn(u32) -> Result<(), Gone>,
+}
+
+/// How often a waiting kernel thread looks whether it still makes sense to wait.
+pub const TICK: Duration = Duration::from_secs(1);
+
+impl Slot {
+    /// Wraps the mapping of slot `index`.
+    pub fn new(memory: SharedMapping, index: usize) -> Slot {
+        Slot { memory, index }
+    }
+
+    /// The slot's bytes.
+    pub fn memory(&self) -> &SharedMapping {
+        &self.memory
+    }
+
+    /// A 32-bit field.
+    pub fn field(&self, offset: usize) -> &AtomicU32 {
+        self.memory.word(offset)
+    }
+
+    /// The offset in the slot of an address that the stub has reported, if `length` bytes from there lie on its signal
+    /// stack or in the kernel's built frame.
+    pub fn offset_of(&self, address: u64, length: usize) -> Option<usize> {
+        let offset = usize::try_from(address.checked_sub(slot_address(self.index))?).ok()?;
+        let inside = offset >= BUILT_UCONTEXT && offset.checked_add(length)? <= SIGNAL_STACK_END;
+        (inside && offset.is_multiple_of(8)).then_some(offset)
+    }
+
+    /// Gives the turn to the stub, with the command and its arguments already in place.
+    pub fn post(&self, command: u32) {
+        self.field(COMMAND).store(command, Ordering::Relaxed);
+        self.field(KERNEL_CPU).store(host::process::current_cpu(), Ordering::Relaxed);
+        let word = self.field(WORD);
+        word.store(TURN_COMMAND, Ordering::SeqCst);
+        if self.field(STUB_WAITS).load(Ordering::SeqCst) != 0 {
+            let _ = futex::wake(word, futex::Flags::empty(), 1);
+        }
+    }
+
+    /// Waits until the stub has given the turn back.
+    pub fn wait(&self, patience: &Patience<'_>) -> Result<(), Gone> {
+        let word = self.field(WORD);
+        let mut ticks = 0;
+        loop {
+            let turn = word.load(Ordering::Acquire);
+            if turn == TURN_REQUEST {
+                return Ok(());
+            }
+            if turn == TURN_DEAD || patience.dead.load(Ordering::SeqCst) {
+                return Err(Gone);
+            }
+            let waits = self.field(KERNEL_WAITS);
+            waits.store(1, Ordering::SeqCst);
+            let started = Instant::now();
+            if word.load(Ordering::SeqCst) == turn {
+                let _ = futex::wait(word, futex::Flags::empty(), turn, Some(&timespec(TICK)));
+            }
+            waits.store(0, Ordering::Relaxed);
+            if started.elapsed() >= TICK {
+                ticks += 1;
+                (patience.tick)(ticks)?;
+            }
+        }
+    }
+
+    /// Wakes the kernel thread that waits for this slot, for good.
+    pub fn declare_dead(&self) {
+        self.field(WORD).store(TURN_DEAD, Ordering::SeqCst);
+        let _ = futex::wake(self.field(WORD), futex::Flags::empty(), u32::MAX >> 1);
+    }
+
+    /// What a finished command returned: a value, or a negative error number.
+    pub fn result(&self) -> i64 {
+        self.memory.load(RESULT).cast_signed()
+    }
+}
+
+/// A duration as the host takes it.
+pub fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}

@@ -1,0 +1,282 @@
+//! A stub process: one guest address space.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use abi::{Errno, SysResult};
+use host::memory::SharedMapping;
+use host::rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create, openat};
+use host::rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use parking_lot::{Mutex, RwLock};
+
+use super::Shared;
+use super::layout::*;
+use super::slot::Slot;
+use crate::{AddressSpace, MemoryUsage};
+
+/// How many idle threads an address space keeps for later use, beside its first.
+const PARKED_MAX: usize = 4;
+
+/// The slot memory of an address space, before there is a process.
+#[derive(Debug)]
+pub struct SlotMemory {
+    file: OwnedFd,
+}
+
+impl SlotMemory {
+    pub fn new() -> SysResult<SlotMemory> {
+        let file = memfd_create("nacelle-slots", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, SLOTS_SIZE as u64)?;
+        Ok(SlotMemory { file })
+    }
+
+    pub fn slot(&self, index: usize) -> SysResult<Arc<Slot>> {
+        let memory = SharedMapping::new(&self.file, (index * SLOT_SIZE) as u64, SLOT_SIZE)?;
+        Ok(Arc::new(Slot::new(memory, index)))
+    }
+
+    pub fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+}
+
+/// A host thread of a stub process: its slot and its thread id. The id comes from the stub itself; it names a thread of
+/// the right process at best, and is used for nothing where another would do harm.
+#[derive(Clone, Debug)]
+pub struct Thread {
+    pub slot: Arc<Slot>,
+    pub id: i32,
+}
+
+#[derive(Debug, Default)]
+struct Threads {
+    /// The slots in use, parked ones included.
+    used: Vec<Arc<Slot>>,
+    /// Threads that wait for a guest thread to run.
+    parked: Vec<Thread>,
+    /// Slots of threads that have been told to end and may not have read it yet.
+    leaving: Vec<Arc<Slot>>,
+    free: Vec<usize>,
+    /// Slots from here on have never been used.
+    fresh: usize,
+}
+
+/// A stub process.
+#[derive(Debug)]
+pub struct Space {
+    pub shared: Arc<Shared>,
+    /// The process id, valid while `unreaped` holds true.
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    memory: SlotMemory,
+    /// Locked for writing while the process is reaped, after which its id may be another's.
+    unreaped: RwLock<bool>,
+    /// Set when the process is known to have ended.
+    pub dead: AtomicBool,
+    threads: Mutex<Threads>,
+    contexts: AtomicUsize,
+    /// Whether it ever had a second thread.
+    threaded: AtomicBool,
+    peak: AtomicU64,
+}
+
+impl Space {
+    /// Takes charge of a new process whose main thread uses `slot`.
+    pub fn new(
+        shared: Arc<Shared>,
+        pid: i32,
+        pidfd: OwnedFd,
+        memory: SlotMemory,
+        slot: &Arc<Slot>,
+    ) -> Arc<Space> {
+        let index = slot.index;
+        let threads = Threads {
+            used: vec![slot.clone()],
+            free: (0..index).collect(),
+            fresh: index + 1,
+            ..Threads::default()
+        };
+        Arc::new(Space {
+            shared,
+            pid,
+            pidfd,
+            memory,
+            unreaped: RwLock::new(true),
+            dead: AtomicBool::new(false),
+            threads: Mutex::new(threads),
+            contexts: AtomicUsize::new(1),
+            threaded: AtomicBool::new(false),
+            peak: AtomicU64::new(0),
+        })
+    }
+
+    /// Runs `operation` with the process id if the process has not been reaped; it cannot be while `operation` runs.
+    pub fn with_pid<T>(&self, operation: impl FnOnce(i32) -> T) -> Option<T> {
+        let unreaped = self.unreaped.read();
+        unreaped.then(|| operation(self.pid))
+    }
+
+    /// Signals a thread unless the process is gone. Never blocks.
+    pub fn signal_thread(&self, thread: i32, signal: i32) -> Result<(), Errno> {
+        match self.unreaped.try_read() {
+            Some(unreaped) if *unreaped => Ok(host::process::signal_thread(self.pid, thread, signal)?),
+            _ => Err(Errno::ESRCH),
+        }
+    }
+
+    /// Collects the process's exit status, if it has ended and nobody uses its id at this moment; returns whether
+    /// that has been done.
+    pub fn reap(&self) -> bool {
+        let Some(mut unreaped) = self.unreaped.try_write() else { return false };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if matches!(waitid(WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None)) {
+            return false;
+        }
+        *unreaped = false;
+        drop(unreaped);
+        self.dead.store(true, Ordering::SeqCst);
+        for slot in &self.threads.lock().used {
+            slot.declare_dead();
+        }
+        true
+    }
+
+    /// A slot for a new thread.
+    pub fn allocate_slot(&self) -> SysResult<Arc<Slot>> {
+        let mut threads = self.threads.lock();
+        let threads = &mut *threads;
+        threads.leaving.retain(|slot| {
+            let left = slot.field(WORD).load(Ordering::SeqCst) != TURN_COMMAND;
+            if left {
+                threads.free.push(slot.index);
+            }
+            !left
+        });
+        let index = match threads.free.pop() {
+            Some(index) => index,
+            None if threads.fresh < SLOT_COUNT => {
+                threads.fresh += 1;
+                threads.fresh - 1
+            }
+            None => return Err(Errno::EAGAIN),
+        };
+        match self.memory.slot(index) {
+            Ok(slot) => {
+                slot.field(WORD).store(TURN_RUN, Ordering::SeqCst);
+                threads.used.push(slot.clone());
+                Ok(slot)
+            }
+            Err(error) => {
+                threads.free.push(index);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives back a slot that no thread was started on.
+    pub fn release_slot(&self, slot: &Arc<Slot>) {
+        let mut threads = self.threads.lock();
+        threads.used.retain(|used| !Arc::ptr_eq(used, slot));
+        threads.free.push(slot.index);
+    }
+
+    /// A parked thread to reuse.
+    pub fn unpark(&self) -> Option<Thread> {
+        self.threads.lock().parked.pop()
+    }
+
+    /// Takes back a thread that waits for a command and that no guest thread needs any more. The first thread is
+    /// always kept: the process's memory can be reached from outside only while its first thread lives.
+    pub fn park(&self, thread: Thread) {
+        let mut threads = self.threads.lock();
+        if thread.id == self.pid || threads.parked.len() < PARKED_MAX {
+            threads.parked.push(thread);
+            return;
+        }
+        threads.used.retain(|used| !Arc::ptr_eq(used, &thread.slot));
+        thread.slot.post(COMMAND_EXIT);
+        threads.leaving.push(thread.slot);
+    }
+
+    /// Notes a further context.
+    pub fn add_context(&self) {
+        self.threaded.store(true, Ordering::Relaxed);
+        self.contexts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Notes that a context has gone; whether it was the last.
+    pub fn remove_context(&self) -> bool {
+        self.contexts.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+
+    /// The processor time of the whole process, if only one thread can have used it.
+    pub fn single_thread_cpu_time(&self) -> Option<Duration> {
+        if self.threaded.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.with_pid(|pid| host::process::cpu_time(pid).ok())?
+    }
+
+    fn kill_process(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Whether a guest address may be read; the vDSO may, being code of the guest's.
+    fn readable(&self, address: u64, length: usize) -> usize {
+        let vdso = self.shared.vdso.as_ref().map(|vdso| vdso.image.clone());
+        let ranges = [Some(0..GUEST.end), vdso];
+        let range = ranges.into_iter().flatten().find(|range| range.contains(&address));
+        range.map_or(0, |range| length.min(usize::try_from(range.end - address).unwrap_or(usize::MAX)))
+    }
+}
+
+impl AddressSpace for Space {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> usize {
+        let length = self.readable(address, buffer.len());
+        if length == 0 {
+            return 0;
+        }
+        self.with_pid(|pid| host::process::read_memory(pid, address, &mut buffer[..length])).unwrap_or(0)
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> usize {
+        if address >= GUEST.end || bytes.is_empty() {
+            return 0;
+        }
+        let length = bytes.len().min(usize::try_from(GUEST.end - address).unwrap_or(usize::MAX));
+        self.with_pid(|pid| host::process::write_memory(pid, address, &bytes[..length])).unwrap_or(0)
+    }
+
+    fn usage(&self) -> MemoryUsage {
+        let statm = || {
+            let procfs = self.shared.procfs.as_ref()?;
+            let file = self.with_pid(|pid| {
+                openat(procfs, format!("{pid}/statm"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+            })??;
+            let mut bytes = [0; 128];
+            let length = host::rustix::io::read(&file, &mut bytes[..]).ok()?;
+            let text = std::str::from_utf8(&bytes[..length]).ok()?;
+            let mut pages = text.split_ascii_whitespace().map(|field| field.parse::<u64>().ok());
+            Some((pages.nth(1)?? * PAGE, pages.next()?? * PAGE))
+        };
+        let (resident, shared) = statm().unwrap_or((0, 0));
+        let peak = self.peak.fetch_max(resident, Ordering::Relaxed).max(resident);
+        MemoryUsage { resident, shared, peak }
+    }
+
+    fn kill(&self) {
+        self.kill_process();
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        // Only reached after reaping, or when the process was never handed to the reaper.
+        if *self.unreaped.get_mut() {
+            self.kill_process();
+            let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+        }
+    }
+}
