@@ -53,6 +53,12 @@ pub fn current_cpu() -> u32 {
     u32::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(u32::MAX)
 }
 
+/// The processor's time-stamp counter.
+pub fn time_stamp() -> u64 {
+    // SAFETY: the instruction has no preconditions.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
 /// The result of a raw system call wrapper of libc.
 pub(crate) fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -15,6 +15,7 @@ use super::layout::*;
 use super::notify::Caller;
 use super::slot::{Gone, Patience, Slot};
 use super::space::{Space, Thread};
+use super::spin::Habits;
 use super::{memory, text};
 use crate::{AddressSpace, Context, Event, Fault, Interrupter, MemoryOp, Registers};
 
@@ -33,6 +34,7 @@ pub struct StubContext {
     interrupt: Arc<Interrupt>,
     /// Whether the stub thread has yet to report for the first time.
     starting: Cell<bool>,
+    habits: Habits,
     /// What the host thread had used when it became this guest thread.
     cpu_time_before: Duration,
 }
@@ -99,6 +101,7 @@ impl StubContext {
             frame,
             interrupt,
             starting: Cell::new(true),
+            habits: Habits::default(),
             cpu_time_before: Duration::ZERO,
         }
     }
@@ -117,9 +120,19 @@ impl StubContext {
         self.slot().wait(&Patience { dead: &self.space.dead, tick })
     }
 
+    /// Gives the turn to the stub.
+    fn post(&self, command: u32) {
+        let spin = self.habits.kernel_done(&self.space.shared.spinning);
+        self.slot().post(command, spin);
+    }
+
     /// Waits for the report after a command, or for the thread's first.
     fn wait_done(&self) -> SysResult<()> {
-        self.wait(&|_| Ok(())).map_err(|Gone| Errno::ESRCH)
+        let rules = &self.space.shared.spinning;
+        self.habits.spin(rules, false, |ticks| self.slot().spin(ticks));
+        self.wait(&|_| Ok(())).map_err(|Gone| Errno::ESRCH)?;
+        self.habits.guest_done(rules, None);
+        Ok(())
     }
 
     /// Makes sure that the stub thread waits for a command.
@@ -148,13 +161,13 @@ impl StubContext {
         }
         self.slot().field(COUNT).store(calls.len() as u32, Ordering::Relaxed);
         let Some(file) = file else {
-            self.slot().post(COMMAND_CALLS);
+            self.post(COMMAND_CALLS);
             self.wait_done()?;
             return self.result().map(drop);
         };
         // Held until the fd is closed again: it has a fixed number in the stub.
         let answering = self.space.shared.notifications.lock();
-        self.slot().post(COMMAND_CALLS);
+        self.post(COMMAND_CALLS);
         let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
         let answered = answering
             .expect(&caller, libc::SYS_mmap, &calls[0][1..7])
@@ -227,9 +240,16 @@ impl StubContext {
             self.interrupt.in_guest.store(false, Ordering::SeqCst);
             return Ok(Some(Event::Interrupted));
         }
-        self.slot().post(COMMAND_RESUME);
+        self.post(COMMAND_RESUME);
         self.interrupt.unanswered.store(0, Ordering::Relaxed);
+        let rules = &self.space.shared.spinning;
+        let running = rules.guest_runs();
+        self.habits.spin(rules, true, |ticks| self.slot().spin(ticks));
         let waited = self.wait(&|_| self.interrupt.tick());
+        drop(running);
+        let memory = self.slot().memory();
+        let ran = memory.load(REPORTED).wrapping_sub(memory.load(RESUMED));
+        self.habits.guest_done(rules, Some(ran));
         self.interrupt.in_guest.store(false, Ordering::SeqCst);
         waited?;
         self.event()
@@ -325,7 +345,7 @@ impl Context for StubContext {
         memory.store(ARGUMENTS, address);
         memory.store(ARGUMENTS + 8, expected.into());
         memory.store(ARGUMENTS + 16, new.into());
-        self.slot().post(COMMAND_EXCHANGE);
+        self.post(COMMAND_EXCHANGE);
         self.wait_done()?;
         self.result().map(|found| found as u32)
     }
@@ -341,7 +361,7 @@ impl StubContext {
         let stack = slot_stack(slot.index);
         self.slot().memory().store(ARGUMENTS, stack);
         let answering = self.space.shared.notifications.lock();
-        self.slot().post(COMMAND_SPAWN);
+        self.post(COMMAND_SPAWN);
         let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
         let answered = answering
             .expect(&caller, libc::SYS_clone, &[text::SPAWN_FLAGS, stack, 0, 0, 0])

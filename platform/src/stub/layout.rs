@@ -65,6 +65,10 @@ pub const COUNT: usize = 0x44;
 pub const ARGUMENTS: usize = 0x48;
 /// The command's result.
 pub const RESULT: usize = 0x88;
+/// When the stub started to return to guest code, in ticks of the time-stamp counter.
+pub const RESUMED: usize = 0x90;
+/// When the stub reported last.
+pub const REPORTED: usize = 0x98;
 
 /// A frame that the kernel builds: the `ucontext` here, the FPU state at `BUILT_FPU`.
 pub const BUILT_UCONTEXT: usize = 0x1000;

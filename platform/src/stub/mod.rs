@@ -7,7 +7,7 @@
 //! - [`layout`]: the addresses and the slot's fields; [`text`]: the code in the stub; [`filter`]: what it may ask the
 //!   host for; [`frame`]: registers in signal frames.
 //! - [`zygote`]: the process that stubs are forked from; [`space`]: a stub process; [`context`]: a guest thread;
-//!   [`slot`]: taking turns; [`notify`]: answering what the filter asks; [`reaper`]: the end of processes.
+//!   [`slot`] and [`spin`]: taking turns; [`notify`]: answering what the filter asks; [`reaper`]: the end of processes.
 //!
 //! # Construction
 //! Two steps: [`Zygote::spawn`] while the process may still fork and prepare freely, [`StubPlatform::new`] any time
@@ -35,6 +35,7 @@ mod notify;
 mod reaper;
 mod slot;
 mod space;
+mod spin;
 mod text;
 mod zygote;
 
@@ -51,6 +52,7 @@ use notify::{Caller, Notifications};
 use reaper::Reaper;
 use slot::{Gone, Slot};
 use space::{SlotMemory, Space, Thread};
+use spin::Spinning;
 
 /// The host system calls that this backend makes after construction, for the sandbox's own allow-list. Memory
 /// allocation, locks and the clock functions of the C library come on top.
@@ -114,6 +116,7 @@ struct Shared {
     notifications: Notifications,
     vdso: Option<Vdso>,
     fpu: FpuFormat,
+    spinning: Spinning,
     procfs: Option<OwnedFd>,
     reaper: Reaper,
 }
@@ -132,6 +135,7 @@ impl StubPlatform {
             notifications: Notifications::new(listener),
             vdso,
             fpu,
+            spinning: Spinning::new(),
             procfs,
             reaper: Reaper::start()?,
         });
@@ -236,7 +240,7 @@ impl Shared {
         let memory = SlotMemory::new()?;
         let slot = memory.slot(parent.index)?;
         let answering = self.notifications.lock();
-        parent.post(COMMAND_FORK);
+        parent.post(COMMAND_FORK, 0);
         let clone = answering.expect(caller, libc::SYS_clone, &[text::FORK_FLAGS, 0, 0, 0, 0]);
         clone.and_then(|call| answering.proceed(&call)).map_err(|Gone| Errno::ESRCH)?;
         outcome()?;

@@ -56,14 +56,30 @@ impl Slot {
         (inside && offset.is_multiple_of(8)).then_some(offset)
     }
 
-    /// Gives the turn to the stub, with the command and its arguments already in place.
-    pub fn post(&self, command: u32) {
+    /// Gives the turn to the stub, with the command and its arguments already in place. When it is done, the stub may
+    /// spin for `spin` ticks for the next command before it sleeps.
+    pub fn post(&self, command: u32, spin: u32) {
         self.field(COMMAND).store(command, Ordering::Relaxed);
+        self.field(SPIN).store(spin, Ordering::Relaxed);
         self.field(KERNEL_CPU).store(host::process::current_cpu(), Ordering::Relaxed);
         let word = self.field(WORD);
         word.store(TURN_COMMAND, Ordering::SeqCst);
         if self.field(STUB_WAITS).load(Ordering::SeqCst) != 0 {
             let _ = futex::wake(word, futex::Flags::empty(), 1);
+        }
+    }
+
+    /// Spins until the stub has given the turn back or so many ticks are over. Does nothing if the stub was last seen
+    /// on this processor, where it cannot run while this thread does.
+    pub fn spin(&self, ticks: u64) {
+        if self.field(STUB_CPU).load(Ordering::Relaxed) == host::process::current_cpu() {
+            return;
+        }
+        let start = host::process::time_stamp();
+        while self.field(WORD).load(Ordering::Acquire) != TURN_REQUEST
+            && host::process::time_stamp().wrapping_sub(start) < ticks
+        {
+            std::hint::spin_loop();
         }
     }
 

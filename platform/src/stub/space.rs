@@ -196,7 +196,7 @@ impl Space {
             return;
         }
         threads.used.retain(|used| !Arc::ptr_eq(used, &thread.slot));
-        thread.slot.post(COMMAND_EXIT);
+        thread.slot.post(COMMAND_EXIT, 0);
         threads.leaving.push(thread.slot);
     }
 

@@ -112,7 +112,7 @@ impl Zygote {
             self.slot.memory().store(BUFFER + 8 * index, *call);
         }
         self.slot.field(COUNT).store(calls.len() as u32, Ordering::Relaxed);
-        self.slot.post(COMMAND_CALLS);
+        self.slot.post(COMMAND_CALLS, 0);
         self.wait().map_err(|Gone| self.cause_of_death())?;
         let result = self.slot.result();
         if result < 0 {
@@ -123,7 +123,7 @@ impl Zygote {
         let nowhere = Registers { rip: GUEST.start, ..Registers::initial() };
         frame::store(&self.slot, offset, &nowhere);
         self.slot.memory().store(UCONTEXT, slot_address(0) + offset as u64);
-        self.slot.post(COMMAND_RESUME);
+        self.slot.post(COMMAND_RESUME, 0);
         self.wait().map_err(|Gone| self.cause_of_death())?;
         let broken =
             || io::Error::new(io::ErrorKind::Unsupported, "the host's signal frames are not understood");
