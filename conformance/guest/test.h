@@ -62,6 +62,10 @@ static char self_path[PATH_MAX];
 
 #define UNUSED __attribute__((unused))
 
+/* An address at which nothing is mapped; the compiler does not see that. */
+static volatile uintptr_t test_bad_address UNUSED = 8;
+#define BAD ((void *)test_bad_address)
+
 /* Defines the case `name`. */
 #define TEST(name)                                                                                                     \
     static void test_##name(void);                                                                                     \
