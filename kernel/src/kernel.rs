@@ -24,6 +24,10 @@ pub struct Kernel {
     pub platform: Arc<dyn Platform>,
     /// All tasks, process groups and sessions.
     pub tasks: TaskTable,
+    /// Who sleeps on which word of guest memory.
+    pub futexes: crate::ipc::futex::Futexes,
+    /// Files without names: of `memfd_create(2)` and System V shared memory.
+    pub memory_files: Arc<crate::fs::memfs::MemFs>,
     /// Host and domain name.
     pub uts: RwLock<Uts>,
     /// Prints system calls, if wanted.
@@ -52,6 +56,8 @@ impl Kernel {
         Arc::new(Kernel {
             platform,
             tasks: TaskTable::default(),
+            memory_files: crate::fs::memfs::MemFs::tmpfs(crate::fs::memfs::MemOptions::default()),
+            futexes: crate::ipc::futex::Futexes::default(),
             uts: RwLock::new(Uts {
                 hostname: config.hostname.into_bytes(),
                 domainname: config.domainname.into_bytes(),

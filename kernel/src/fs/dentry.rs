@@ -1,36 +1,147 @@
 //! The dentry cache: names that were looked up, and what they stand for.
+//!
+//! A dentry is a name in a directory of one file system. Looked-up names stay in their directory's table, missing ones
+//! too, so that a walk over known names asks no file system.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
+use abi::{Errno, SysResult};
+use parking_lot::{Mutex, RwLock};
 
-use super::InodeRef;
+use super::{FileSystem, InodeRef};
+
+/// The most names that one directory remembers; beyond that it forgets those that nobody uses.
+const MAX_CHILDREN: usize = 4096;
 
 /// A name in a file system.
 pub struct Dentry {
+    place: RwLock<Place>,
+    inode: RwLock<Option<InodeRef>>,
+    children: Mutex<HashMap<Box<[u8]>, Arc<Dentry>>>,
+    /// Set when the name was removed while the file is still in use.
+    deleted: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Place {
     name: Box<[u8]>,
     parent: Option<Arc<Dentry>>,
-    inode: RwLock<Option<InodeRef>>,
 }
 
 impl Dentry {
     /// The root of a file system.
     pub fn root(inode: InodeRef) -> Arc<Dentry> {
-        Arc::new(Dentry { name: Box::default(), parent: None, inode: RwLock::new(Some(inode)) })
+        Dentry::new(Box::default(), None, Some(inode))
+    }
+
+    /// A name outside of every directory: an unnamed file of `O_TMPFILE`.
+    pub fn detached(name: &[u8], parent: &Arc<Dentry>, inode: InodeRef) -> Arc<Dentry> {
+        let dentry = Dentry::new(name.into(), Some(Arc::clone(parent)), Some(inode));
+        dentry.deleted.store(true, Ordering::Relaxed);
+        dentry
+    }
+
+    fn new(name: Box<[u8]>, parent: Option<Arc<Dentry>>, inode: Option<InodeRef>) -> Arc<Dentry> {
+        Arc::new(Dentry {
+            place: RwLock::new(Place { name, parent }),
+            inode: RwLock::new(inode),
+            children: Mutex::default(),
+            deleted: AtomicBool::new(false),
+        })
     }
 
     /// The name; empty for a root.
-    pub fn name(&self) -> &[u8] {
-        &self.name
+    pub fn name(&self) -> Box<[u8]> {
+        self.place.read().name.clone()
     }
 
     /// The directory that the name is in; `None` for a root.
-    pub fn parent(&self) -> Option<&Arc<Dentry>> {
-        self.parent.as_ref()
+    pub fn parent(&self) -> Option<Arc<Dentry>> {
+        self.place.read().parent.clone()
     }
 
-    /// What the name stands for.
+    /// What the name stands for; `None` if it is missing.
     pub fn inode(&self) -> Option<InodeRef> {
         self.inode.read().clone()
+    }
+
+    /// Whether the name was removed.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Relaxed)
+    }
+
+    /// The child called `name`, which may be missing (no inode): from the cache, or from the file system.
+    pub fn lookup(self: &Arc<Dentry>, fs: &dyn FileSystem, name: &[u8]) -> SysResult<Arc<Dentry>> {
+        let cacheable = fs.cacheable();
+        if cacheable && let Some(child) = self.children.lock().get(name) {
+            return Ok(Arc::clone(child));
+        }
+        let inode = self.inode().ok_or(Errno::ENOENT)?;
+        let found = match inode.lookup(name) {
+            Ok(inode) => Some(inode),
+            Err(Errno::ENOENT) => None,
+            Err(error) => return Err(error),
+        };
+        let mut children = self.children.lock();
+        if let Some(child) = children.get(name) {
+            // Somebody else was faster; or, in a file system that changes by itself, the name is known already.
+            let same = match (&*child.inode.read(), &found) {
+                (Some(old), Some(new)) => cacheable || Arc::ptr_eq(old, new),
+                (None, None) => true,
+                _ => cacheable,
+            };
+            if same {
+                return Ok(Arc::clone(child));
+            }
+        }
+        let child = Dentry::new(name.into(), Some(Arc::clone(self)), found);
+        if children.len() >= MAX_CHILDREN {
+            children.retain(|_, child| Arc::strong_count(child) > 1);
+        }
+        children.insert(name.into(), Arc::clone(&child));
+        Ok(child)
+    }
+
+    /// Makes the name stand for a new file.
+    pub fn instantiate(&self, inode: InodeRef) {
+        *self.inode.write() = Some(inode);
+        self.deleted.store(false, Ordering::Relaxed);
+    }
+
+    /// The name was removed from its directory: whoever still holds the dentry keeps the file; a new, missing one takes
+    /// its place.
+    pub fn unlinked(&self) {
+        self.deleted.store(true, Ordering::Relaxed);
+        if let Some(parent) = self.parent() {
+            parent.forget(&self.name());
+        }
+    }
+
+    /// Forgets what is known of `name`.
+    pub fn forget(&self, name: &[u8]) {
+        self.children.lock().remove(name);
+    }
+
+    /// The name was moved: it is `name` in `parent` now.
+    pub fn moved(self: &Arc<Dentry>, parent: &Arc<Dentry>, name: &[u8]) {
+        if let Some(old) = self.parent() {
+            old.forget(&self.name());
+        }
+        *self.place.write() = Place { name: name.into(), parent: Some(Arc::clone(parent)) };
+        parent.children.lock().insert(name.into(), Arc::clone(self));
+    }
+
+    /// Whether `other` is this dentry or lies below it.
+    pub fn contains(self: &Arc<Dentry>, other: &Arc<Dentry>) -> bool {
+        let mut at = Some(Arc::clone(other));
+        while let Some(dentry) = at {
+            if Arc::ptr_eq(self, &dentry) {
+                return true;
+            }
+            at = dentry.parent();
+        }
+        false
     }
 }

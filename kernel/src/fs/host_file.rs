@@ -1,1 +1,212 @@
 //! Open files that stand for a descriptor of the host: the standard streams that the sandbox was given.
+//!
+//! The description is shared with processes outside, so its flags are left alone; readiness is asked with `poll(2)`
+//! before each transfer, and a service thread waits on behalf of guests.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::fs::OpenFlags;
+use abi::{Errno, SysResult};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{AtFlags, StatxFlags};
+
+use super::hostfs::host_metadata;
+use super::{File, FileType, Inode, InodeCommon, Metadata, OpenFile};
+use crate::error::SyscallResult;
+use crate::task::CurrentTask;
+use crate::user::{UserReader, UserWriter};
+use crate::wait::{Events, Registration, WaitQueue, Wakeup};
+
+/// The most that is moved at once, so that a write to a pipe that polls as writable does not wait.
+const PIECE: usize = 4096;
+
+/// A host descriptor as an open file.
+pub struct HostFile {
+    fd: Arc<OwnedFd>,
+    kind: FileType,
+    queue: WaitQueue,
+    watcher: parking_lot::Mutex<Option<std::sync::mpsc::Sender<Events>>>,
+}
+
+/// What `fstat(2)` sees of it.
+struct HostFileInode {
+    common: InodeCommon,
+    fd: Arc<OwnedFd>,
+    kind: FileType,
+}
+
+impl HostFile {
+    /// The open file for a descriptor, with the access mode that the host has it open for.
+    pub fn open(fd: OwnedFd, name: &str) -> SysResult<Arc<File>> {
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        let flags = OpenFlags::from_bits_truncate(flags.bits())
+            & (OpenFlags::ACCESS_MODE | OpenFlags::APPEND | OpenFlags::NONBLOCK);
+        let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+        let kind = FileType::from_mode(stat.stx_mode.into());
+        let fd = Arc::new(fd);
+        let inode = Arc::new(HostFileInode { common: InodeCommon::new(), fd: Arc::clone(&fd), kind });
+        let file = HostFile { fd, kind, queue: WaitQueue::new(), watcher: parking_lot::Mutex::default() };
+        let place = super::file::Place::Anonymous { name: name.to_owned(), inode: Some(inode) };
+        Ok(File::new(place, Arc::new(file), flags))
+    }
+
+    fn poll(&self, events: PollFlags) -> SysResult<PollFlags> {
+        let mut fds = [PollFd::new(&*self.fd, events)];
+        poll(&mut fds, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        Ok(fds[0].revents())
+    }
+
+    fn always_ready(&self) -> bool {
+        matches!(self.kind, FileType::Regular | FileType::Directory | FileType::BlockDevice)
+    }
+}
+
+impl OpenFile for HostFile {
+    fn read(&self, _task: &CurrentTask, _file: &File, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
+        let length = to.remaining().min(64 * 1024);
+        if length == 0 {
+            return Ok(0);
+        }
+        if !self.always_ready() && self.poll(PollFlags::IN)?.is_empty() {
+            return Err(Errno::EAGAIN.into());
+        }
+        let mut buffer = vec![0; length];
+        let count = rustix::io::read(&*self.fd, &mut buffer)?;
+        Ok(to.write(&buffer[..count])?)
+    }
+
+    fn write(&self, _task: &CurrentTask, _file: &File, from: &mut UserReader<'_>) -> SyscallResult<usize> {
+        if from.remaining() == 0 {
+            return Ok(0);
+        }
+        let ready = self.always_ready();
+        if !ready && self.poll(PollFlags::OUT)?.is_empty() {
+            return Err(Errno::EAGAIN.into());
+        }
+        let mut buffer = vec![0; from.remaining().min(if ready { 1 << 20 } else { PIECE })];
+        let count = from.read(&mut buffer)?;
+        let mut done = 0;
+        while done < count {
+            match rustix::io::write(&*self.fd, &buffer[done..count]) {
+                Ok(written) => done += written,
+                Err(error) if done == 0 => return Err(error.into()),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    fn readiness(&self, _file: &File) -> Events {
+        if self.always_ready() {
+            return Events::READABLE | Events::WRITABLE;
+        }
+        let flags = self.poll(PollFlags::IN | PollFlags::OUT | PollFlags::PRI).unwrap_or(PollFlags::empty());
+        Events::from_bits_truncate(u32::from(flags.bits()))
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        (!self.always_ready()).then_some(&self.queue)
+    }
+
+    fn register(&self, events: Events, wakeup: &Arc<dyn Wakeup>) -> Registration {
+        if self.always_ready() {
+            return Registration::none();
+        }
+        let registration = self.queue.register(events, wakeup);
+        let mut watcher = self.watcher.lock();
+        let sender = watcher.get_or_insert_with(|| watch(Arc::clone(&self.fd), self.queue.clone()));
+        let _ = sender.send(events);
+        registration
+    }
+
+    fn ioctl(&self, task: &CurrentTask, _file: &File, request: u32, argument: u64) -> SyscallResult {
+        const TCGETS: u32 = 0x5401;
+        const TIOCGWINSZ: u32 = 0x5413;
+        const FIONREAD: u32 = 0x541b;
+        match request {
+            TCGETS => {
+                let termios = rustix::termios::tcgetattr(&*self.fd)?;
+                let mut bytes = Vec::new();
+                let modes = [
+                    termios.input_modes.bits(),
+                    termios.output_modes.bits(),
+                    termios.control_modes.bits(),
+                    termios.local_modes.bits(),
+                ];
+                modes.iter().for_each(|word| bytes.extend_from_slice(&word.to_ne_bytes()));
+                bytes.extend_from_slice(&[0; 20]);
+                task.write_bytes(argument, &bytes)?;
+            }
+            TIOCGWINSZ => {
+                let size = rustix::termios::tcgetwinsize(&*self.fd)?;
+                let words = [size.ws_row, size.ws_col, size.ws_xpixel, size.ws_ypixel];
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                task.write_bytes(argument, &bytes)?;
+            }
+            FIONREAD => {
+                let count = rustix::io::ioctl_fionread(&*self.fd)? as u32;
+                task.write_bytes(argument, &count.to_ne_bytes())?;
+            }
+            _ => return Err(Errno::ENOTTY.into()),
+        }
+        Ok(0)
+    }
+
+    fn sync(&self) -> SysResult<()> {
+        Ok(rustix::fs::fsync(self.fd.as_fd())?)
+    }
+}
+
+/// Starts the thread that waits on the host for what guests wait for.
+fn watch(fd: Arc<OwnedFd>, queue: WaitQueue) -> std::sync::mpsc::Sender<Events> {
+    let (sender, receiver) = std::sync::mpsc::channel::<Events>();
+    let name = format!("watch-{}", fd.as_raw_fd());
+    let spawned = std::thread::Builder::new().name(name).stack_size(128 << 10).spawn(move || {
+        while let Ok(mut events) = receiver.recv() {
+            loop {
+                while let Ok(more) = receiver.try_recv() {
+                    events |= more;
+                }
+                if queue.is_empty() {
+                    break;
+                }
+                let flags = PollFlags::from_bits_truncate(events.bits() as u16);
+                let mut fds = [PollFd::new(&*fd, flags)];
+                let limit = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+                if matches!(poll(&mut fds, Some(&limit)), Ok(count) if count > 0) {
+                    queue.wake(Events::from_bits_truncate(u32::from(fds[0].revents().bits())));
+                    // Whoever was woken takes its share before the next look.
+                    std::thread::sleep(Duration::from_micros(200));
+                    break;
+                }
+            }
+        }
+    });
+    drop(spawned);
+    sender
+}
+
+impl Inode for HostFileInode {
+    fn common(&self) -> &InodeCommon {
+        &self.common
+    }
+
+    fn file_type(&self) -> FileType {
+        self.kind
+    }
+
+    fn metadata(&self) -> SysResult<Metadata> {
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        Ok(host_metadata(&rustix::fs::statx(&*self.fd, c"", AtFlags::EMPTY_PATH, wanted)?))
+    }
+
+    fn open(self: Arc<Self>, _task: Option<&CurrentTask>, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+        // Opened again through /proc/self/fd or /dev/stdout: the same description.
+        let _ = flags;
+        let fd = Arc::clone(&self.fd);
+        let kind = self.kind;
+        Ok(Arc::new(HostFile { fd, kind, queue: WaitQueue::new(), watcher: parking_lot::Mutex::default() }))
+    }
+}

@@ -25,12 +25,17 @@ pub mod dentry;
 pub mod fd;
 pub mod file;
 pub mod host_file;
+pub mod hostfs;
+pub mod memfs;
 pub mod mount;
+mod open;
 pub mod path;
+pub mod permissions;
 pub mod syscalls;
 
 pub use fd::FdTable;
 pub use file::File;
+pub use open::{open_executable, open_executable_in};
 pub use path::{FsContext, PathRef};
 
 /// A shared inode.
@@ -248,12 +253,12 @@ pub trait Inode: Any + Send + Sync {
     }
 
     /// The file called `name` in this directory: `ENOENT` if there is none.
-    fn lookup(&self, _name: &[u8]) -> SysResult<InodeRef> {
+    fn lookup(self: Arc<Self>, _name: &[u8]) -> SysResult<InodeRef> {
         Err(Errno::ENOTDIR)
     }
 
     /// Makes a file called `name`: `EEXIST` if there is one.
-    fn create(&self, _name: &[u8], _new: &NewFile) -> SysResult<InodeRef> {
+    fn create(self: Arc<Self>, _name: &[u8], _new: &NewFile) -> SysResult<InodeRef> {
         Err(Errno::EPERM)
     }
 
@@ -278,7 +283,7 @@ pub trait Inode: Any + Send + Sync {
     }
 
     /// Moves `name` to `new_name` in `new_parent`, a directory of the same file system.
-    fn rename(&self, _name: &[u8], _parent: &InodeRef, _new_name: &[u8], _mode: RenameMode) -> SysResult<()> {
+    fn rename(self: Arc<Self>, _name: &[u8], _parent: &InodeRef, _new_name: &[u8], _mode: RenameMode) -> SysResult<()> {
         Err(Errno::EPERM)
     }
 
@@ -293,8 +298,8 @@ pub trait Inode: Any + Send + Sync {
     }
 
     /// Opens it. `flags` holds the access mode and the status flags; creation, `O_TRUNC` and permissions are done.
-    /// FIFOs and sockets by name, and devices outside the device file system, are opened by the caller.
-    fn open(self: Arc<Self>, task: &CurrentTask, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>>;
+    /// FIFOs and sockets by name are opened by the caller. Without a task it is the kernel that opens a program.
+    fn open(self: Arc<Self>, task: Option<&CurrentTask>, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>>;
 
     /// Reads an extended attribute.
     fn get_xattr(&self, _name: &[u8]) -> SysResult<Vec<u8>> {
@@ -327,6 +332,8 @@ pub trait Inode: Any + Send + Sync {
 pub struct InodeCommon {
     /// A number that no other inode of this kernel has; what identifies it where the host's numbers may repeat.
     pub id: u64,
+    /// The pipe behind a FIFO's name, while it is open somewhere.
+    pub fifo: parking_lot::Mutex<std::sync::Weak<crate::ipc::pipe::Pipe>>,
 }
 
 impl InodeCommon {
@@ -334,7 +341,7 @@ impl InodeCommon {
     pub fn new() -> InodeCommon {
         use std::sync::atomic::{AtomicU64, Ordering};
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        InodeCommon { id: NEXT.fetch_add(1, Ordering::Relaxed) }
+        InodeCommon { id: NEXT.fetch_add(1, Ordering::Relaxed), fifo: parking_lot::Mutex::default() }
     }
 }
 

@@ -1,12 +1,23 @@
-//! Places in the mount tree and the walk to them.
+//! Places in the mount tree and the walk to them, `path_resolution(7)`.
 
 use std::sync::Arc;
 
+use abi::{Errno, SysResult};
+use bitflags::bitflags;
 use parking_lot::Mutex;
 
-use super::InodeRef;
 use super::dentry::Dentry;
-use super::mount::Mount;
+use super::mount::{Mount, MountNamespace};
+use super::permissions::{Access, check};
+use super::{FileType, InodeRef};
+use crate::error::{SysError, SyscallResult};
+use crate::syscalls::Fd;
+use crate::task::{Credentials, CurrentTask};
+
+/// How many symbolic links one walk follows.
+const MAX_LINKS: usize = 40;
+/// The longest component of a path.
+pub const NAME_MAX: usize = 255;
 
 /// A place in the tree: a name in a mount.
 #[derive(Clone)]
@@ -22,6 +33,63 @@ impl PathRef {
     pub fn inode(&self) -> Option<InodeRef> {
         self.dentry.inode()
     }
+
+    /// What is there: `ENOENT` for a name that stands for nothing.
+    pub fn existing(&self) -> SysResult<InodeRef> {
+        self.inode().ok_or(Errno::ENOENT)
+    }
+
+    /// Whether both are the same place.
+    pub fn same(&self, other: &PathRef) -> bool {
+        Arc::ptr_eq(&self.mount, &other.mount) && Arc::ptr_eq(&self.dentry, &other.dentry)
+    }
+
+    /// The directory above, across the border of a mount; `None` at the root of the tree.
+    pub fn parent(&self) -> Option<PathRef> {
+        let mut place = self.clone();
+        while Arc::ptr_eq(&place.dentry, &place.mount.root) {
+            place = place.mount.parent.clone()?;
+        }
+        let dentry = place.dentry.parent()?;
+        Some(PathRef { mount: place.mount, dentry })
+    }
+
+    /// The path as seen from `root`, with ` (deleted)` for a removed name; the flag tells whether `root` was found.
+    pub fn display(&self, root: &PathRef) -> (Vec<u8>, bool) {
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        let mut place = self.clone();
+        let mut deleted = false;
+        let reachable = loop {
+            if place.same(root) {
+                break true;
+            }
+            if Arc::ptr_eq(&place.dentry, &place.mount.root) {
+                match place.mount.parent.clone() {
+                    Some(parent) => place = parent,
+                    None => break false,
+                }
+                continue;
+            }
+            deleted |= place.dentry.is_deleted();
+            names.push(place.dentry.name());
+            match place.dentry.parent() {
+                Some(parent) => place.dentry = parent,
+                None => break false,
+            }
+        };
+        let mut path = Vec::new();
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        if deleted {
+            path.extend_from_slice(b" (deleted)");
+        }
+        (path, reachable)
+    }
 }
 
 /// What `CLONE_FS` shares: root, working directory, umask.
@@ -32,6 +100,8 @@ pub struct FsContext {
 /// The contents of an [`FsContext`].
 #[derive(Clone)]
 pub struct FsState {
+    /// The tree.
+    pub namespace: Arc<MountNamespace>,
     /// The root directory.
     pub root: PathRef,
     /// The working directory.
@@ -54,5 +124,234 @@ impl FsContext {
     /// Changes it.
     pub fn update<T>(&self, change: impl FnOnce(&mut FsState) -> T) -> T {
         change(&mut self.inner.lock())
+    }
+}
+
+bitflags! {
+    /// How a path is walked.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct Walk: u32 {
+        /// A symbolic link as the last component is followed.
+        const FOLLOW = 1;
+        /// An empty path means the directory itself (`AT_EMPTY_PATH`).
+        const EMPTY = 2;
+        /// No symbolic links at all (`RESOLVE_NO_SYMLINKS`).
+        const NO_LINKS = 4;
+        /// Nothing above the directory (`RESOLVE_BENEATH`).
+        const BENEATH = 8;
+        /// The directory is the root (`RESOLVE_IN_ROOT`).
+        const IN_ROOT = 16;
+        /// No crossing of mounts (`RESOLVE_NO_XDEV`).
+        const NO_MOUNTS = 32;
+        /// No magic links (`RESOLVE_NO_MAGICLINKS`).
+        const NO_MAGIC = 64;
+        /// The last component may be missing: the result then has no inode.
+        const CREATE = 128;
+    }
+}
+
+/// Where a walk ended.
+pub struct Found {
+    /// The place; without an inode if the name is missing and [`Walk::CREATE`] was given.
+    pub place: PathRef,
+    /// The last component as it was written; `None` if the path ends in `.`, `..` or is a root.
+    pub name: Option<Vec<u8>>,
+    /// Whether the path ended in a slash, so that it must be a directory.
+    pub slash: bool,
+}
+
+/// Walks paths for a task, or for the kernel at its start.
+pub struct Walker<'a> {
+    state: FsState,
+    credentials: &'a Credentials,
+    task: Option<&'a CurrentTask>,
+    flags: Walk,
+    links: usize,
+}
+
+impl<'a> Walker<'a> {
+    /// A walk with these credentials.
+    pub fn new(state: FsState, credentials: &'a Credentials, task: Option<&'a CurrentTask>, flags: Walk) -> Walker<'a> {
+        Walker { state, credentials, task, flags, links: 0 }
+    }
+
+    /// Walks `path` from `start`.
+    pub fn walk(mut self, start: PathRef, path: &[u8]) -> SyscallResult<Found> {
+        if path.is_empty() && !self.flags.contains(Walk::EMPTY) {
+            return Err(Errno::ENOENT.into());
+        }
+        if self.flags.intersects(Walk::BENEATH | Walk::IN_ROOT) {
+            if self.flags.contains(Walk::BENEATH) && path.starts_with(b"/") {
+                return Err(Errno::EXDEV.into());
+            }
+            self.state.root = start.clone();
+        }
+        let start = if path.starts_with(b"/") { self.state.root.clone() } else { start };
+        // Components still to be walked, the next one last.
+        let mut rest: Vec<Vec<u8>> = components(path);
+        let mut slash = path.ends_with(b"/");
+        let mut at = start;
+        let mut name = None;
+        while let Some(component) = rest.pop() {
+            let last = rest.is_empty();
+            let inode = at.existing()?;
+            if inode.file_type() != FileType::Directory {
+                return Err(Errno::ENOTDIR.into());
+            }
+            check(&inode, self.credentials, Access::EXECUTE)?;
+            name = None;
+            if component == b"." {
+                continue;
+            }
+            if component == b".." {
+                at = self.up(at)?;
+                continue;
+            }
+            if component.len() > NAME_MAX {
+                return Err(Errno::ENAMETOOLONG.into());
+            }
+            let dentry = at.dentry.lookup(&*at.mount.file_system, &component)?;
+            let below = PathRef { mount: Arc::clone(&at.mount), dentry };
+            let next = self.state.namespace.top(below.clone());
+            if self.flags.contains(Walk::NO_MOUNTS) && !Arc::ptr_eq(&next.mount, &at.mount) {
+                return Err(Errno::EXDEV.into());
+            }
+            let Some(inode) = next.inode() else {
+                if last && self.flags.contains(Walk::CREATE) {
+                    return Ok(Found { place: next, name: Some(component), slash });
+                }
+                return Err(Errno::ENOENT.into());
+            };
+            let follows = !last || self.flags.contains(Walk::FOLLOW) || slash;
+            if inode.file_type() == FileType::Symlink && follows {
+                match self.link(&inode)? {
+                    Link::Place(place) => at = place,
+                    Link::Path(target) => {
+                        slash |= last && target.ends_with(b"/");
+                        if target.starts_with(b"/") {
+                            at = self.state.root.clone();
+                        }
+                        rest.extend(components(&target));
+                        if rest.is_empty() {
+                            name = None;
+                        }
+                    }
+                }
+                continue;
+            }
+            at = next;
+            name = Some(component);
+        }
+        let is_directory = at.inode().is_some_and(|inode| inode.file_type() == FileType::Directory);
+        if slash && !is_directory {
+            return Err(Errno::ENOTDIR.into());
+        }
+        Ok(Found { place: at, name, slash })
+    }
+
+    fn up(&self, at: PathRef) -> SysResult<PathRef> {
+        if at.same(&self.state.root) {
+            return if self.flags.contains(Walk::BENEATH) { Err(Errno::EXDEV) } else { Ok(at) };
+        }
+        let parent = at.parent().unwrap_or_else(|| at.clone());
+        if self.flags.contains(Walk::NO_MOUNTS) && !Arc::ptr_eq(&parent.mount, &at.mount) {
+            return Err(Errno::EXDEV);
+        }
+        Ok(self.state.namespace.top(parent))
+    }
+
+    /// Where a symbolic link leads.
+    fn link(&mut self, inode: &InodeRef) -> SyscallResult<Link> {
+        self.links += 1;
+        if self.links > MAX_LINKS || self.flags.contains(Walk::NO_LINKS) {
+            return Err(Errno::ELOOP.into());
+        }
+        if let Some(task) = self.task
+            && let Some(place) = inode.follow(task)?
+        {
+            if self.flags.intersects(Walk::NO_MAGIC | Walk::BENEATH | Walk::IN_ROOT) {
+                return Err(Errno::ELOOP.into());
+            }
+            return Ok(Link::Place(place));
+        }
+        let target = inode.readlink(self.task)?;
+        if target.is_empty() {
+            return Err(Errno::ENOENT.into());
+        }
+        if self.flags.contains(Walk::BENEATH) && target.starts_with(b"/") {
+            return Err(Errno::EXDEV.into());
+        }
+        Ok(Link::Path(target))
+    }
+}
+
+enum Link {
+    Place(PathRef),
+    Path(Vec<u8>),
+}
+
+/// The components of a path, the first one last.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).rev().map(<[u8]>::to_vec).collect()
+}
+
+impl CurrentTask {
+    /// The directory that a relative path starts from: `EBADF`, `ENOTDIR`.
+    pub fn base(&self, directory: Fd, path: &[u8]) -> SysResult<PathRef> {
+        if path.starts_with(b"/") {
+            return Ok(self.fs().get().root);
+        }
+        if directory == Fd::CWD {
+            return Ok(self.fs().get().cwd);
+        }
+        let file = self.file(directory)?;
+        match file.path() {
+            Some(place) => Ok(place.clone()),
+            None => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Walks a path as `*at` calls do.
+    pub fn walk(&self, directory: Fd, path: &[u8], flags: Walk) -> SyscallResult<Found> {
+        let start = self.base(directory, path)?;
+        let credentials = self.credentials();
+        Walker::new(self.fs().get(), &credentials, Some(self), flags).walk(start, path)
+    }
+
+    /// The file that a path names, which must exist.
+    pub fn resolve(&self, directory: Fd, path: &[u8], flags: Walk) -> SyscallResult<PathRef> {
+        self.walk(directory, path, flags - Walk::CREATE).map(|found| found.place)
+    }
+
+    /// The directory and the last component of a path that is to be made, removed or renamed. `error` is what a path
+    /// without a last name (`/`, `.`, `..`) means.
+    pub fn parent_of(&self, directory: Fd, path: &[u8], error: Errno) -> SyscallResult<(PathRef, Vec<u8>, bool)> {
+        if path.is_empty() {
+            return Err(Errno::ENOENT.into());
+        }
+        let slash = path.ends_with(b"/");
+        let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);
+        let trimmed = &path[..end];
+        let cut = trimmed.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let (head, name) = trimmed.split_at(cut);
+        if name.is_empty() {
+            return Err(SysError::Errno(error));
+        }
+        let walked = if head.is_empty() { Walk::FOLLOW | Walk::EMPTY } else { Walk::FOLLOW };
+        let start = self.base(directory, path)?;
+        let credentials = self.credentials();
+        let parent = Walker::new(self.fs().get(), &credentials, Some(self), walked).walk(start, head)?.place;
+        let inode = parent.existing()?;
+        if inode.file_type() != FileType::Directory {
+            return Err(Errno::ENOTDIR.into());
+        }
+        check(&inode, &credentials, Access::EXECUTE)?;
+        if name == b"." || name == b".." {
+            return Err(SysError::Errno(error));
+        }
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        Ok((parent, name.to_vec(), slash))
     }
 }

@@ -1,39 +1,407 @@
-//! Signals, `signal(7)`.
+//! Signals, `signal(7)`: queues, masks, actions, and what happens when a task goes back to guest code.
+//!
+//! A signal waits in the queue of its task or of its thread group until a task that does not block it is about to
+//! return to guest code; [`deliver`] then takes it and carries its action out. Sending only queues and wakes.
+//!
+//! Lock order: group state, then task state.
 
-use abi::signal::{SigInfo, SignalSet};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use abi::signal::{
+    SA_NOCLDSTOP, SA_NOCLDWAIT, SIG_DFL, SIG_IGN, SI_KERNEL, SI_USER, SS_DISABLE, SigAction, SigAltStack, SigInfo, Signal,
+    SignalSet,
+};
 use parking_lot::Mutex;
 use platform::Fault;
 
-use crate::error::Restart;
-use crate::task::{CurrentTask, ExitStatus, Task};
+use crate::Kernel;
+use crate::task::clone::CloneFlags;
+use crate::task::{CurrentTask, Task, ThreadGroup};
+use crate::wait::{Events, WaitQueue};
+
+mod deliver;
+mod frame;
+pub mod syscalls;
+
+pub use deliver::deliver;
+
+/// The most signals that one queue holds, whatever the limit says.
+const MAX_QUEUED: usize = 4096;
+
+/// Signals that wait to be delivered.
+#[derive(Clone, Default)]
+struct Pending {
+    set: SignalSet,
+    queue: VecDeque<SigInfo>,
+}
+
+impl Pending {
+    /// Queues a signal. A standard signal that waits already is dropped; false if there is no room for a real-time one.
+    fn push(&mut self, signal: Signal, info: SigInfo, limit: usize) -> bool {
+        if !signal.is_realtime() && self.set.contains(signal) {
+            return true;
+        }
+        if self.queue.len() >= limit.min(MAX_QUEUED) {
+            if signal.is_realtime() && info.code != SI_USER && info.code != SI_KERNEL {
+                return false;
+            }
+            // Without room for its record the signal itself is still delivered.
+            self.set.insert(signal);
+            return true;
+        }
+        self.set.insert(signal);
+        self.queue.push_back(info);
+        true
+    }
+
+    /// Takes the signal of the lowest number that `wanted` has, faults before all others.
+    fn take(&mut self, wanted: SignalSet) -> Option<SigInfo> {
+        const SYNCHRONOUS: SignalSet = SignalSet(1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30);
+        let candidates = self.set.intersection(wanted);
+        let first = candidates.intersection(SYNCHRONOUS).iter().next().or_else(|| candidates.iter().next());
+        let signal = first?;
+        let at = self.queue.iter().position(|info| info.signo == signal.number());
+        let info = match at {
+            Some(at) => self.queue.remove(at)?,
+            None => SigInfo::new(signal, SI_USER),
+        };
+        if !self.queue.iter().any(|info| info.signo == signal.number()) {
+            self.set.remove(signal);
+        }
+        Some(info)
+    }
+
+    fn discard(&mut self, signals: SignalSet) {
+        self.set = self.set.difference(signals);
+        self.queue.retain(|info| Signal::new(info.signo).is_some_and(|signal| !signals.contains(signal)));
+    }
+}
 
 /// The signal state of a task.
 #[derive(Default)]
 pub struct TaskSignals {
-    /// Blocked signals. Only the task itself changes it.
-    pub mask: Mutex<SignalSet>,
+    state: Mutex<TaskState>,
 }
 
-/// The signal state of a thread group.
-#[derive(Default)]
-pub struct GroupSignals {}
-
-/// Whether a signal is pending that the task does not block.
-pub fn pending(_task: &Task) -> bool {
-    false
+#[derive(Clone, Default)]
+struct TaskState {
+    mask: SignalSet,
+    /// The mask to go back to after a call that has set one for its duration.
+    saved_mask: Option<SignalSet>,
+    pending: Pending,
+    stack: SigAltStack,
+    /// The fault that the signal in the queue tells of, for the frame.
+    fault: Option<Fault>,
 }
 
-/// Handles what is pending before the task goes on in guest code: signals, stops, the group's end. `restart` tells
-/// that a system call was interrupted.
-pub fn deliver(task: &CurrentTask, restart: Option<Restart>) {
-    if restart.is_some() {
-        task.context.borrow_mut().registers_mut().rax = abi::Errno::EINTR.to_ret();
+impl TaskSignals {
+    /// The state of a new task: the mask is inherited, what is pending is not.
+    pub fn for_clone(parent: &Task, flags: CloneFlags) -> TaskSignals {
+        let parent = parent.signals.state.lock();
+        // A thread that shares memory but is no vfork has a stack of its own, so no alternate one.
+        let keeps_stack = !flags.contains(CloneFlags::VM) || flags.contains(CloneFlags::VFORK);
+        let stack = if keeps_stack { parent.stack } else { disabled() };
+        TaskSignals { state: Mutex::new(TaskState { mask: parent.mask, stack, ..TaskState::default() }) }
+    }
+
+    /// The blocked signals.
+    pub fn mask(&self) -> SignalSet {
+        self.state.lock().mask
+    }
+
+    /// The signals that wait for this task alone.
+    pub fn pending(&self) -> SignalSet {
+        self.state.lock().pending.set
     }
 }
 
+fn disabled() -> SigAltStack {
+    SigAltStack { sp: 0, flags: SS_DISABLE, pad: 0, size: 0 }
+}
+
+type Actions = Arc<Mutex<[SigAction; 64]>>;
+
+/// The signal state of a thread group.
+pub struct GroupSignals {
+    actions: Mutex<Actions>,
+    state: Mutex<GroupState>,
+    death_signal: AtomicI32,
+    /// Woken when a signal is queued, for `signalfd(2)`.
+    pub queue: WaitQueue,
+}
+
+#[derive(Default)]
+struct GroupState {
+    pending: Pending,
+    stopped: bool,
+}
+
+impl Default for GroupSignals {
+    fn default() -> GroupSignals {
+        GroupSignals {
+            actions: Mutex::new(Arc::new(Mutex::new([SigAction::default(); 64]))),
+            state: Mutex::default(),
+            death_signal: AtomicI32::new(0),
+            queue: WaitQueue::new(),
+        }
+    }
+}
+
+impl GroupSignals {
+    /// The state of a new group: actions are shared (`CLONE_SIGHAND`) or copied.
+    pub fn for_clone(parent: &GroupSignals, flags: CloneFlags) -> GroupSignals {
+        let actions = Arc::clone(&parent.actions.lock());
+        let actions = if flags.contains(CloneFlags::SIGHAND) {
+            actions
+        } else {
+            let mut copy = *actions.lock();
+            if flags.contains(CloneFlags::CLEAR_SIGHAND) {
+                copy.iter_mut().filter(|action| action.handler != SIG_IGN).for_each(|a| *a = SigAction::default());
+            }
+            Arc::new(Mutex::new(copy))
+        };
+        GroupSignals { actions: Mutex::new(actions), ..GroupSignals::default() }
+    }
+
+    /// What happens on a signal.
+    pub fn action(&self, signal: Signal) -> SigAction {
+        let actions = Arc::clone(&self.actions.lock());
+        let action = actions.lock()[signal.number() as usize - 1];
+        action
+    }
+
+    /// Changes what happens on a signal; returns what did before.
+    pub fn set_action(&self, signal: Signal, action: SigAction) -> SigAction {
+        let actions = Arc::clone(&self.actions.lock());
+        let mut actions = actions.lock();
+        std::mem::replace(&mut actions[signal.number() as usize - 1], action)
+    }
+
+    /// Whether the group is stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.state.lock().stopped
+    }
+
+    /// Whether children that end leave no zombies.
+    pub fn discards_children(&self) -> bool {
+        let action = self.action(Signal::SIGCHLD);
+        action.handler == SIG_IGN || action.flags & SA_NOCLDWAIT != 0
+    }
+
+    /// Whether the group gets SIGCHLD when children stop or continue.
+    pub fn wants_stops(&self) -> bool {
+        let action = self.action(Signal::SIGCHLD);
+        action.handler != SIG_IGN && action.flags & SA_NOCLDSTOP == 0
+    }
+
+    /// `PR_SET_PDEATHSIG`.
+    pub fn parent_death_signal(&self) -> Option<Signal> {
+        Signal::new(self.death_signal.load(Ordering::Relaxed))
+    }
+
+    /// Sets `PR_SET_PDEATHSIG`.
+    pub fn set_parent_death_signal(&self, signal: Option<Signal>) {
+        self.death_signal.store(signal.map_or(0, Signal::number), Ordering::Relaxed);
+    }
+
+    /// The signals that wait for any task of the group.
+    pub fn pending(&self) -> SignalSet {
+        self.state.lock().pending.set
+    }
+
+    /// The signals that are ignored, and those that are caught, as `/proc/PID/status` shows them.
+    pub fn dispositions(&self) -> (SignalSet, SignalSet) {
+        let actions = Arc::clone(&self.actions.lock());
+        let actions = actions.lock();
+        let mut sets = (SignalSet::EMPTY, SignalSet::EMPTY);
+        for (index, action) in actions.iter().enumerate() {
+            match action.handler {
+                SIG_DFL => {}
+                SIG_IGN => sets.0.0 |= 1 << index,
+                _ => sets.1.0 |= 1 << index,
+            }
+        }
+        sets
+    }
+}
+
+/// What happens on a signal without a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Default_ {
+    Terminate,
+    Core,
+    Ignore,
+    Stop,
+    Continue,
+}
+
+fn default_action(signal: Signal) -> Default_ {
+    match signal {
+        Signal::SIGCHLD | Signal::SIGURG | Signal::SIGWINCH => Default_::Ignore,
+        Signal::SIGCONT => Default_::Continue,
+        Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU => Default_::Stop,
+        Signal::SIGQUIT | Signal::SIGILL | Signal::SIGABRT | Signal::SIGFPE | Signal::SIGSEGV | Signal::SIGBUS
+        | Signal::SIGSYS | Signal::SIGTRAP | Signal::SIGXCPU | Signal::SIGXFSZ => Default_::Core,
+        _ => Default_::Terminate,
+    }
+}
+
+const STOPS: SignalSet = SignalSet(1 << 18 | 1 << 19 | 1 << 20 | 1 << 21);
+const CONTINUE: SignalSet = SignalSet(1 << 17);
+
+/// What sending a signal changes at once, before anybody takes it. Returns whether it is to be queued.
+fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, blocked: bool) -> bool {
+    if signal == Signal::SIGKILL {
+        let status = crate::task::ExitStatus::Signaled { signal, core: false };
+        kernel.end_group(group, status);
+        return false;
+    }
+    let tasks = kernel.tasks.tasks_of(group.pid);
+    if STOPS.contains(signal) {
+        group.signals.state.lock().pending.discard(CONTINUE);
+        tasks.iter().for_each(|task| task.signals.state.lock().pending.discard(CONTINUE));
+    }
+    if signal == Signal::SIGCONT {
+        let was_stopped = {
+            let mut state = group.signals.state.lock();
+            state.pending.discard(STOPS);
+            std::mem::take(&mut state.stopped)
+        };
+        tasks.iter().for_each(|task| task.signals.state.lock().pending.discard(STOPS));
+        if was_stopped {
+            tasks.iter().for_each(|task| task.kick());
+            kernel.child_changed(group.pid, crate::task::table::ChildEvent::Continued);
+        }
+    }
+    // The first process gets only what it has a handler for; nobody inside can kill it.
+    let action = group.signals.action(signal).handler;
+    if group.pid == 1 && action == SIG_DFL {
+        return false;
+    }
+    let ignored = match action {
+        SIG_IGN => true,
+        SIG_DFL => matches!(default_action(signal), Default_::Ignore | Default_::Continue),
+        _ => false,
+    };
+    blocked || !ignored
+}
+
+/// Sends a signal to a thread group. Returns false if a queued signal found no room (`EAGAIN`).
+pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -> bool {
+    let Some(signal) = Signal::new(info.signo) else { return true };
+    let tasks = kernel.tasks.tasks_of(group.pid);
+    let blocks = |task: &Arc<Task>| task.signals.mask().contains(signal);
+    if !prepare(kernel, group, signal, !tasks.is_empty() && tasks.iter().all(blocks)) {
+        return true;
+    }
+    let limit = usize::try_from(group.limit(crate::task::limits::Resource::PendingSignals)).unwrap_or(usize::MAX);
+    if !group.signals.state.lock().pending.push(signal, info, limit) {
+        return false;
+    }
+    // One task that does not block it is enough.
+    if let Some(task) = tasks.iter().find(|task| !blocks(task)) {
+        task.kick();
+    }
+    group.signals.queue.wake(Events::IN);
+    // A task may wait for it in sigtimedwait(2) while it blocks it.
+    tasks.iter().filter(|task| blocks(task)).for_each(|task| task.waiter.notify());
+    true
+}
+
+/// Sends a signal to one task. Returns false if a queued signal found no room (`EAGAIN`).
+pub fn send_to_task(kernel: &Kernel, task: &Arc<Task>, info: SigInfo) -> bool {
+    let Some(signal) = Signal::new(info.signo) else { return true };
+    if !prepare(kernel, &task.group, signal, task.signals.mask().contains(signal)) {
+        return true;
+    }
+    let limit = usize::try_from(task.group.limit(crate::task::limits::Resource::PendingSignals)).unwrap_or(usize::MAX);
+    if !task.signals.state.lock().pending.push(signal, info, limit) {
+        return false;
+    }
+    task.kick();
+    task.group.signals.queue.wake(Events::IN);
+    true
+}
+
+/// Sends a signal to all members of a process group; returns how many there are.
+pub fn send_to_process_group(kernel: &Kernel, process_group: i32, info: SigInfo) -> usize {
+    let members = kernel.tasks.members(process_group);
+    members.iter().for_each(|group| drop_result(send_to_group(kernel, group, info)));
+    members.len()
+}
+
+fn drop_result(_: bool) {}
+
+/// Whether a signal is pending that the task does not block, or the task is to stop.
+pub fn pending(task: &Task) -> bool {
+    let group = task.group.signals.state.lock();
+    let state = task.signals.state.lock();
+    group.stopped || !state.pending.set.union(group.pending.set).difference(state.mask).is_empty()
+}
+
+/// Takes a signal out of the task's or its group's queue that is in `wanted`, for `sigtimedwait(2)` and
+/// `signalfd(2)`.
+pub fn dequeue(task: &Task, wanted: SignalSet) -> Option<SigInfo> {
+    let mut group = task.group.signals.state.lock();
+    let mut state = task.signals.state.lock();
+    state.pending.take(wanted).or_else(|| group.pending.take(wanted))
+}
+
 /// Sends the task a signal that it cannot ignore or block, because it cannot go on: a fault.
-pub fn force(task: &CurrentTask, info: SigInfo, _fault: Option<Fault>) {
-    if let Some(signal) = abi::signal::Signal::new(info.signo) {
-        task.exit_group(ExitStatus::Signaled { signal, core: false });
+pub fn force(task: &CurrentTask, info: SigInfo, fault: Option<Fault>) {
+    let Some(signal) = Signal::new(info.signo) else { return };
+    let action = task.group.signals.action(signal);
+    {
+        let mut state = task.signals.state.lock();
+        if state.mask.contains(signal) || action.handler == SIG_IGN {
+            task.group.signals.set_action(signal, SigAction::default());
+            state.mask.remove(signal);
+        }
+        state.fault = fault;
+        state.pending.push(signal, info, MAX_QUEUED);
+    }
+    task.kick();
+}
+
+/// What `execve(2)` changes: handlers go back to the default, the alternate stack goes.
+pub fn reset_for_exec(task: &CurrentTask) {
+    let mut actions = task.group.signals.actions.lock();
+    let mut copy = *actions.lock();
+    for action in &mut copy {
+        let handler = if action.handler == SIG_IGN { SIG_IGN } else { SIG_DFL };
+        *action = SigAction { handler, ..SigAction::default() };
+    }
+    *actions = Arc::new(Mutex::new(copy));
+    drop(actions);
+    task.signals.state.lock().stack = disabled();
+}
+
+impl CurrentTask {
+    /// Sets the blocked signals; those that cannot be blocked are not.
+    pub fn set_signal_mask(&self, mask: SignalSet) {
+        self.signals.state.lock().mask = mask.difference(SignalSet::UNBLOCKABLE);
+        if pending(self) {
+            self.kick();
+        }
+    }
+
+    /// Runs `operation` with another mask. If a signal ends it, the old mask comes back only when that signal's
+    /// handler has been entered (`sigsuspend(2)`, `ppoll(2)`); otherwise at once.
+    pub fn with_temporary_mask<T>(
+        &self,
+        mask: Option<SignalSet>,
+        operation: impl FnOnce() -> crate::error::SyscallResult<T>,
+    ) -> crate::error::SyscallResult<T> {
+        let Some(mask) = mask else { return operation() };
+        let old = self.signals.mask();
+        self.set_signal_mask(mask);
+        let result = operation();
+        match &result {
+            Err(crate::error::SysError::Restart(_)) => self.signals.state.lock().saved_mask = Some(old),
+            _ => self.set_signal_mask(old),
+        }
+        result
     }
 }

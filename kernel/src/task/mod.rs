@@ -7,7 +7,8 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use abi::SysResult;
 use parking_lot::{Mutex, RwLock};
@@ -18,13 +19,20 @@ use crate::fs::{FdTable, File, FsContext};
 use crate::mm::MemoryMap;
 use crate::signal::{GroupSignals, TaskSignals};
 use crate::syscalls::Fd;
-use crate::wait::Waiter;
+use crate::wait::{WaitQueue, Waiter};
 
+pub mod boot;
+pub mod clone;
 pub mod credentials;
+mod elf;
+pub mod exec;
+pub mod exit;
 pub mod limits;
+mod processor;
 mod run;
 pub mod syscalls;
-mod table;
+pub mod table;
+pub mod wait;
 
 pub use credentials::Credentials;
 pub use limits::Limits;
@@ -90,6 +98,10 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     /// `set_robust_list(2)`; zero for none.
     pub robust_list: AtomicU64,
+    /// Set when a parent that waits in `vfork(2)` has its memory for itself again.
+    pub vfork_done: AtomicBool,
+    /// Where that parent waits.
+    pub vfork_queue: WaitQueue,
 }
 
 /// Parts of a new task.
@@ -131,6 +143,8 @@ impl Task {
             exiting: AtomicBool::new(false),
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            vfork_done: AtomicBool::new(false),
+            vfork_queue: WaitQueue::new(),
         });
         CurrentTask { task, context: RefCell::new(context), restart: RefCell::new(None) }
     }
@@ -234,7 +248,7 @@ impl Task {
 }
 
 /// What `restart_syscall(2)` continues with.
-pub type RestartFunction = Box<dyn FnOnce(&CurrentTask) -> crate::error::SyscallResult>;
+pub type RestartFunction = Box<dyn FnOnce(&CurrentTask) -> crate::error::SyscallResult + Send>;
 
 /// A guest thread, as its own kernel thread has it.
 pub struct CurrentTask {
@@ -291,16 +305,54 @@ pub struct ThreadGroup {
     pub limits: Mutex<Limits>,
     /// How the group is to end, once that is decided.
     pub exit: Mutex<Option<ExitStatus>>,
+    /// Where the group waits for its children.
+    pub child_queue: WaitQueue,
+    /// Where `execve(2)` waits for the other threads to end.
+    pub exec_queue: WaitQueue,
+    /// Processor time of tasks that have ended: in guest code, in the kernel.
+    ended_time: Mutex<(Duration, Duration)>,
+    last_uid: AtomicU32,
 }
 
 impl ThreadGroup {
     /// A group without tasks.
     pub fn new(pid: Pid, signals: GroupSignals, limits: Limits) -> Arc<ThreadGroup> {
-        Arc::new(ThreadGroup { pid, signals, limits: Mutex::new(limits), exit: Mutex::new(None) })
+        Arc::new(ThreadGroup {
+            pid,
+            signals,
+            limits: Mutex::new(limits),
+            exit: Mutex::new(None),
+            child_queue: WaitQueue::new(),
+            exec_queue: WaitQueue::new(),
+            ended_time: Mutex::default(),
+            last_uid: AtomicU32::new(0),
+        })
     }
 
     /// The soft limit of a resource.
     pub fn limit(&self, resource: limits::Resource) -> u64 {
         self.limits.lock().get(resource).current
+    }
+
+    /// Adds the processor time of a task that ends.
+    pub(crate) fn add_time(&self, user: Duration, system: Duration) {
+        let mut time = self.ended_time.lock();
+        time.0 += user;
+        time.1 += system;
+    }
+
+    /// Processor time of tasks that have ended: in guest code, in the kernel.
+    pub fn time(&self) -> (Duration, Duration) {
+        *self.ended_time.lock()
+    }
+
+    /// The user of the task that ended last, for a zombie.
+    pub(crate) fn last_uid(&self) -> u32 {
+        self.last_uid.load(Ordering::Relaxed)
+    }
+
+    /// Records the user of a task that ends.
+    pub(crate) fn set_last_uid(&self, uid: u32) {
+        self.last_uid.store(uid, Ordering::Relaxed);
     }
 }

@@ -52,20 +52,3 @@ impl CurrentTask {
         signal::force(self, info, Some(fault));
     }
 }
-
-impl CurrentTask {
-    /// Ends the whole thread group with this status, unless its end was decided already. The current thread ends when
-    /// it returns to its run loop.
-    pub fn exit_group(&self, status: ExitStatus) {
-        let mut exit = self.group.exit.lock();
-        if exit.is_none() {
-            *exit = Some(status);
-        }
-        drop(exit);
-        for task in self.kernel.tasks.all() {
-            if std::sync::Arc::ptr_eq(&task.group, &self.group) {
-                task.request_exit();
-            }
-        }
-    }
-}

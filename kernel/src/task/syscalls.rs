@@ -1,8 +1,20 @@
-//! System calls on tasks.
+//! System calls on tasks: who they are, and how they relate.
 
-use abi::SysResult;
+use std::sync::atomic::Ordering;
 
-use super::{CurrentTask, ExitStatus, Pid};
+use abi::{Errno, SysResult};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::exec::{MAX_ARGUMENT, Program};
+use super::limits::{Limit, Resource};
+use super::{CurrentTask, Pid};
+use crate::error::SyscallResult;
+use crate::syscalls::arguments::Flags;
+use crate::user::{UserPath, UserPtr};
+
+pub use super::clone::{clone, clone3, fork, vfork};
+pub use super::exit::{exit, exit_group};
+pub use super::wait::{wait4, waitid};
 
 /// `getpid(2)`.
 pub fn getpid(task: &CurrentTask) -> SysResult<Pid> {
@@ -14,9 +26,256 @@ pub fn gettid(task: &CurrentTask) -> SysResult<Pid> {
     Ok(task.tid())
 }
 
-/// `exit_group(2)`.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "only eight bits count")]
-pub fn exit_group(task: &CurrentTask, status: i32) -> SysResult<()> {
-    task.exit_group(ExitStatus::Exited(status as u8));
+/// `getppid(2)`.
+pub fn getppid(task: &CurrentTask) -> SysResult<Pid> {
+    Ok(task.kernel.tasks.with(|tree| tree.process(task.group.pid).map_or(0, |process| process.parent)))
+}
+
+/// `set_tid_address(2)`.
+pub fn set_tid_address(task: &CurrentTask, address: u64) -> SysResult<Pid> {
+    task.clear_child_tid.store(address, Ordering::Relaxed);
+    Ok(task.tid())
+}
+
+/// `set_robust_list(2)`.
+pub fn set_robust_list(task: &CurrentTask, head: u64, length: usize) -> SysResult<()> {
+    if length != 24 {
+        return Err(Errno::EINVAL);
+    }
+    task.robust_list.store(head, Ordering::Relaxed);
     Ok(())
 }
+
+/// `arch_prctl(2)`.
+pub fn arch_prctl(task: &CurrentTask, option: i32, address: u64) -> SysResult<()> {
+    const SET_GS: i32 = 0x1001;
+    const SET_FS: i32 = 0x1002;
+    const GET_FS: i32 = 0x1003;
+    const GET_GS: i32 = 0x1004;
+    let limit = 1 << 47;
+    let registers = *task.context.borrow().registers();
+    match option {
+        SET_FS | SET_GS if address >= limit => Err(Errno::EPERM),
+        SET_FS => {
+            task.context.borrow_mut().registers_mut().fs_base = address;
+            Ok(())
+        }
+        SET_GS => {
+            task.context.borrow_mut().registers_mut().gs_base = address;
+            Ok(())
+        }
+        GET_FS => task.write_bytes(address, &registers.fs_base.to_ne_bytes()),
+        GET_GS => task.write_bytes(address, &registers.gs_base.to_ne_bytes()),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Copies a zero-terminated vector of strings.
+fn read_strings(task: &CurrentTask, vector: UserPtr<u64>) -> SysResult<Vec<Vec<u8>>> {
+    let mut strings = Vec::new();
+    if vector.is_null() {
+        return Ok(strings);
+    }
+    let mut total = 0;
+    for index in 0.. {
+        let pointer: u64 = task.read_object(vector.add(index))?;
+        if pointer == 0 {
+            break;
+        }
+        let string = task.read_string(pointer, MAX_ARGUMENT).map_err(|error| match error {
+            Errno::ENAMETOOLONG => Errno::E2BIG,
+            other => other,
+        })?;
+        total += string.len() + 9;
+        if total > 6 << 20 {
+            return Err(Errno::E2BIG);
+        }
+        strings.push(string);
+    }
+    Ok(strings)
+}
+
+/// `execve(2)`.
+pub fn execve(task: &CurrentTask, path: UserPath, argv: UserPtr<u64>, envp: UserPtr<u64>) -> SyscallResult<()> {
+    let path = task.read_path(path)?;
+    let file = crate::fs::open_executable(task, &path)?;
+    let mut arguments = read_strings(task, argv)?;
+    let environment = read_strings(task, envp)?;
+    if arguments.is_empty() {
+        arguments.push(Vec::new());
+    }
+    task.exec(Program { file, path, arguments, environment })
+}
+
+/// `getpgid(2)`.
+pub fn getpgid(task: &CurrentTask, pid: Pid) -> SysResult<Pid> {
+    let pid = if pid == 0 { task.group.pid } else { pid };
+    task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.process_group)).ok_or(Errno::ESRCH)
+}
+
+/// `getpgrp(2)`.
+pub fn getpgrp(task: &CurrentTask) -> SysResult<Pid> {
+    getpgid(task, 0)
+}
+
+/// `getsid(2)`.
+pub fn getsid(task: &CurrentTask, pid: Pid) -> SysResult<Pid> {
+    let pid = if pid == 0 { task.group.pid } else { pid };
+    task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.session)).ok_or(Errno::ESRCH)
+}
+
+/// `setpgid(2)`.
+pub fn setpgid(task: &CurrentTask, pid: Pid, process_group: Pid) -> SysResult<()> {
+    let own = task.group.pid;
+    let pid = if pid == 0 { own } else { pid };
+    let process_group = if process_group == 0 { pid } else { process_group };
+    if process_group < 0 {
+        return Err(Errno::EINVAL);
+    }
+    task.kernel.tasks.with(|tree| {
+        let session = tree.process(own).map(|process| process.session);
+        let target = tree.process(pid).filter(|process| process.zombie.is_none()).ok_or(Errno::ESRCH)?;
+        if pid != own {
+            if target.parent != own {
+                return Err(Errno::ESRCH);
+            }
+            if Some(target.session) != session {
+                return Err(Errno::EPERM);
+            }
+            if target.executed {
+                return Err(Errno::EACCES);
+            }
+        }
+        if target.session == pid {
+            return Err(Errno::EPERM);
+        }
+        let exists = tree.processes().any(|p| p.process_group == process_group && Some(p.session) == session);
+        if process_group != pid && !exists {
+            return Err(Errno::EPERM);
+        }
+        if let Some(target) = tree.process_mut(pid) {
+            target.process_group = process_group;
+        }
+        Ok(())
+    })
+}
+
+/// `setsid(2)`.
+pub fn setsid(task: &CurrentTask) -> SysResult<Pid> {
+    let own = task.group.pid;
+    task.kernel.tasks.with(|tree| {
+        if tree.processes().any(|process| process.process_group == own) {
+            return Err(Errno::EPERM);
+        }
+        if let Some(process) = tree.process_mut(own) {
+            process.session = own;
+            process.process_group = own;
+        }
+        Ok(own)
+    })
+}
+
+/// `getuid(2)`.
+pub fn getuid(task: &CurrentTask) -> SysResult<u32> {
+    Ok(task.credentials().uid)
+}
+
+/// `geteuid(2)`.
+pub fn geteuid(task: &CurrentTask) -> SysResult<u32> {
+    Ok(task.credentials().effective_uid)
+}
+
+/// `getgid(2)`.
+pub fn getgid(task: &CurrentTask) -> SysResult<u32> {
+    Ok(task.credentials().gid)
+}
+
+/// `getegid(2)`.
+pub fn getegid(task: &CurrentTask) -> SysResult<u32> {
+    Ok(task.credentials().effective_gid)
+}
+
+/// `prlimit64(2)`.
+pub fn prlimit64(
+    task: &CurrentTask,
+    pid: Pid,
+    resource: u32,
+    new: UserPtr<Limit>,
+    old: UserPtr<Limit>,
+) -> SyscallResult<()> {
+    let resource = Resource::from_raw(resource).ok_or(Errno::EINVAL)?;
+    let group = match pid {
+        0 => std::sync::Arc::clone(&task.group),
+        pid => std::sync::Arc::clone(&task.kernel.tasks.get(pid).ok_or(Errno::ESRCH)?.group),
+    };
+    let new = new.non_null().map(|new| task.read_object(new)).transpose()?;
+    let before = {
+        let mut limits = group.limits.lock();
+        let before = limits.get(resource);
+        if let Some(new) = new {
+            if new.current > new.maximum {
+                return Err(Errno::EINVAL.into());
+            }
+            let privileged = task.credentials().has(super::credentials::Capability::SYS_RESOURCE);
+            if new.maximum > before.maximum && !privileged {
+                return Err(Errno::EPERM.into());
+            }
+            limits.set(resource, new);
+        }
+        before
+    };
+    if let Some(old) = old.non_null() {
+        task.write_object(old, &before)?;
+    }
+    Ok(())
+}
+
+/// `getrlimit(2)`.
+pub fn getrlimit(task: &CurrentTask, resource: u32, limit: UserPtr<Limit>) -> SyscallResult<()> {
+    prlimit64(task, 0, resource, UserPtr::new(0), limit)
+}
+
+/// `setrlimit(2)`.
+pub fn setrlimit(task: &CurrentTask, resource: u32, limit: UserPtr<Limit>) -> SyscallResult<()> {
+    prlimit64(task, 0, resource, limit, UserPtr::new(0))
+}
+
+/// `struct utsname`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UtsName([[u8; 65]; 6]);
+
+/// `uname(2)`.
+pub fn uname(task: &CurrentTask, buffer: UserPtr<UtsName>) -> SysResult<()> {
+    let uts = task.kernel.uts.read().clone();
+    let mut name = UtsName([[0; 65]; 6]);
+    let fields: [&[u8]; 6] =
+        [b"Linux", &uts.hostname, crate::Kernel::RELEASE.as_bytes(), b"#1 SMP", b"x86_64", &uts.domainname];
+    for (field, value) in name.0.iter_mut().zip(fields) {
+        let length = value.len().min(64);
+        field[..length].copy_from_slice(&value[..length]);
+    }
+    task.write_object(buffer, &name)
+}
+
+/// `getrandom(2)`.
+pub fn getrandom(task: &CurrentTask, buffer: u64, count: usize, flags: Flags) -> SyscallResult<usize> {
+    if flags.0 & !7 != 0 || flags.0 & 6 == 6 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut to = task.writer(buffer, count);
+    Ok(to.fill(|chunk| {
+        let mut done = 0;
+        while done < chunk.len() {
+            done += rustix::rand::getrandom(&mut chunk[done..], rustix::rand::GetRandomFlags::empty())?;
+        }
+        Ok(done)
+    })?)
+}
+
+/// `sched_yield(2)`.
+pub fn sched_yield(_task: &CurrentTask) -> SysResult<()> {
+    std::thread::yield_now();
+    Ok(())
+}
+

@@ -1,1 +1,3 @@
 //! Clocks, sleeps and timers.
+
+pub mod syscalls;

@@ -1,0 +1,230 @@
+//! Opening files: what stands between a path and an open file description.
+
+use std::sync::Arc;
+
+use abi::fs::{OpenFlags, S_ISGID};
+use abi::{Errno, SysResult};
+
+use super::dentry::Dentry;
+use super::file::Place;
+use super::mount::MountFlags;
+use super::path::{FsState, Walk, Walker};
+use super::permissions::{Access, check, check_writable, is_owner};
+use super::{File, FileType, InodeRef, NewFile, NewKind, OpenFile, PathRef, SetAttributes};
+use crate::Kernel;
+use crate::error::SyscallResult;
+use crate::syscalls::Fd;
+use crate::task::{Credentials, CurrentTask};
+
+/// What an `O_PATH` descriptor can do: nothing.
+struct PathOnly;
+
+impl OpenFile for PathOnly {}
+
+/// Opens a program for `execve(2)`: a regular file that may be run.
+pub fn open_executable(task: &CurrentTask, path: &[u8]) -> SyscallResult<Arc<File>> {
+    let place = task.resolve(Fd::CWD, path, Walk::FOLLOW)?;
+    open_program(&place, &task.credentials(), Some(task))
+}
+
+/// [`open_executable`] for the first process, which is no task yet.
+pub fn open_executable_in(
+    _kernel: &Kernel,
+    state: &FsState,
+    credentials: &Credentials,
+    path: &[u8],
+) -> SyscallResult<Arc<File>> {
+    let start = state.cwd.clone();
+    let found = Walker::new(state.clone(), credentials, None, Walk::FOLLOW).walk(start, path)?;
+    open_program(&found.place, credentials, None)
+}
+
+fn open_program(place: &PathRef, credentials: &Credentials, task: Option<&CurrentTask>) -> SyscallResult<Arc<File>> {
+    let inode = place.existing()?;
+    if inode.file_type() != FileType::Regular || place.mount.flags().contains(MountFlags::NO_EXEC) {
+        return Err(Errno::EACCES.into());
+    }
+    check(&inode, credentials, Access::EXECUTE)?;
+    let ops = inode.open(task, OpenFlags::empty())?;
+    Ok(File::new(Place::Path(place.clone()), ops, OpenFlags::LARGEFILE))
+}
+
+/// Opens `path`, making it if the flags say so.
+pub fn open(task: &CurrentTask, directory: Fd, path: &[u8], flags: OpenFlags, mode: u32) -> SyscallResult<Arc<File>> {
+    open_with(task, directory, path, flags, mode, Walk::empty())
+}
+
+/// [`open`] with further rules for the walk (`openat2(2)`).
+pub fn open_with(
+    task: &CurrentTask,
+    directory: Fd,
+    path: &[u8],
+    flags: OpenFlags,
+    mode: u32,
+    rules: Walk,
+) -> SyscallResult<Arc<File>> {
+    let temporary = flags.contains(OpenFlags::TMPFILE_BIT);
+    if flags.contains(OpenFlags::PATH) {
+        let follow = if flags.contains(OpenFlags::NOFOLLOW) { Walk::empty() } else { Walk::FOLLOW };
+        let place = task.resolve(directory, path, follow | rules)?;
+        let is_directory = place.existing()?.file_type() == FileType::Directory;
+        if flags.contains(OpenFlags::DIRECTORY) && !is_directory {
+            return Err(Errno::ENOTDIR.into());
+        }
+        let kept = OpenFlags::PATH | (flags & (OpenFlags::DIRECTORY | OpenFlags::NOFOLLOW));
+        return Ok(File::new(Place::Path(place), Arc::new(PathOnly), kept));
+    }
+    if temporary {
+        if !flags.contains(OpenFlags::DIRECTORY) || !flags.writable() {
+            return Err(Errno::EINVAL.into());
+        }
+        return open_temporary(task, directory, path, flags, mode);
+    }
+    let creates = flags.contains(OpenFlags::CREAT);
+    let exclusive = creates && flags.contains(OpenFlags::EXCL);
+    let mut walk = rules;
+    walk.set(Walk::FOLLOW, !flags.contains(OpenFlags::NOFOLLOW) && !exclusive);
+    walk.set(Walk::CREATE, creates);
+    let found = task.walk(directory, path, walk)?;
+    let mut created = false;
+    let place = match found.place.inode() {
+        Some(_) if exclusive => return Err(Errno::EEXIST.into()),
+        Some(_) => found.place,
+        None => {
+            if found.slash {
+                return Err(Errno::EISDIR.into());
+            }
+            let name = found.name.ok_or(Errno::ENOENT)?;
+            let parent = found.place.dentry.parent().ok_or(Errno::ENOENT)?;
+            let parent = PathRef { mount: Arc::clone(&found.place.mount), dentry: parent };
+            match make(task, &parent, &name, NewKind::Regular, mode) {
+                Ok(place) => {
+                    created = true;
+                    place
+                }
+                // Another task was faster: that is as good, unless this one has to be first.
+                Err(error) if error.is(Errno::EEXIST) && !exclusive => task.resolve(directory, path, walk)?,
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    let inode = place.existing()?;
+    if creates && found_directory(&inode) && !flags.contains(OpenFlags::DIRECTORY) {
+        return Err(Errno::EISDIR.into());
+    }
+    open_place(task, place, inode, flags, created)
+}
+
+fn found_directory(inode: &InodeRef) -> bool {
+    inode.file_type() == FileType::Directory
+}
+
+/// Opens what is at a place.
+pub fn open_place(
+    task: &CurrentTask,
+    place: PathRef,
+    inode: InodeRef,
+    flags: OpenFlags,
+    created: bool,
+) -> SyscallResult<Arc<File>> {
+    let credentials = task.credentials();
+    let kind = inode.file_type();
+    if flags.contains(OpenFlags::DIRECTORY) && kind != FileType::Directory {
+        return Err(Errno::ENOTDIR.into());
+    }
+    match kind {
+        FileType::Symlink => return Err(Errno::ELOOP.into()),
+        FileType::Directory if flags.writable() || flags.contains(OpenFlags::TRUNC) => return Err(Errno::EISDIR.into()),
+        FileType::Socket => return Err(Errno::ENXIO.into()),
+        _ => {}
+    }
+    let truncates = flags.contains(OpenFlags::TRUNC) && kind == FileType::Regular;
+    if !created {
+        let mut access = Access::empty();
+        access.set(Access::READ, flags.readable());
+        access.set(Access::WRITE, flags.writable() || truncates);
+        check(&inode, &credentials, access)?;
+        if flags.contains(OpenFlags::NOATIME) && !is_owner(&inode.metadata()?, &credentials) {
+            return Err(Errno::EPERM.into());
+        }
+    }
+    if (flags.writable() || truncates) && matches!(kind, FileType::Regular | FileType::Directory) {
+        check_writable(&place)?;
+    }
+    let ops = match kind {
+        FileType::CharDevice | FileType::BlockDevice if place.mount.flags().contains(MountFlags::NO_DEV) => {
+            return Err(Errno::EACCES.into());
+        }
+        FileType::Fifo => crate::ipc::pipe::open_fifo(task, inode.common(), flags)?,
+        _ => Arc::clone(&inode).open(Some(task), flags)?,
+    };
+    if truncates && !created {
+        inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
+    }
+    Ok(File::new(Place::Path(place), ops, flags))
+}
+
+fn open_temporary(
+    task: &CurrentTask,
+    directory: Fd,
+    path: &[u8],
+    flags: OpenFlags,
+    mode: u32,
+) -> SyscallResult<Arc<File>> {
+    let parent = task.resolve(directory, path, Walk::FOLLOW)?;
+    let inode = parent.existing()?;
+    if inode.file_type() != FileType::Directory {
+        return Err(Errno::ENOTDIR.into());
+    }
+    let credentials = task.credentials();
+    check(&inode, &credentials, Access::WRITE | Access::EXECUTE)?;
+    check_writable(&parent)?;
+    let mode = mode & 0o7777 & !task.fs().get().umask;
+    let (uid, gid) = (credentials.fs_uid, credentials.fs_gid);
+    let file = inode.create_unnamed(&NewFile { kind: NewKind::Regular, mode, uid, gid })?;
+    let name = format!("#{}", file.common().id);
+    let dentry = Dentry::detached(name.as_bytes(), &parent.dentry, Arc::clone(&file));
+    let place = PathRef { mount: parent.mount, dentry };
+    let ops = file.open(Some(task), flags)?;
+    Ok(File::new(Place::Path(place), ops, flags))
+}
+
+/// Makes a file called `name` in a directory, as the task's user; `mode` is before the umask.
+pub fn make(task: &CurrentTask, parent: &PathRef, name: &[u8], kind: NewKind, mode: u32) -> SyscallResult<PathRef> {
+    let directory = parent.existing()?;
+    let metadata = directory.metadata()?;
+    let credentials = task.credentials();
+    let dentry = parent.dentry.lookup(&*parent.mount.file_system, name)?;
+    if dentry.inode().is_some() {
+        return Err(Errno::EEXIST.into());
+    }
+    if parent.dentry.is_deleted() {
+        return Err(Errno::ENOENT.into());
+    }
+    check_writable(parent)?;
+    check(&directory, &credentials, Access::WRITE | Access::EXECUTE)?;
+    let mut mode = mode & 0o7777;
+    if !matches!(kind, NewKind::Symlink(_)) {
+        mode &= !task.fs().get().umask;
+    } else {
+        mode = 0o777;
+    }
+    let mut gid = credentials.fs_gid;
+    if metadata.mode & S_ISGID != 0 {
+        gid = metadata.gid;
+        if kind == NewKind::Directory {
+            mode |= S_ISGID;
+        }
+    }
+    let inode = directory.create(name, &NewFile { kind, mode, uid: credentials.fs_uid, gid })?;
+    dentry.instantiate(inode);
+    Ok(PathRef { mount: Arc::clone(&parent.mount), dentry })
+}
+
+impl CurrentTask {
+    /// Puts an open file into the descriptor table.
+    pub fn install(&self, file: Arc<File>, close_on_exec: bool) -> SysResult<Fd> {
+        let limit = self.group.limit(crate::task::limits::Resource::OpenFiles);
+        self.files().install(file, 0, limit, close_on_exec)
+    }
+}

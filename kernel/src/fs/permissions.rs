@@ -1,0 +1,70 @@
+//! Who may do what with a file: mode bits, owners, and the capabilities that override them.
+
+use abi::fs::{S_ISVTX};
+use abi::{Errno, SysResult};
+use bitflags::bitflags;
+
+use super::mount::MountFlags;
+use super::path::PathRef;
+use super::{FileType, InodeRef, Metadata};
+use crate::task::Credentials;
+use crate::task::credentials::Capability;
+
+bitflags! {
+    /// Kinds of access, with the values of `access(2)`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Access: u32 {
+        /// Run, or search a directory.
+        const EXECUTE = 1;
+        /// Write.
+        const WRITE = 2;
+        /// Read.
+        const READ = 4;
+    }
+}
+
+/// `EACCES` unless the access is allowed.
+pub fn check(inode: &InodeRef, credentials: &Credentials, access: Access) -> SysResult<()> {
+    check_metadata(&inode.metadata()?, credentials, access)
+}
+
+/// [`check`] for a file of which the metadata is at hand.
+pub fn check_metadata(metadata: &Metadata, credentials: &Credentials, access: Access) -> SysResult<()> {
+    let shift = if metadata.uid == credentials.fs_uid {
+        6
+    } else if credentials.in_group(metadata.gid) {
+        3
+    } else {
+        0
+    };
+    if (metadata.mode >> shift) & access.bits() == access.bits() {
+        return Ok(());
+    }
+    let directory = metadata.file_type() == FileType::Directory;
+    let any_execute = directory || metadata.mode & 0o111 != 0;
+    if credentials.has(Capability::DAC_OVERRIDE) && (!access.contains(Access::EXECUTE) || any_execute) {
+        return Ok(());
+    }
+    let reads = access == Access::READ || (directory && !access.contains(Access::WRITE));
+    if reads && credentials.has(Capability::DAC_READ_SEARCH) {
+        return Ok(());
+    }
+    Err(Errno::EACCES)
+}
+
+/// `EROFS` if the mount or its file system is read-only.
+pub fn check_writable(place: &PathRef) -> SysResult<()> {
+    if place.mount.flags().contains(MountFlags::READ_ONLY) { Err(Errno::EROFS) } else { Ok(()) }
+}
+
+/// Whether `credentials` own the file, or override that.
+pub fn is_owner(metadata: &Metadata, credentials: &Credentials) -> bool {
+    metadata.uid == credentials.fs_uid || credentials.has(Capability::FOWNER)
+}
+
+/// `EPERM` if a sticky directory keeps the caller from removing or renaming somebody else's file.
+pub fn check_sticky(directory: &Metadata, file: &Metadata, credentials: &Credentials) -> SysResult<()> {
+    let sticky = directory.mode & S_ISVTX != 0;
+    let owner = file.uid == credentials.fs_uid || directory.uid == credentials.fs_uid;
+    if sticky && !owner && !credentials.has(Capability::FOWNER) { Err(Errno::EPERM) } else { Ok(()) }
+}

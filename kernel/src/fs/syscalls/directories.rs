@@ -1,0 +1,424 @@
+//! Names: making, removing, moving and listing them, and where a task stands among them.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::fs::make_device;
+use parking_lot::Mutex;
+
+use super::stat::follows;
+use crate::error::{SysError, SyscallResult};
+use crate::fs::open::make;
+use crate::fs::path::Walk;
+use crate::fs::permissions::{Access, check, check_sticky, check_writable};
+use crate::fs::{FileType, InodeRef, NewKind, PathRef, RenameMode};
+use crate::syscalls::Fd;
+use crate::syscalls::arguments::Flags;
+use crate::task::CurrentTask;
+use crate::task::credentials::Capability;
+use crate::user::UserPath;
+
+const AT_REMOVEDIR: u32 = 0x200;
+const AT_EMPTY_PATH: u32 = 0x1000;
+
+/// Only one rename at a time, so that two can never put each other's directory below itself.
+static RENAME: Mutex<()> = Mutex::new(());
+
+/// `mkdirat(2)`.
+pub fn mkdirat(task: &CurrentTask, directory: Fd, path: UserPath, mode: u32) -> SyscallResult<()> {
+    let path = task.read_path(path)?;
+    let (parent, name, _) = task.parent_of(directory, &path, Errno::EEXIST)?;
+    make(task, &parent, &name, NewKind::Directory, mode & 0o1777).map(drop)
+}
+
+/// `mkdir(2)`.
+pub fn mkdir(task: &CurrentTask, path: UserPath, mode: u32) -> SyscallResult<()> {
+    mkdirat(task, Fd::CWD, path, mode)
+}
+
+/// `symlinkat(2)`.
+pub fn symlinkat(task: &CurrentTask, target: UserPath, directory: Fd, path: UserPath) -> SyscallResult<()> {
+    let target = task.read_path(target)?;
+    if target.is_empty() {
+        return Err(Errno::ENOENT.into());
+    }
+    let path = task.read_path(path)?;
+    let (parent, name, slash) = task.parent_of(directory, &path, Errno::EEXIST)?;
+    if slash {
+        return Err(Errno::ENOENT.into());
+    }
+    make(task, &parent, &name, NewKind::Symlink(target), 0o777).map(drop)
+}
+
+/// `symlink(2)`.
+pub fn symlink(task: &CurrentTask, target: UserPath, path: UserPath) -> SyscallResult<()> {
+    symlinkat(task, target, Fd::CWD, path)
+}
+
+/// `mknodat(2)`.
+pub fn mknodat(task: &CurrentTask, directory: Fd, path: UserPath, mode: u32, device: u64) -> SyscallResult<()> {
+    let path = task.read_path(path)?;
+    let device = make_device((device >> 8) as u32 & 0xfff, (device & 0xff) as u32 | (device >> 12) as u32 & 0xf_ff00);
+    let kind = match FileType::from_mode(mode) {
+        FileType::Regular if mode & abi::fs::S_IFMT & !abi::fs::S_IFREG != 0 => return Err(Errno::EINVAL.into()),
+        FileType::Regular => NewKind::Regular,
+        FileType::Fifo => NewKind::Fifo,
+        FileType::Socket => NewKind::Socket,
+        FileType::Directory => return Err(Errno::EPERM.into()),
+        FileType::Symlink => return Err(Errno::EINVAL.into()),
+        kind @ (FileType::CharDevice | FileType::BlockDevice) => {
+            if !task.credentials().has(Capability::MKNOD) {
+                return Err(Errno::EPERM.into());
+            }
+            if kind == FileType::CharDevice { NewKind::CharDevice(device) } else { NewKind::BlockDevice(device) }
+        }
+    };
+    let (parent, name, slash) = task.parent_of(directory, &path, Errno::EEXIST)?;
+    if slash {
+        return Err(Errno::ENOENT.into());
+    }
+    make(task, &parent, &name, kind, mode).map(drop)
+}
+
+/// `mknod(2)`.
+pub fn mknod(task: &CurrentTask, path: UserPath, mode: u32, device: u64) -> SyscallResult<()> {
+    mknodat(task, Fd::CWD, path, mode, device)
+}
+
+/// What is needed to remove the name `name` from `parent`: the dentry and the inode behind it.
+fn removable(
+    task: &CurrentTask,
+    parent: &PathRef,
+    name: &[u8],
+) -> SyscallResult<(InodeRef, PathRef, InodeRef)> {
+    let directory = parent.existing()?;
+    let dentry = parent.dentry.lookup(&*parent.mount.file_system, name)?;
+    let place = PathRef { mount: Arc::clone(&parent.mount), dentry };
+    let inode = place.existing()?;
+    let credentials = task.credentials();
+    check_writable(parent)?;
+    let metadata = directory.metadata()?;
+    check(&directory, &credentials, Access::WRITE | Access::EXECUTE)?;
+    check_sticky(&metadata, &inode.metadata()?, &credentials)?;
+    if task.fs().get().namespace.is_mount_point(&place) {
+        return Err(Errno::EBUSY.into());
+    }
+    Ok((directory, place, inode))
+}
+
+/// `unlinkat(2)`.
+pub fn unlinkat(task: &CurrentTask, directory: Fd, path: UserPath, flags: Flags) -> SyscallResult<()> {
+    if flags.0 & !AT_REMOVEDIR != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    if flags.0 & AT_REMOVEDIR != 0 {
+        return remove_directory(task, directory, path);
+    }
+    let path = task.read_path(path)?;
+    let (parent, name, slash) = task.parent_of(directory, &path, Errno::EISDIR)?;
+    let (inode, place, file) = removable(task, &parent, &name)?;
+    if file.file_type() == FileType::Directory {
+        return Err(Errno::EISDIR.into());
+    }
+    if slash {
+        return Err(Errno::ENOTDIR.into());
+    }
+    inode.unlink(&name)?;
+    place.dentry.unlinked();
+    Ok(())
+}
+
+/// `unlink(2)`.
+pub fn unlink(task: &CurrentTask, path: UserPath) -> SyscallResult<()> {
+    unlinkat(task, Fd::CWD, path, Flags(0))
+}
+
+fn remove_directory(task: &CurrentTask, directory: Fd, path: UserPath) -> SyscallResult<()> {
+    let path = task.read_path(path)?;
+    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);
+    let error = match &path[..end] {
+        b"" if !path.is_empty() => Errno::EBUSY,
+        last if last.ends_with(b"..") => Errno::ENOTEMPTY,
+        _ => Errno::EINVAL,
+    };
+    let (parent, name, _) = task.parent_of(directory, &path, error)?;
+    let (inode, place, file) = removable(task, &parent, &name)?;
+    if file.file_type() != FileType::Directory {
+        return Err(Errno::ENOTDIR.into());
+    }
+    inode.rmdir(&name)?;
+    place.dentry.unlinked();
+    Ok(())
+}
+
+/// `rmdir(2)`.
+pub fn rmdir(task: &CurrentTask, path: UserPath) -> SyscallResult<()> {
+    remove_directory(task, Fd::CWD, path)
+}
+
+/// `linkat(2)`.
+pub fn linkat(
+    task: &CurrentTask,
+    old_directory: Fd,
+    old: UserPath,
+    new_directory: Fd,
+    new: UserPath,
+    flags: Flags,
+) -> SyscallResult<()> {
+    if flags.0 & !(0x400 | AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let old = task.read_path(old)?;
+    let new = task.read_path(new)?;
+    let mut walk = if follows(flags.0) { Walk::FOLLOW } else { Walk::empty() };
+    walk.set(Walk::EMPTY, flags.0 & AT_EMPTY_PATH != 0);
+    let target = task.resolve(old_directory, &old, walk)?;
+    let inode = target.existing()?;
+    let (parent, name, slash) = task.parent_of(new_directory, &new, Errno::EEXIST)?;
+    if slash {
+        return Err(Errno::ENOENT.into());
+    }
+    let dentry = parent.dentry.lookup(&*parent.mount.file_system, &name)?;
+    if dentry.inode().is_some() {
+        return Err(Errno::EEXIST.into());
+    }
+    if !Arc::ptr_eq(&parent.mount, &target.mount) {
+        return Err(Errno::EXDEV.into());
+    }
+    if inode.file_type() == FileType::Directory {
+        return Err(Errno::EPERM.into());
+    }
+    check_writable(&parent)?;
+    let directory = parent.existing()?;
+    check(&directory, &task.credentials(), Access::WRITE | Access::EXECUTE)?;
+    directory.link(&name, &inode)?;
+    dentry.instantiate(inode);
+    Ok(())
+}
+
+/// `link(2)`.
+pub fn link(task: &CurrentTask, old: UserPath, new: UserPath) -> SyscallResult<()> {
+    linkat(task, Fd::CWD, old, Fd::CWD, new, Flags(0))
+}
+
+/// `renameat2(2)`.
+pub fn renameat2(
+    task: &CurrentTask,
+    old_directory: Fd,
+    old: UserPath,
+    new_directory: Fd,
+    new: UserPath,
+    flags: Flags,
+) -> SyscallResult<()> {
+    let mode = match flags.0 {
+        0 => RenameMode::Replace,
+        1 => RenameMode::NoReplace,
+        2 => RenameMode::Exchange,
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let old = task.read_path(old)?;
+    let new = task.read_path(new)?;
+    let (old_parent, old_name, old_slash) = task.parent_of(old_directory, &old, Errno::EBUSY)?;
+    let missing = if mode == RenameMode::NoReplace { Errno::EEXIST } else { Errno::EBUSY };
+    let (new_parent, new_name, new_slash) = task.parent_of(new_directory, &new, missing)?;
+    if !Arc::ptr_eq(&old_parent.mount, &new_parent.mount) {
+        return Err(Errno::EXDEV.into());
+    }
+    let _one = RENAME.lock();
+    let (from, source, inode) = removable(task, &old_parent, &old_name)?;
+    let is_directory = inode.file_type() == FileType::Directory;
+    if (old_slash || new_slash && mode != RenameMode::Exchange) && !is_directory {
+        return Err(Errno::ENOTDIR.into());
+    }
+    if is_directory && source.dentry.contains(&new_parent.dentry) {
+        return Err(Errno::EINVAL.into());
+    }
+    let target = new_parent.dentry.lookup(&*new_parent.mount.file_system, &new_name)?;
+    if target.inode().is_some() {
+        if mode == RenameMode::NoReplace {
+            return Err(Errno::EEXIST.into());
+        }
+        if target.contains(&old_parent.dentry) {
+            return Err(if mode == RenameMode::Exchange { Errno::EINVAL } else { Errno::ENOTEMPTY }.into());
+        }
+        let (_, _, existing) = removable(task, &new_parent, &new_name)?;
+        if Arc::ptr_eq(&existing, &inode) {
+            return Ok(());
+        }
+        if mode == RenameMode::Replace {
+            match (is_directory, existing.file_type() == FileType::Directory) {
+                (true, false) => return Err(Errno::ENOTDIR.into()),
+                (false, true) => return Err(Errno::EISDIR.into()),
+                _ => {}
+            }
+        }
+    } else {
+        if mode == RenameMode::Exchange {
+            return Err(Errno::ENOENT.into());
+        }
+        check(&new_parent.existing()?, &task.credentials(), Access::WRITE | Access::EXECUTE)?;
+    }
+    from.rename(&old_name, &new_parent.existing()?, &new_name, mode)?;
+    if mode == RenameMode::Exchange {
+        // Both names stand for something else now; they are looked up again.
+        source.dentry.unlinked();
+        target.unlinked();
+        return Ok(());
+    }
+    if target.inode().is_some() {
+        target.unlinked();
+    }
+    source.dentry.moved(&new_parent.dentry, &new_name);
+    Ok(())
+}
+
+/// `renameat(2)`.
+pub fn renameat(task: &CurrentTask, old_directory: Fd, old: UserPath, new_directory: Fd, new: UserPath) -> SyscallResult<()> {
+    renameat2(task, old_directory, old, new_directory, new, Flags(0))
+}
+
+/// `rename(2)`.
+pub fn rename(task: &CurrentTask, old: UserPath, new: UserPath) -> SyscallResult<()> {
+    renameat2(task, Fd::CWD, old, Fd::CWD, new, Flags(0))
+}
+
+/// `readlinkat(2)`.
+pub fn readlinkat(task: &CurrentTask, directory: Fd, path: UserPath, buffer: u64, size: i32) -> SyscallResult<usize> {
+    let size = usize::try_from(size).ok().filter(|size| *size > 0).ok_or(Errno::EINVAL)?;
+    let path = task.read_path(path)?;
+    let place = task.resolve(directory, &path, Walk::EMPTY)?;
+    let inode = place.existing()?;
+    if inode.file_type() != FileType::Symlink {
+        return Err(if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL }.into());
+    }
+    let target = match inode.follow(task) {
+        Ok(Some(place)) => place.display(&task.fs().get().root).0,
+        Ok(None) => inode.readlink(Some(task))?,
+        Err(error) => return Err(error),
+    };
+    let length = target.len().min(size);
+    task.write_bytes(buffer, &target[..length])?;
+    Ok(length)
+}
+
+/// `readlink(2)`.
+pub fn readlink(task: &CurrentTask, path: UserPath, buffer: u64, size: i32) -> SyscallResult<usize> {
+    readlinkat(task, Fd::CWD, path, buffer, size)
+}
+
+/// Fills a buffer with directory entries that `encode` makes (from number, next offset, type and name).
+fn list(
+    task: &CurrentTask,
+    fd: Fd,
+    buffer: u64,
+    size: usize,
+    encode: impl Fn(u64, u64, FileType, &[u8]) -> Vec<u8>,
+) -> SyscallResult<usize> {
+    let file = task.file(fd)?;
+    file.check_readable()?;
+    let size = size.min(1 << 20);
+    let mut bytes: Vec<u8> = Vec::new();
+    let mut position = file.with_offset(|offset| *offset);
+    let mut too_small = false;
+    file.ops().read_directory(task, position, &mut |name, inode, kind, next| {
+        let entry = encode(inode, next, kind, name);
+        if bytes.len() + entry.len() > size {
+            too_small = bytes.is_empty();
+            return false;
+        }
+        bytes.extend_from_slice(&entry);
+        position = next;
+        true
+    })?;
+    if too_small {
+        return Err(Errno::EINVAL.into());
+    }
+    task.write_bytes(buffer, &bytes)?;
+    file.with_offset(|offset| *offset = position);
+    Ok(bytes.len())
+}
+
+/// `getdents64(2)`.
+pub fn getdents64(task: &CurrentTask, fd: Fd, buffer: u64, size: usize) -> SyscallResult<usize> {
+    list(task, fd, buffer, size, |inode, next, kind, name| {
+        let length = (19 + name.len() + 1).next_multiple_of(8);
+        let mut entry = Vec::with_capacity(length);
+        entry.extend_from_slice(&inode.to_ne_bytes());
+        entry.extend_from_slice(&next.to_ne_bytes());
+        entry.extend_from_slice(&(length as u16).to_ne_bytes());
+        entry.push(kind.directory_type());
+        entry.extend_from_slice(name);
+        entry.resize(length, 0);
+        entry
+    })
+}
+
+/// `getdents(2)`.
+pub fn getdents(task: &CurrentTask, fd: Fd, buffer: u64, size: usize) -> SyscallResult<usize> {
+    list(task, fd, buffer, size, |inode, next, kind, name| {
+        let length = (18 + name.len() + 2).next_multiple_of(8);
+        let mut entry = Vec::with_capacity(length);
+        entry.extend_from_slice(&inode.to_ne_bytes());
+        entry.extend_from_slice(&next.to_ne_bytes());
+        entry.extend_from_slice(&(length as u16).to_ne_bytes());
+        entry.extend_from_slice(name);
+        entry.resize(length - 1, 0);
+        entry.push(kind.directory_type());
+        entry
+    })
+}
+
+/// Makes a directory the working directory: it must be one, and be searchable.
+fn enter(task: &CurrentTask, place: PathRef) -> SyscallResult<PathRef> {
+    let inode = place.existing()?;
+    if inode.file_type() != FileType::Directory {
+        return Err(Errno::ENOTDIR.into());
+    }
+    check(&inode, &task.credentials(), Access::EXECUTE)?;
+    Ok(place)
+}
+
+/// `chdir(2)`.
+pub fn chdir(task: &CurrentTask, path: UserPath) -> SyscallResult<()> {
+    let path = task.read_path(path)?;
+    let place = enter(task, task.resolve(Fd::CWD, &path, Walk::FOLLOW)?)?;
+    task.fs().update(|state| state.cwd = place);
+    Ok(())
+}
+
+/// `fchdir(2)`.
+pub fn fchdir(task: &CurrentTask, fd: Fd) -> SyscallResult<()> {
+    let file = task.file(fd)?;
+    let place = enter(task, file.path().cloned().ok_or(Errno::ENOTDIR)?)?;
+    task.fs().update(|state| state.cwd = place);
+    Ok(())
+}
+
+/// `chroot(2)`.
+pub fn chroot(task: &CurrentTask, path: UserPath) -> SyscallResult<()> {
+    let path = task.read_path(path)?;
+    let place = enter(task, task.resolve(Fd::CWD, &path, Walk::FOLLOW)?)?;
+    if !task.credentials().has(Capability::SYS_CHROOT) {
+        return Err(Errno::EPERM.into());
+    }
+    task.fs().update(|state| state.root = place);
+    Ok(())
+}
+
+/// `getcwd(2)`.
+pub fn getcwd(task: &CurrentTask, buffer: u64, size: usize) -> SyscallResult<usize> {
+    let state = task.fs().get();
+    if state.cwd.dentry.is_deleted() {
+        return Err(Errno::ENOENT.into());
+    }
+    let (mut path, reachable) = state.cwd.display(&state.root);
+    if !reachable {
+        path = [b"(unreachable)".to_vec(), path].concat();
+    }
+    path.push(0);
+    if path.len() > size {
+        return Err(SysError::Errno(Errno::ERANGE));
+    }
+    task.write_bytes(buffer, &path)?;
+    Ok(path.len())
+}

@@ -1,0 +1,252 @@
+//! Pipes and FIFOs, `pipe(7)`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use abi::fs::OpenFlags;
+use abi::signal::{SI_KERNEL, SigInfo, Signal};
+use abi::{Errno, SysResult};
+use parking_lot::Mutex;
+
+use crate::error::SyscallResult;
+use crate::fs::{File, InodeCommon, OpenFile};
+use crate::task::CurrentTask;
+use crate::user::{UserReader, UserWriter};
+use crate::wait::{Deadline, Events, WaitQueue};
+
+/// Writes up to this many bytes are never mixed with others.
+const PIPE_BUF: usize = 4096;
+/// What a pipe holds at first.
+const CAPACITY: usize = 65536;
+/// The most that an unprivileged user may ask for (`/proc/sys/fs/pipe-max-size`).
+const MAX_CAPACITY: usize = 1 << 20;
+
+const FIONREAD: u32 = 0x541b;
+
+struct State {
+    buffer: VecDeque<u8>,
+    /// Lengths of packets in the buffer, for `O_DIRECT` writers.
+    packets: VecDeque<usize>,
+    capacity: usize,
+    readers: usize,
+    writers: usize,
+    /// How often each end was opened, so that an opener of a FIFO sees a peer that is gone again.
+    opened: (u64, u64),
+}
+
+/// A pipe: what its two ends share.
+pub struct Pipe {
+    state: Mutex<State>,
+    queue: WaitQueue,
+}
+
+impl Pipe {
+    fn new() -> Arc<Pipe> {
+        let state = State {
+            buffer: VecDeque::new(),
+            packets: VecDeque::new(),
+            capacity: CAPACITY,
+            readers: 0,
+            writers: 0,
+            opened: (0, 0),
+        };
+        Arc::new(Pipe { state: Mutex::new(state), queue: WaitQueue::new() })
+    }
+
+    /// Adds an end and returns it.
+    fn end(self: &Arc<Pipe>, flags: OpenFlags) -> Arc<PipeEnd> {
+        let mut state = self.state.lock();
+        if flags.readable() {
+            state.readers += 1;
+            state.opened.0 += 1;
+        }
+        if flags.writable() {
+            state.writers += 1;
+            state.opened.1 += 1;
+        }
+        drop(state);
+        self.queue.wake(Events::READABLE | Events::WRITABLE);
+        Arc::new(PipeEnd { pipe: Arc::clone(self), reads: flags.readable(), writes: flags.writable() })
+    }
+}
+
+/// One end of a pipe, or both of a FIFO opened for reading and writing.
+pub struct PipeEnd {
+    pipe: Arc<Pipe>,
+    reads: bool,
+    writes: bool,
+}
+
+/// Makes a pipe: the end to read and the end to write.
+pub fn new_pipe(flags: OpenFlags) -> (Arc<File>, Arc<File>) {
+    let pipe = Pipe::new();
+    let name = format!("pipe:[{}]", InodeCommon::new().id);
+    let status = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
+    let read = File::anonymous(name.clone(), pipe.end(OpenFlags::empty()), status);
+    let write = File::anonymous(name, pipe.end(OpenFlags::WRONLY), status | OpenFlags::WRONLY);
+    (read, write)
+}
+
+/// Opens a FIFO by name: waits for the other end unless `O_NONBLOCK`, or opened for both.
+pub fn open_fifo(task: &CurrentTask, inode: &InodeCommon, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+    let pipe = {
+        let mut slot = inode.fifo.lock();
+        match slot.upgrade() {
+            Some(pipe) => pipe,
+            None => {
+                let pipe = Pipe::new();
+                *slot = Arc::downgrade(&pipe);
+                pipe
+            }
+        }
+    };
+    let (reads, writes) = (flags.readable(), flags.writable());
+    let nonblocking = flags.contains(OpenFlags::NONBLOCK);
+    if writes && !reads && nonblocking && pipe.state.lock().readers == 0 {
+        return Err(Errno::ENXIO.into());
+    }
+    let seen = pipe.state.lock().opened;
+    let end = pipe.end(flags);
+    if reads != writes && !nonblocking {
+        let met = || {
+            let state = pipe.state.lock();
+            let (present, opened) =
+                if reads { (state.writers, state.opened.1 != seen.1) } else { (state.readers, state.opened.0 != seen.0) };
+            if present > 0 || opened { Ok(()) } else { Err(Errno::EAGAIN.into()) }
+        };
+        task.block_on(&pipe.queue, Events::READABLE | Events::WRITABLE, Deadline::Never, met)?;
+    }
+    Ok(end)
+}
+
+impl PipeEnd {
+    /// `F_GETPIPE_SZ`.
+    pub fn capacity(&self) -> usize {
+        self.pipe.state.lock().capacity
+    }
+
+    /// `F_SETPIPE_SZ`: rounded up to a power of two of pages; returns what it is then.
+    pub fn set_capacity(&self, size: usize) -> SysResult<usize> {
+        let size = size.max(PIPE_BUF).checked_next_power_of_two().ok_or(Errno::EINVAL)?;
+        if size > MAX_CAPACITY {
+            return Err(Errno::EPERM);
+        }
+        let mut state = self.pipe.state.lock();
+        if state.buffer.len() > size {
+            return Err(Errno::EBUSY);
+        }
+        state.capacity = size;
+        drop(state);
+        self.pipe.queue.wake(Events::WRITABLE);
+        Ok(size)
+    }
+}
+
+impl OpenFile for PipeEnd {
+    fn read(&self, _task: &CurrentTask, _file: &File, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
+        if to.remaining() == 0 {
+            return Ok(0);
+        }
+        let data: Vec<u8> = {
+            let mut state = self.pipe.state.lock();
+            if state.buffer.is_empty() {
+                return if state.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN.into()) };
+            }
+            match state.packets.pop_front() {
+                // A packet is read whole; what does not fit is lost.
+                Some(length) => {
+                    let packet: Vec<u8> = state.buffer.drain(..length).collect();
+                    packet.into_iter().take(to.remaining()).collect()
+                }
+                None => {
+                    let count = to.remaining().min(state.buffer.len());
+                    state.buffer.drain(..count).collect()
+                }
+            }
+        };
+        self.pipe.queue.wake(Events::WRITABLE);
+        match to.write(&data) {
+            Ok(written) => Ok(written),
+            Err(error) => {
+                // Nothing could be delivered, so nothing was read.
+                let mut state = self.pipe.state.lock();
+                data.into_iter().rev().for_each(|byte| state.buffer.push_front(byte));
+                Err(error.into())
+            }
+        }
+    }
+
+    fn write(&self, task: &CurrentTask, file: &File, from: &mut UserReader<'_>) -> SyscallResult<usize> {
+        let packets = file.flags().contains(OpenFlags::DIRECT);
+        let wanted = if packets { from.remaining().min(PIPE_BUF) } else { from.remaining() };
+        let room = {
+            let state = self.pipe.state.lock();
+            if state.readers == 0 {
+                drop(state);
+                let info = SigInfo::new(Signal::SIGPIPE, SI_KERNEL);
+                crate::signal::send_to_task(&task.kernel, &task.task, info);
+                return Err(Errno::EPIPE.into());
+            }
+            state.capacity - state.buffer.len().min(state.capacity)
+        };
+        if wanted == 0 {
+            return Ok(0);
+        }
+        if room == 0 || (wanted <= PIPE_BUF && room < wanted) {
+            return Err(Errno::EAGAIN.into());
+        }
+        let mut data = vec![0; wanted.min(room)];
+        let count = from.read(&mut data)?;
+        {
+            // Writers may have raced for the room; atomic writes keep together, and a little too much does no harm.
+            let mut state = self.pipe.state.lock();
+            state.buffer.extend(&data[..count]);
+            if packets {
+                state.packets.push_back(count);
+            }
+        }
+        self.pipe.queue.wake(Events::READABLE);
+        Ok(count)
+    }
+
+    fn readiness(&self, _file: &File) -> Events {
+        let state = self.pipe.state.lock();
+        let mut events = Events::empty();
+        if self.reads {
+            events.set(Events::READABLE, !state.buffer.is_empty());
+            events.set(Events::HUP, state.writers == 0 && state.opened.1 > 0);
+        }
+        if self.writes {
+            events.set(Events::WRITABLE, state.buffer.len() + PIPE_BUF <= state.capacity);
+            events.set(Events::ERR, state.readers == 0);
+        }
+        events
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.pipe.queue)
+    }
+
+    fn ioctl(&self, task: &CurrentTask, _file: &File, request: u32, argument: u64) -> SyscallResult {
+        if request != FIONREAD {
+            return Err(Errno::ENOTTY.into());
+        }
+        let length = self.pipe.state.lock().buffer.len() as u32;
+        task.write_bytes(argument, &length.to_ne_bytes())?;
+        Ok(0)
+    }
+}
+
+impl Drop for PipeEnd {
+    fn drop(&mut self) {
+        let mut state = self.pipe.state.lock();
+        state.readers -= usize::from(self.reads);
+        state.writers -= usize::from(self.writes);
+        if state.readers == 0 && state.writers == 0 {
+            state.buffer.clear();
+            state.packets.clear();
+        }
+        drop(state);
+        self.pipe.queue.wake(Events::READABLE | Events::WRITABLE | Events::HUP | Events::ERR);
+    }
+}

@@ -1,0 +1,388 @@
+//! `execve(2)`: loading programs.
+//!
+//! A program is loaded into a fresh address space while the old one still stands; only when everything is in place
+//! does the task move over. An error before that leaves the caller as it was.
+
+use std::sync::Arc;
+
+use abi::fs::OpenFlags;
+use abi::{Errno, SysResult};
+use platform::Context;
+
+use super::elf::Elf;
+use super::limits::Resource;
+use super::{Credentials, CurrentTask};
+use crate::Kernel;
+use crate::error::SyscallResult;
+use crate::fs::File;
+use crate::mm::{Layout, MapRequest, MemoryMap, PAGE_SIZE, PIE_BASE};
+use crate::user::UserWriter;
+
+/// How many interpreters of interpreters of scripts there may be.
+const MAX_SCRIPTS: usize = 4;
+/// How much of a file tells what it is.
+const START: usize = 256;
+/// The longest single argument, with its zero.
+pub const MAX_ARGUMENT: usize = 128 * 1024;
+
+const MAP_PRIVATE: u32 = 0x2;
+const MAP_FIXED: u32 = 0x10;
+const MAP_ANONYMOUS: u32 = 0x20;
+const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
+
+/// A program to be run.
+pub struct Program {
+    /// The file.
+    pub file: Arc<File>,
+    /// The path as the caller gave it (`AT_EXECFN`).
+    pub path: Vec<u8>,
+    /// Arguments.
+    pub arguments: Vec<Vec<u8>>,
+    /// Environment.
+    pub environment: Vec<Vec<u8>>,
+}
+
+/// A program in memory, ready to run.
+pub struct Loaded {
+    /// Where it runs.
+    pub context: Box<dyn Context>,
+    /// Its memory.
+    pub memory: Arc<MemoryMap>,
+    /// What the task is called.
+    pub name: Vec<u8>,
+}
+
+/// Reads up to `length` bytes at `offset`.
+fn read_at(file: &File, offset: u64, length: usize) -> SysResult<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        let at = offset.checked_add(bytes.len() as u64).ok_or(Errno::EINVAL)?;
+        let room = length - bytes.len();
+        let read = file.read_at(at, &mut UserWriter::buffer(&mut bytes, room)).map_err(crate::error::SysError::errno)?;
+        if read == 0 {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+/// The interpreter of a script and its optional argument.
+fn script_line(start: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+    let line = start.strip_prefix(b"#!")?;
+    let end = line.iter().position(|byte| *byte == b'\n').unwrap_or(line.len());
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | 0);
+    let line = &line[..end];
+    let first = line.iter().position(|byte| !blank(byte))?;
+    let last = line.iter().rposition(|byte| !blank(byte))?;
+    let line = &line[first..=last];
+    let split = line.iter().position(blank).unwrap_or(line.len());
+    let rest = &line[split..];
+    let argument = rest.iter().position(|byte| !blank(byte)).map(|at| rest[at..].to_vec());
+    Some((line[..split].to_vec(), argument))
+}
+
+/// Loads a program for a task with these credentials. `open` opens an interpreter by its path, as the caller would.
+pub fn load(
+    kernel: &Kernel,
+    credentials: &Credentials,
+    stack_limit: u64,
+    mut program: Program,
+    open: impl Fn(&[u8]) -> SyscallResult<Arc<File>>,
+) -> SyscallResult<Loaded> {
+    let name = program.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+    let mut scripts = 0;
+    let elf = loop {
+        let start = read_at(&program.file, 0, START)?;
+        match script_line(&start) {
+            Some((interpreter, argument)) => {
+                scripts += 1;
+                if scripts > MAX_SCRIPTS {
+                    return Err(Errno::ELOOP.into());
+                }
+                // The script's path takes the place of its first argument, behind the interpreter's own.
+                let script = program.path.clone();
+                let rest = program.arguments.split_off(program.arguments.len().min(1));
+                program.arguments = [interpreter.clone()].into_iter().chain(argument).chain([script]).collect();
+                program.arguments.extend(rest);
+                program.file = open(&interpreter)?;
+                program.path = interpreter;
+            }
+            None => break Elf::parse(&start, |offset, length| read_at(&program.file, offset, length))?,
+        }
+    };
+    let interpreter = match elf.interpreter {
+        None => None,
+        Some((offset, length)) => {
+            let path = read_at(&program.file, offset, length)?;
+            let path = path.strip_suffix(b"\0").filter(|path| path.len() + 1 == length).ok_or(Errno::ENOEXEC)?;
+            let file = open(path)?;
+            let start = read_at(&file, 0, START)?;
+            // A broken interpreter is ELIBBAD, which libc tells from a broken program.
+            let elf = Elf::parse(&start, |offset, length| read_at(&file, offset, length)).map_err(|_| Errno::ELIBBAD)?;
+            Some((file, elf))
+        }
+    };
+
+    let mut context = kernel.platform.create()?;
+    let memory = MemoryMap::new(&*context, kernel.platform.guest_range());
+    let executable_stack = elf.executable_stack;
+    // As large as it may grow, within reason: its pages are the host's until they are touched.
+    let size = stack_limit.min(8 << 20).max(32 * PAGE_SIZE);
+    let stack_end = memory.map_stack(&mut *context, size, stack_limit, executable_stack)?;
+    let base = if elf.interpreter.is_some() || !elf.relocatable { PIE_BASE } else { PIE_BASE / 2 };
+    let bias = map_image(&memory, &mut *context, &program.file, &elf, base)?;
+    let (entry, interpreter_base) = match &interpreter {
+        None => (elf.entry.wrapping_add(bias), 0),
+        Some((file, interpreter)) => {
+            let bias = map_image(&memory, &mut *context, file, interpreter, 0)?;
+            (interpreter.entry.wrapping_add(bias), bias.wrapping_add(interpreter.extent().start))
+        }
+    };
+    memory.set_brk_start(elf.extent().end.wrapping_add(bias));
+
+    let auxv = Auxv {
+        headers: elf.headers_address.wrapping_add(bias),
+        header_count: elf.header_count,
+        base: interpreter_base,
+        entry: elf.entry.wrapping_add(bias),
+        vdso: kernel.platform.vdso().map(|vdso| vdso.image.start),
+    };
+    let mut layout = Layout {
+        code: bias.wrapping_add(elf.extent().start)..bias.wrapping_add(elf.extent().end),
+        brk_start: memory.brk(),
+        executable: Some(Arc::clone(&program.file)),
+        ..Layout::default()
+    };
+    let stack = build_stack(&*memory, stack_end, &program, credentials, &auxv, &mut layout)?;
+    layout.stack_start = stack;
+    *memory.layout.lock() = layout;
+    let registers = context.registers_mut();
+    registers.rip = entry;
+    registers.rsp = stack;
+    Ok(Loaded { context, memory, name })
+}
+
+/// Maps the segments of an image; returns what was added to its addresses. `base` is where a relocatable image goes,
+/// zero for anywhere.
+fn map_image(
+    memory: &MemoryMap,
+    context: &mut dyn Context,
+    file: &Arc<File>,
+    elf: &Elf,
+    base: u64,
+) -> SysResult<u64> {
+    let extent = elf.extent();
+    let length = extent.end - extent.start;
+    let bias = if elf.relocatable {
+        // Reserve the whole extent, so that the segments keep their distances.
+        let align = elf.alignment();
+        let reserved = length.checked_add(align - PAGE_SIZE).ok_or(Errno::ENOMEM)?;
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS;
+        let request = MapRequest { address: base, length: reserved, protection: 0, flags, file: None, name: "" };
+        let start = memory.map(context, &request)?;
+        let aligned = (start + align - 1) & !(align - 1);
+        memory.unmap(context, start..aligned)?;
+        memory.unmap(context, aligned + length..start + reserved)?;
+        aligned.wrapping_sub(extent.start)
+    } else {
+        0
+    };
+    let fixed = if elf.relocatable { MAP_FIXED } else { MAP_FIXED_NOREPLACE };
+    for segment in &elf.segments {
+        let address = segment.address.wrapping_add(bias);
+        let page = address & !(PAGE_SIZE - 1);
+        let lead = address - page;
+        let file_end = address + segment.file_size;
+        let mapped_end = (file_end + PAGE_SIZE - 1) & !(PAGE_SIZE - 1);
+        if segment.file_size > 0 {
+            memory.map(
+                context,
+                &MapRequest {
+                    address: page,
+                    length: mapped_end - page,
+                    protection: segment.protection(),
+                    flags: MAP_PRIVATE | fixed,
+                    file: Some((Arc::clone(file), segment.offset - lead)),
+                    name: "",
+                },
+            )?;
+        }
+        let end = address + segment.memory_size;
+        let zero_start = if segment.file_size > 0 { mapped_end } else { page };
+        if segment.memory_size > segment.file_size {
+            // The rest of the file's last page belongs to the zeroed part; a page that cannot be written stays.
+            let tail = mapped_end.min(end).saturating_sub(file_end) as usize;
+            if segment.file_size > 0 && tail > 0 && segment.flags & 2 != 0 {
+                let zeros = vec![0; (mapped_end - file_end) as usize];
+                if memory.space().write(file_end, &zeros) != zeros.len() {
+                    return Err(Errno::ENOEXEC);
+                }
+            }
+            if end > zero_start {
+                memory.map(
+                    context,
+                    &MapRequest {
+                        address: zero_start,
+                        length: end - zero_start,
+                        protection: segment.protection(),
+                        flags: MAP_PRIVATE | MAP_ANONYMOUS | fixed,
+                        file: None,
+                        name: "",
+                    },
+                )?;
+            }
+        }
+    }
+    if elf.relocatable {
+        // What lies between segments was only reserved.
+        let mut at = extent.start.wrapping_add(bias);
+        for segment in &elf.segments {
+            let start = segment.address.wrapping_add(bias) & !(PAGE_SIZE - 1);
+            if start > at {
+                memory.unmap(context, at..start)?;
+            }
+            let end = segment.address.wrapping_add(bias) + segment.memory_size;
+            at = (end + PAGE_SIZE - 1) & !(PAGE_SIZE - 1);
+        }
+    }
+    Ok(bias)
+}
+
+/// What the auxiliary vector tells of the image.
+struct Auxv {
+    headers: u64,
+    header_count: u64,
+    base: u64,
+    entry: u64,
+    vdso: Option<u64>,
+}
+
+/// Writes arguments, environment and auxiliary vector to the top of the stack; returns the stack pointer.
+fn build_stack(
+    memory: &MemoryMap,
+    end: u64,
+    program: &Program,
+    credentials: &Credentials,
+    auxv: &Auxv,
+    layout: &mut Layout,
+) -> SysResult<u64> {
+    // Strings, from the top down: path, then environment and arguments in order.
+    let mut strings = Vec::new();
+    let mut starts = Vec::with_capacity(program.arguments.len() + program.environment.len());
+    for string in program.arguments.iter().chain(&program.environment) {
+        starts.push(strings.len() as u64);
+        strings.extend_from_slice(string);
+        strings.push(0);
+    }
+    let path_at = strings.len() as u64;
+    strings.extend_from_slice(&program.path);
+    strings.push(0);
+    let string_base = end - 8 - strings.len() as u64;
+    let platform_base = (string_base - 64) & !15;
+    let random = platform_base + 16;
+    let mut random_bytes = [0; 16];
+    rustix::rand::getrandom(&mut random_bytes, rustix::rand::GetRandomFlags::empty())?;
+
+    let secure = credentials.uid != credentials.effective_uid || credentials.gid != credentials.effective_gid;
+    let ids = [credentials.uid, credentials.effective_uid, credentials.gid, credentials.effective_gid];
+    let mut vector: Vec<(u64, u64)> = vec![
+        (16, crate::task::processor::hwcap()),
+        (6, PAGE_SIZE),
+        (17, 100),
+        (3, auxv.headers),
+        (4, 56),
+        (5, auxv.header_count),
+        (7, auxv.base),
+        (8, 0),
+        (9, auxv.entry),
+        (11, ids[0].into()),
+        (12, ids[1].into()),
+        (13, ids[2].into()),
+        (14, ids[3].into()),
+        (23, secure.into()),
+        (25, random),
+        (26, crate::task::processor::HWCAP2),
+        (31, string_base + path_at),
+        (15, platform_base),
+        (51, 3632),
+    ];
+    if let Some(vdso) = auxv.vdso {
+        vector.insert(0, (33, vdso));
+    }
+    vector.push((0, 0));
+
+    let argument_count = program.arguments.len();
+    let words = 1 + argument_count + 1 + program.environment.len() + 1 + vector.len() * 2;
+    let pointer = (platform_base - words as u64 * 8) & !15;
+    let mut block: Vec<u64> = Vec::with_capacity(words);
+    block.push(argument_count as u64);
+    block.extend(starts[..argument_count].iter().map(|start| string_base + start));
+    block.push(0);
+    block.extend(starts[argument_count..].iter().map(|start| string_base + start));
+    block.push(0);
+    block.extend(vector.iter().flat_map(|(kind, value)| [*kind, *value]));
+
+    let bytes: Vec<u8> = block.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let mut top = b"x86_64\0".to_vec();
+    top.resize(16, 0);
+    top.extend_from_slice(&random_bytes);
+    for (address, bytes) in [(pointer, &bytes), (platform_base, &top), (string_base, &strings)] {
+        if memory.space().write(address, bytes) != bytes.len() {
+            return Err(Errno::E2BIG);
+        }
+    }
+    let environment_start = starts.get(argument_count).copied().unwrap_or(path_at);
+    layout.arguments = string_base..string_base + environment_start;
+    layout.environment = string_base + environment_start..string_base + path_at;
+    layout.auxv = vector.iter().flat_map(|(kind, value)| [*kind, *value]).flat_map(u64::to_ne_bytes).collect();
+    Ok(pointer)
+}
+
+impl CurrentTask {
+    /// `execve(2)`: replaces the program. On success the task's registers are those of the new program.
+    pub fn exec(&self, program: Program) -> SyscallResult<()> {
+        let total: usize = program.arguments.iter().chain(&program.environment).map(|s| s.len() + 9).sum();
+        let limit = self.group.limit(Resource::Stack);
+        // A quarter of the stack's limit, at least 128 KiB, at most 6 MiB.
+        let room = (limit / 4).clamp(128 << 10, 6 << 20);
+        if total as u64 > room {
+            return Err(Errno::E2BIG.into());
+        }
+        let credentials = self.credentials();
+        let open = |path: &[u8]| crate::fs::open_executable(self, path);
+        let loaded = load(&self.kernel, &credentials, limit, program, open)?;
+
+        // From here on there is no way back.
+        self.leave_siblings()?;
+        let old_context = self.replace_context(loaded.context);
+        let old_memory = self.set_memory(Some(loaded.memory));
+        self.set_comm(&loaded.name);
+        self.release_address_space();
+        drop(old_context);
+        drop(old_memory);
+        let files = self.own_files();
+        for file in files.remove_where(|_, close_on_exec| close_on_exec) {
+            let _ = file.ops().flush(self);
+        }
+        crate::signal::reset_for_exec(self);
+        self.finish_vfork();
+        Ok(())
+    }
+}
+
+/// The flags that a program is opened with.
+pub const EXEC_FLAGS: OpenFlags = OpenFlags::LARGEFILE;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn script_lines_are_split_as_linux_does() {
+        let line = |text: &[u8]| script_line(text).map(|(i, a)| (String::from_utf8(i), a.map(String::from_utf8)));
+        assert_eq!(line(b"#!/bin/sh\n"), Some((Ok("/bin/sh".into()), None)));
+        assert_eq!(line(b"#! /usr/bin/env  a b \nx"), Some((Ok("/usr/bin/env".into()), Some(Ok("a b".into())))));
+        assert_eq!(line(b"#!\n"), None);
+        assert_eq!(line(b"echo"), None);
+    }
+}

@@ -1,0 +1,239 @@
+//! The end of tasks and processes: `exit(2)`, `exit_group(2)`, and what remains to be done when a task has run.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use abi::Errno;
+use abi::signal::{CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SigInfo, Signal};
+
+use super::table::{ChildEvent, Process, Tree};
+use super::{CurrentTask, ExitStatus, Pid, ThreadGroup};
+use crate::error::SyscallResult;
+use crate::fs::FdTable;
+use crate::signal;
+use crate::wait::{Deadline, Events};
+
+impl CurrentTask {
+    /// Ends the whole thread group with this status, unless its end was decided already. The current thread ends when
+    /// it returns to its run loop.
+    pub fn exit_group(&self, status: ExitStatus) {
+        self.kernel.end_group(&self.group, status);
+        self.request_exit();
+    }
+
+    /// Takes the task down after its last instruction.
+    pub(super) fn finish(self) {
+        self.release_address_space();
+        self.finish_vfork();
+        let files = self.set_files(None);
+        if let Some(files) = files.and_then(Arc::into_inner) {
+            for file in files.remove_where(|_, _| true) {
+                let _ = file.ops().flush(&self);
+            }
+        }
+        self.group.add_time(self.context.borrow().cpu_time(), host_thread_time());
+        drop(self.set_memory(None));
+        let task = Arc::clone(&self.task);
+        let kernel = Arc::clone(&self.kernel);
+        // The stub's thread, and with the last one its memory, goes before the parent hears of it.
+        drop(self);
+        task.group.set_last_uid(task.credentials().uid);
+        if kernel.tasks.with(|tree| tree.remove_task(&task)) {
+            kernel.process_ended(&task.group);
+        }
+        task.group.exec_queue.wake(Events::IN);
+    }
+
+    /// What a thread owes to others before its address space goes: futexes in its robust list, and the word that
+    /// `CLONE_CHILD_CLEARTID` names.
+    pub(super) fn release_address_space(&self) {
+        crate::ipc::futex::release_robust_list(self);
+        let address = self.clear_child_tid.swap(0, Ordering::Relaxed);
+        if address != 0 && self.write_bytes(address, &0u32.to_ne_bytes()).is_ok() {
+            crate::ipc::futex::wake_address(self, address, 1);
+        }
+    }
+
+    /// Ends all other threads of the group and waits for them, for `execve(2)`. The task then leads its group.
+    pub(super) fn leave_siblings(&self) -> SyscallResult<()> {
+        let pid = self.group.pid;
+        let alone = || {
+            let others = self.kernel.tasks.tasks_of(pid);
+            let others: Vec<_> = others.iter().filter(|task| !Arc::ptr_eq(task, &self.task)).collect();
+            if others.is_empty() {
+                return Ok(());
+            }
+            others.iter().for_each(|task| task.request_exit());
+            Err(Errno::EAGAIN.into())
+        };
+        if self.is_exiting() {
+            return Err(crate::error::Restart::NoIntr.into());
+        }
+        self.block_on(&self.group.exec_queue, Events::IN, Deadline::Never, alone)?;
+        if self.tid() != pid {
+            self.kernel.tasks.with(|tree| tree.rename_task(&self.task, pid));
+        }
+        self.kernel.tasks.with(|tree| {
+            if let Some(process) = tree.process_mut(pid) {
+                process.executed = true;
+            }
+        });
+        Ok(())
+    }
+
+    /// A descriptor table that no other task shares.
+    pub(super) fn own_files(&self) -> Arc<FdTable> {
+        let files = self.files();
+        // One reference is the task's, one is ours.
+        if Arc::strong_count(&files) > 2 {
+            let own = Arc::new(files.copy());
+            self.set_files(Some(Arc::clone(&own)));
+            return own;
+        }
+        files
+    }
+}
+
+/// Processor time that the calling kernel thread has used.
+pub(super) fn host_thread_time() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    std::time::Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
+impl crate::Kernel {
+    /// Decides how a thread group ends, unless that is decided, and tells its tasks.
+    pub fn end_group(&self, group: &Arc<ThreadGroup>, status: ExitStatus) {
+        group.exit.lock().get_or_insert(status);
+        for task in self.tasks.tasks_of(group.pid) {
+            task.request_exit();
+        }
+    }
+
+    /// A process's last task has ended: its children get a new parent, and its own parent is told.
+    fn process_ended(&self, group: &Arc<ThreadGroup>) {
+        let status = group.exit.lock().unwrap_or(ExitStatus::Exited(0));
+        let mut signals: Vec<(Arc<ThreadGroup>, SigInfo)> = Vec::new();
+        let pid = group.pid;
+        let own_group = self.tasks.with(|tree| {
+            let own_group = tree.process(pid).map(|process| process.process_group);
+            let reaper = tree.reaper_of(pid);
+            let children = tree.process_mut(pid).map(|process| std::mem::take(&mut process.children)).unwrap_or_default();
+            for child in children {
+                let Some(process) = tree.process_mut(child) else { continue };
+                process.parent = reaper;
+                let (zombie, group_of_child) = (process.zombie, process.process_group);
+                if let Some(signal) = process.group.signals.parent_death_signal() {
+                    signals.push((Arc::clone(&process.group), SigInfo::user(signal, 0, pid, 0)));
+                }
+                if let Some(parent) = tree.process_mut(reaper) {
+                    parent.children.push(child);
+                }
+                if zombie.is_some() {
+                    self.tell_parent(tree, child, &mut signals);
+                }
+                Self::hang_up_if_orphaned(tree, group_of_child, &mut signals);
+            }
+            if let Some(process) = tree.process_mut(pid) {
+                process.zombie = Some(status);
+            }
+            self.tell_parent(tree, pid, &mut signals);
+            own_group
+        });
+        if let Some(own_group) = own_group {
+            self.tasks.with(|tree| Self::hang_up_if_orphaned(tree, own_group, &mut signals));
+        }
+        for (group, info) in signals {
+            signal::send_to_group(self, &group, info);
+        }
+        if pid == 1 {
+            self.kill_all();
+            self.tasks.init_exited.wake(Events::IN);
+        }
+    }
+
+    /// Tells a zombie's parent, or removes the zombie if the parent does not want to know.
+    fn tell_parent(&self, tree: &mut Tree, pid: Pid, signals: &mut Vec<(Arc<ThreadGroup>, SigInfo)>) {
+        let Some(process) = tree.process(pid) else { return };
+        let Some(status) = process.zombie else { return };
+        let exit_signal = process.exit_signal;
+        let info = child_info(process, ChildEvent::Exited(status));
+        let Some(parent) = tree.process(process.parent) else { return };
+        let parent_group = Arc::clone(&parent.group);
+        let discard = exit_signal == Some(Signal::SIGCHLD) && parent_group.signals.discards_children();
+        if let Some(signal) = exit_signal {
+            signals.push((Arc::clone(&parent_group), SigInfo { signo: signal.number(), ..info }));
+        }
+        if discard {
+            tree.reap(pid);
+        }
+        parent_group.child_queue.wake(Events::IN);
+    }
+
+    /// SIGHUP and SIGCONT for an orphaned process group with stopped members.
+    fn hang_up_if_orphaned(tree: &Tree, process_group: Pid, signals: &mut Vec<(Arc<ThreadGroup>, SigInfo)>) {
+        if tree.is_orphaned(process_group) && tree.has_stopped(process_group) {
+            for member in tree.members(process_group) {
+                signals.push((Arc::clone(&member), SigInfo::new(Signal::SIGHUP, abi::signal::SI_KERNEL)));
+                signals.push((member, SigInfo::new(Signal::SIGCONT, abi::signal::SI_KERNEL)));
+            }
+        }
+    }
+
+    /// Tells a process's parent that it has stopped or continued.
+    pub fn child_changed(&self, pid: Pid, event: ChildEvent) {
+        let told = self.tasks.with(|tree| {
+            let process = tree.process_mut(pid)?;
+            process.news = Some(event);
+            let info = child_info(process, event);
+            let parent = process.parent;
+            let parent = Arc::clone(&tree.process(parent)?.group);
+            Some((parent, info))
+        });
+        let Some((parent, info)) = told else { return };
+        if parent.signals.wants_stops() {
+            signal::send_to_group(self, &parent, info);
+        }
+        parent.child_queue.wake(Events::IN);
+    }
+
+    /// Ends everything: the first process has ended.
+    pub fn kill_all(&self) {
+        let groups: Vec<_> = self.tasks.with(|tree| tree.processes().map(|p| Arc::clone(&p.group)).collect());
+        for group in groups {
+            self.end_group(&group, ExitStatus::Signaled { signal: Signal::SIGKILL, core: false });
+        }
+    }
+}
+
+/// The SIGCHLD that tells of a change.
+pub(super) fn child_info(process: &Process, event: ChildEvent) -> SigInfo {
+    let (code, status) = match event {
+        ChildEvent::Exited(ExitStatus::Exited(code)) => (CLD_EXITED, i32::from(code)),
+        ChildEvent::Exited(ExitStatus::Signaled { signal, core: false }) => (CLD_KILLED, signal.number()),
+        ChildEvent::Exited(ExitStatus::Signaled { signal, core: true }) => (CLD_DUMPED, signal.number()),
+        ChildEvent::Stopped(signal) => (CLD_STOPPED, signal.number()),
+        ChildEvent::Continued => (CLD_CONTINUED, Signal::SIGCONT.number()),
+    };
+    let (user, system) = process.group.time();
+    let ticks = |time: std::time::Duration| i64::try_from(time.as_millis() / 10).unwrap_or(i64::MAX);
+    let uid = process.tasks.first().map_or_else(|| process.group.last_uid(), |task| task.credentials().uid);
+    SigInfo::child(code, process.group.pid, uid, status, ticks(user), ticks(system))
+}
+
+/// `exit(2)`: ends the thread; the group ends with its last one.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "only eight bits count")]
+pub fn exit(task: &CurrentTask, status: i32) -> SyscallResult<()> {
+    let last = task.kernel.tasks.tasks_of(task.group.pid).len() <= 1;
+    if last {
+        task.group.exit.lock().get_or_insert(ExitStatus::Exited(status as u8));
+    }
+    task.request_exit();
+    Ok(())
+}
+
+/// `exit_group(2)`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "only eight bits count")]
+pub fn exit_group(task: &CurrentTask, status: i32) -> SyscallResult<()> {
+    task.exit_group(ExitStatus::Exited(status as u8));
+    Ok(())
+}

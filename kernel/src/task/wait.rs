@@ -1,0 +1,195 @@
+//! Waiting for children: `wait4(2)` and `waitid(2)`.
+
+use abi::signal::{SigInfo, Signal};
+use abi::time::TimeVal;
+use abi::{Errno, SysResult};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::exit::child_info;
+use super::table::{ChildEvent, Process, Tree};
+use super::{CurrentTask, ExitStatus, Pid};
+use crate::error::SyscallResult;
+use crate::syscalls::arguments::Flags;
+use crate::user::UserPtr;
+use crate::wait::{Deadline, Events};
+
+const WNOHANG: u32 = 1;
+const WUNTRACED: u32 = 2;
+const WSTOPPED: u32 = 2;
+const WEXITED: u32 = 4;
+const WCONTINUED: u32 = 8;
+const WNOWAIT: u32 = 0x0100_0000;
+const WNOTHREAD: u32 = 0x2000_0000;
+const WALL: u32 = 0x4000_0000;
+const WCLONE: u32 = 0x8000_0000;
+
+/// Which children are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Selection {
+    All,
+    Process(Pid),
+    Group(Pid),
+}
+
+impl Selection {
+    fn includes(self, process: &Process) -> bool {
+        match self {
+            Selection::All => true,
+            Selection::Process(pid) => process.group.pid == pid,
+            Selection::Group(group) => process.process_group == group,
+        }
+    }
+}
+
+/// `struct rusage`.
+#[derive(Clone, Copy, Default, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the fields are those of getrusage(2)")]
+pub struct Rusage {
+    pub user: TimeVal,
+    pub system: TimeVal,
+    pub max_rss: i64,
+    pub rest: [i64; 13],
+}
+
+/// A child that was found.
+struct Found {
+    pid: Pid,
+    event: ChildEvent,
+    info: SigInfo,
+    rusage: Rusage,
+}
+
+impl CurrentTask {
+    /// Waits for a child of the selection with one of the wanted kinds of news. `None` for `WNOHANG` without news.
+    fn wait_child(&self, selection: Selection, options: u32) -> SyscallResult<Option<Found>> {
+        let deadline = if options & WNOHANG != 0 { Deadline::Now } else { Deadline::Never };
+        let look = || self.kernel.tasks.with(|tree| find(tree, self.group.pid, selection, options));
+        match self.block_on(&self.group.child_queue, Events::IN, deadline, look) {
+            Err(error) if error.is(Errno::EAGAIN) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+}
+
+/// Looks for a child with news: `ECHILD` if there is none of the selection at all, `EAGAIN` if none has news.
+fn find(tree: &mut Tree, parent: Pid, selection: Selection, options: u32) -> SyscallResult<Found> {
+    let children = tree.process(parent).map(|process| process.children.clone()).unwrap_or_default();
+    let mut any = false;
+    for pid in children {
+        let Some(process) = tree.process_mut(pid) else { continue };
+        // Children whose end is told by another signal than SIGCHLD are for those who ask for them.
+        let clone_child = process.exit_signal != Some(Signal::SIGCHLD);
+        let of_kind = options & WALL != 0 || clone_child == (options & WCLONE != 0);
+        if !selection.includes(process) || !of_kind {
+            continue;
+        }
+        any = true;
+        let event = match (process.zombie, process.news) {
+            (Some(status), _) if options & WEXITED != 0 => ChildEvent::Exited(status),
+            (None, Some(event @ ChildEvent::Stopped(_))) if options & WSTOPPED != 0 => event,
+            (None, Some(ChildEvent::Continued)) if options & WCONTINUED != 0 => ChildEvent::Continued,
+            _ => continue,
+        };
+        let info = child_info(process, event);
+        let rusage = rusage(process.group.time());
+        if options & WNOWAIT == 0 {
+            process.news = None;
+            if matches!(event, ChildEvent::Exited(_))
+                && let Some(child) = tree.reap(pid)
+            {
+                let (user, system) = child.group.time();
+                if let Some(own) = tree.process_mut(parent) {
+                    own.children_time.0 += user + child.children_time.0;
+                    own.children_time.1 += system + child.children_time.1;
+                }
+            }
+        }
+        return Ok(Found { pid, event, info, rusage });
+    }
+    Err(if any { Errno::EAGAIN } else { Errno::ECHILD }.into())
+}
+
+/// Processor times as `struct rusage` has them.
+pub fn rusage((user, system): (std::time::Duration, std::time::Duration)) -> Rusage {
+    Rusage { user: user.into(), system: system.into(), ..Rusage::default() }
+}
+
+/// `wait4(2)`.
+pub fn wait4(
+    task: &CurrentTask,
+    pid: i32,
+    status: UserPtr<i32>,
+    options: Flags,
+    usage: UserPtr<Rusage>,
+) -> SyscallResult<Pid> {
+    let options = options.0;
+    if options & !(WNOHANG | WUNTRACED | WCONTINUED | WNOTHREAD | WCLONE | WALL) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let selection = match pid {
+        -1 => Selection::All,
+        0 => Selection::Group(own_process_group(task)?),
+        i32::MIN => return Err(Errno::ESRCH.into()),
+        pid if pid < 0 => Selection::Group(-pid),
+        pid => Selection::Process(pid),
+    };
+    let Some(found) = task.wait_child(selection, options | WEXITED)? else { return Ok(0) };
+    if let Some(status) = status.non_null() {
+        let word = match found.event {
+            ChildEvent::Exited(status) => status.wait_status(),
+            ChildEvent::Stopped(signal) => signal.number() << 8 | 0x7f,
+            ChildEvent::Continued => 0xffff,
+        };
+        task.write_object(status, &word)?;
+    }
+    if let Some(usage) = usage.non_null() {
+        task.write_object(usage, &found.rusage)?;
+    }
+    Ok(found.pid)
+}
+
+/// The process group of the calling process.
+pub(crate) fn own_process_group(task: &CurrentTask) -> SysResult<Pid> {
+    task.kernel.tasks.with(|tree| tree.process(task.group.pid).map(|p| p.process_group)).ok_or(Errno::ESRCH)
+}
+
+/// `waitid(2)`.
+pub fn waitid(
+    task: &CurrentTask,
+    kind: u32,
+    id: i32,
+    info: UserPtr<SigInfo>,
+    options: Flags,
+    usage: UserPtr<Rusage>,
+) -> SyscallResult<()> {
+    const P_ALL: u32 = 0;
+    const P_PID: u32 = 1;
+    const P_PGID: u32 = 2;
+    let options = options.0;
+    let known = WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | WNOTHREAD | WCLONE | WALL;
+    if options & !known != 0 || options & (WEXITED | WSTOPPED | WCONTINUED) == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let selection = match kind {
+        P_ALL => Selection::All,
+        P_PID if id > 0 => Selection::Process(id),
+        P_PGID if id == 0 => Selection::Group(own_process_group(task)?),
+        P_PGID if id > 0 => Selection::Group(id),
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let found = task.wait_child(selection, options)?;
+    if let (Some(usage), Some(found)) = (usage.non_null(), &found) {
+        task.write_object(usage, &found.rusage)?;
+    }
+    if let Some(info) = info.non_null() {
+        task.write_object(info, &found.map(|found| found.info).unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+impl From<ExitStatus> for ChildEvent {
+    fn from(status: ExitStatus) -> ChildEvent {
+        ChildEvent::Exited(status)
+    }
+}

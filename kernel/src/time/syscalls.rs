@@ -1,0 +1,126 @@
+//! System calls on time.
+
+use std::time::Duration;
+
+use abi::time::{TimeSpec, TimeVal};
+use abi::{Errno, SysResult};
+
+use crate::error::{Restart, SysError, SyscallResult};
+use crate::syscalls::arguments::Flags;
+use crate::task::CurrentTask;
+use crate::user::UserPtr;
+use crate::wait::Deadline;
+
+const TIMER_ABSTIME: u32 = 1;
+
+fn host_clock(clock: rustix::time::ClockId) -> TimeSpec {
+    let time = rustix::time::clock_gettime(clock);
+    TimeSpec { sec: time.tv_sec, nsec: time.tv_nsec }
+}
+
+/// What a clock shows. `EINVAL` for one that does not exist.
+pub fn now(task: &CurrentTask, clock: i32) -> SysResult<TimeSpec> {
+    use rustix::time::ClockId;
+    Ok(match clock {
+        0 | 11 => host_clock(ClockId::Realtime),
+        1 => host_clock(ClockId::Monotonic),
+        4 => host_clock(ClockId::MonotonicRaw),
+        5 => host_clock(ClockId::RealtimeCoarse),
+        6 => host_clock(ClockId::MonotonicCoarse),
+        7 | 9 => host_clock(ClockId::Boottime),
+        8 => host_clock(ClockId::Realtime),
+        2 => {
+            let (user, system) = task.group.time();
+            (user + system + own_time(task)).into()
+        }
+        3 => own_time(task).into(),
+        _ => return Err(Errno::EINVAL),
+    })
+}
+
+/// Processor time of the calling task, in guest code and in the kernel.
+fn own_time(task: &CurrentTask) -> Duration {
+    let kernel = host_clock(rustix::time::ClockId::ThreadCPUTime).to_duration().unwrap_or_default();
+    task.context.borrow().cpu_time() + kernel
+}
+
+/// `clock_gettime(2)`.
+pub fn clock_gettime(task: &CurrentTask, clock: i32, time: UserPtr<TimeSpec>) -> SysResult<()> {
+    task.write_object(time, &now(task, clock)?)
+}
+
+/// `clock_getres(2)`.
+pub fn clock_getres(task: &CurrentTask, clock: i32, resolution: UserPtr<TimeSpec>) -> SysResult<()> {
+    now(task, clock)?;
+    let coarse = matches!(clock, 5 | 6);
+    match resolution.non_null() {
+        Some(resolution) => {
+            task.write_object(resolution, &TimeSpec { sec: 0, nsec: if coarse { 4_000_000 } else { 1 } })
+        }
+        None => Ok(()),
+    }
+}
+
+/// `gettimeofday(2)`.
+pub fn gettimeofday(task: &CurrentTask, time: UserPtr<TimeVal>, zone: UserPtr<[i32; 2]>) -> SysResult<()> {
+    let now = host_clock(rustix::time::ClockId::Realtime);
+    if let Some(time) = time.non_null() {
+        task.write_object(time, &TimeVal { sec: now.sec, usec: now.nsec / 1000 })?;
+    }
+    match zone.non_null() {
+        Some(zone) => task.write_object(zone, &[0; 2]),
+        None => Ok(()),
+    }
+}
+
+/// `time(2)`.
+pub fn time(task: &CurrentTask, place: UserPtr<i64>) -> SysResult<i64> {
+    let seconds = host_clock(rustix::time::ClockId::Realtime).sec;
+    if let Some(place) = place.non_null() {
+        task.write_object(place, &seconds)?;
+    }
+    Ok(seconds)
+}
+
+/// Sleeps until `deadline`; when a signal ends the sleep, what is left goes to `remaining`, and the call goes on where
+/// it was unless a handler ran.
+fn sleep(task: &CurrentTask, deadline: Deadline, remaining: UserPtr<TimeSpec>) -> SyscallResult<()> {
+    match task.sleep_until(deadline) {
+        Err(SysError::Restart(_)) => {
+            if let (Some(place), Some(left)) = (remaining.non_null(), deadline.remaining()) {
+                task.write_object(place, &TimeSpec::from(left))?;
+            }
+            task.set_restart(Box::new(move |task| sleep(task, deadline, remaining).map(|()| 0)));
+            Err(Restart::Block.into())
+        }
+        result => result,
+    }
+}
+
+/// `nanosleep(2)`.
+pub fn nanosleep(task: &CurrentTask, request: UserPtr<TimeSpec>, remaining: UserPtr<TimeSpec>) -> SyscallResult<()> {
+    let duration = task.read_object(request)?.to_duration().ok_or(Errno::EINVAL)?;
+    sleep(task, Deadline::after(duration), remaining)
+}
+
+/// `clock_nanosleep(2)`.
+pub fn clock_nanosleep(
+    task: &CurrentTask,
+    clock: i32,
+    flags: Flags,
+    request: UserPtr<TimeSpec>,
+    remaining: UserPtr<TimeSpec>,
+) -> SyscallResult<()> {
+    if !matches!(clock, 0 | 1 | 7 | 8 | 9 | 11) {
+        return Err(if clock == 3 { Errno::EINVAL } else { Errno::EOPNOTSUPP }.into());
+    }
+    let time = task.read_object(request)?.to_duration().ok_or(Errno::EINVAL)?;
+    if flags.0 & TIMER_ABSTIME == 0 {
+        return sleep(task, Deadline::after(time), remaining);
+    }
+    let now = now(task, clock)?.to_duration().unwrap_or_default();
+    match task.sleep_until(Deadline::after(time.saturating_sub(now))) {
+        Err(SysError::Restart(_)) => Err(Restart::NoHand.into()),
+        result => result,
+    }
+}
