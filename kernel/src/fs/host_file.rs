@@ -202,7 +202,11 @@ impl Inode for HostFileInode {
         Ok(host_metadata(&rustix::fs::statx(&*self.fd, c"", AtFlags::EMPTY_PATH, wanted)?))
     }
 
-    fn open(self: Arc<Self>, _task: Option<&CurrentTask>, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+    fn open(
+        self: Arc<Self>,
+        _task: Option<&CurrentTask>,
+        flags: OpenFlags,
+    ) -> SyscallResult<Arc<dyn OpenFile>> {
         // Opened again through /proc/self/fd or /dev/stdout: the same description.
         let _ = flags;
         let fd = Arc::clone(&self.fd);

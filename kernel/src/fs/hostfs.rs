@@ -17,8 +17,8 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 
 use super::{
-    DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable, Metadata, NewFile,
-    NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
+    DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable,
+    Metadata, NewFile, NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
 };
 use crate::error::SyscallResult;
 use crate::task::CurrentTask;
@@ -133,10 +133,17 @@ impl std::ops::Deref for Handle<'_> {
     }
 }
 
-const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const RESOLVE: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 fn open_below(directory: &OwnedFd, name: &[u8], flags: OFlags) -> SysResult<OwnedFd> {
-    Ok(rustix::fs::openat2(directory, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), RESOLVE)?)
+    Ok(rustix::fs::openat2(
+        directory,
+        name,
+        flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+        RESOLVE,
+    )?)
 }
 
 impl HostInode {
@@ -269,11 +276,15 @@ pub fn host_metadata(stat: &rustix::fs::Statx) -> Metadata {
 
 /// Times for `utimensat(2)` on the host, the missing ones left as they are.
 pub fn host_times(attributes: &SetAttributes) -> rustix::fs::Timestamps {
-    const OMIT: rustix::fs::Timespec = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };
+    const OMIT: rustix::fs::Timespec =
+        rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };
     let convert = |time: Option<TimeSpec>| {
         time.map_or(OMIT, |time| rustix::fs::Timespec { tv_sec: time.sec, tv_nsec: time.nsec as _ })
     };
-    rustix::fs::Timestamps { last_access: convert(attributes.accessed), last_modification: convert(attributes.modified) }
+    rustix::fs::Timestamps {
+        last_access: convert(attributes.accessed),
+        last_modification: convert(attributes.modified),
+    }
 }
 
 impl Inode for HostInode {
@@ -291,7 +302,9 @@ impl Inode for HostInode {
         let stat = match (&opened, self.handle.get()) {
             (Some(fd), _) => rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)?,
             (None, Some(fd)) => rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)?,
-            (None, None) => self.at(|parent, name| rustix::fs::statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, WANTED))?,
+            (None, None) => {
+                self.at(|parent, name| rustix::fs::statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, WANTED))?
+            }
         };
         Ok(host_metadata(&stat))
     }
@@ -308,7 +321,9 @@ impl Inode for HostInode {
             self.at(|parent, name| rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
         }
         if let Some(mode) = attributes.mode {
-            self.at(|parent, name| rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty()))?;
+            self.at(|parent, name| {
+                rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
+            })?;
         }
         if attributes.accessed.is_some() || attributes.modified.is_some() {
             let times = host_times(attributes);
@@ -363,7 +378,13 @@ impl Inode for HostInode {
         Ok(rustix::fs::unlinkat(&*self.handle()?, name, AtFlags::REMOVEDIR)?)
     }
 
-    fn rename(self: Arc<Self>, name: &[u8], parent: &InodeRef, new_name: &[u8], mode: RenameMode) -> SysResult<()> {
+    fn rename(
+        self: Arc<Self>,
+        name: &[u8],
+        parent: &InodeRef,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> SysResult<()> {
         self.check_writable()?;
         let moved = self.child(name)?;
         let target = Arc::clone(parent) as Arc<dyn std::any::Any + Send + Sync>;
@@ -379,10 +400,15 @@ impl Inode for HostInode {
     }
 
     fn readlink(&self, _task: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
-        self.at(|parent, name| rustix::fs::readlinkat(parent, name, Vec::new())).map(std::ffi::CString::into_bytes)
+        self.at(|parent, name| rustix::fs::readlinkat(parent, name, Vec::new()))
+            .map(std::ffi::CString::into_bytes)
     }
 
-    fn open(self: Arc<Self>, _task: Option<&CurrentTask>, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+    fn open(
+        self: Arc<Self>,
+        _task: Option<&CurrentTask>,
+        flags: OpenFlags,
+    ) -> SyscallResult<Arc<dyn OpenFile>> {
         match self.kind {
             FileType::Directory => Ok(Arc::new(HostDirectory { inode: self, names: Mutex::default() })),
             FileType::Regular => {
@@ -512,7 +538,12 @@ struct HostDirectory {
 }
 
 impl OpenFile for HostDirectory {
-    fn read_directory(&self, _task: &CurrentTask, position: u64, sink: &mut DirectorySink<'_>) -> SysResult<()> {
+    fn read_directory(
+        &self,
+        _task: &CurrentTask,
+        position: u64,
+        sink: &mut DirectorySink<'_>,
+    ) -> SysResult<()> {
         let mut names = self.names.lock();
         if position == 0 {
             *names = self.inode.names()?;

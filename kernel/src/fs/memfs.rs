@@ -19,8 +19,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::hostfs::{HostInode, list, read_host, seek_host, write_host};
 use super::{
-    DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable, Metadata, NewFile,
-    NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
+    DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable,
+    Metadata, NewFile, NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
 };
 use crate::error::SyscallResult;
 use crate::task::CurrentTask;
@@ -93,7 +93,8 @@ impl FileSystem for MemFs {
     fn statistics(&self) -> SysResult<FsStatistics> {
         let memory = rustix::system::sysinfo();
         let unit = u64::from(memory.mem_unit.max(1));
-        let limit = if self.shared.limit == 0 { memory.totalram as u64 * unit / 2 } else { self.shared.limit };
+        let limit =
+            if self.shared.limit == 0 { memory.totalram as u64 * unit / 2 } else { self.shared.limit };
         let used = self.shared.used.load(Ordering::Relaxed).min(limit);
         Ok(FsStatistics {
             magic: if self.name == "tmpfs" { 0x0102_1994 } else { 0x794c_7630 },
@@ -197,7 +198,12 @@ impl Node {
             shared: Arc::clone(shared),
             number,
             kind,
-            attributes: Mutex::new(Attributes { lower: None, own, xattrs: BTreeMap::new(), xattrs_copied: true }),
+            attributes: Mutex::new(Attributes {
+                lower: None,
+                own,
+                xattrs: BTreeMap::new(),
+                xattrs_copied: true,
+            }),
             body,
             this: Weak::clone(this),
         })
@@ -208,9 +214,10 @@ impl Node {
         let kind = lower.file_type();
         let metadata = lower.metadata()?;
         let body = match kind {
-            FileType::Directory => {
-                Body::Directory(Mutex::new(Directory { lower: Some(Arc::clone(&lower)), ..Directory::default() }))
-            }
+            FileType::Directory => Body::Directory(Mutex::new(Directory {
+                lower: Some(Arc::clone(&lower)),
+                ..Directory::default()
+            })),
             FileType::Regular => Body::File(RwLock::new(Content::Lower(Arc::clone(&lower)))),
             FileType::Symlink => Body::Symlink(lower.readlink(None)?),
             _ => Body::Special,
@@ -439,7 +446,8 @@ impl Inode for Node {
         let mut metadata = attributes.own;
         metadata.device = self.shared.device;
         metadata.inode = self.number;
-        let lower_content = matches!(&self.body, Body::File(content) if matches!(*content.read(), Content::Lower(_)));
+        let lower_content =
+            matches!(&self.body, Body::File(content) if matches!(*content.read(), Content::Lower(_)));
         if !lower_content {
             metadata.size = size;
             metadata.blocks = size.div_ceil(4096) * 8;
@@ -553,7 +561,13 @@ impl Inode for Node {
         Ok(())
     }
 
-    fn rename(self: Arc<Self>, name: &[u8], parent: &InodeRef, new_name: &[u8], mode: RenameMode) -> SysResult<()> {
+    fn rename(
+        self: Arc<Self>,
+        name: &[u8],
+        parent: &InodeRef,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> SysResult<()> {
         let target_parent = node_of(parent)?;
         let same = Arc::ptr_eq(&self, &target_parent);
         // The caller holds the tree's rename lock, so the order of these two locks cannot matter; but a directory must
@@ -627,7 +641,11 @@ impl Inode for Node {
         }
     }
 
-    fn open(self: Arc<Self>, _task: Option<&CurrentTask>, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+    fn open(
+        self: Arc<Self>,
+        _task: Option<&CurrentTask>,
+        flags: OpenFlags,
+    ) -> SyscallResult<Arc<dyn OpenFile>> {
         match &self.body {
             Body::Directory(_) => Ok(Arc::new(OpenDirectory { node: self, names: Mutex::default() })),
             Body::File(content) => {
@@ -708,7 +726,12 @@ struct OpenDirectory {
 }
 
 impl OpenFile for OpenDirectory {
-    fn read_directory(&self, _task: &CurrentTask, position: u64, sink: &mut DirectorySink<'_>) -> SysResult<()> {
+    fn read_directory(
+        &self,
+        _task: &CurrentTask,
+        position: u64,
+        sink: &mut DirectorySink<'_>,
+    ) -> SysResult<()> {
         let mut names = self.names.lock();
         if position == 0 {
             names.clear();
@@ -865,11 +888,14 @@ impl Drop for Node {
         if let Body::File(content) = &self.body {
             let size = match &*content.read() {
                 Content::Bytes(bytes) => bytes.len() as u64,
-                Content::Memory { fd, .. } => rustix::fs::fstat(fd).map_or(0, |stat| stat.st_size.cast_unsigned()),
+                Content::Memory { fd, .. } => {
+                    rustix::fs::fstat(fd).map_or(0, |stat| stat.st_size.cast_unsigned())
+                }
                 Content::Lower(_) => 0,
             };
             let used = &self.shared.used;
-            let _ = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old.saturating_sub(size)));
+            let _ =
+                used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old.saturating_sub(size)));
         }
     }
 }

@@ -283,7 +283,13 @@ pub trait Inode: Any + Send + Sync {
     }
 
     /// Moves `name` to `new_name` in `new_parent`, a directory of the same file system.
-    fn rename(self: Arc<Self>, _name: &[u8], _parent: &InodeRef, _new_name: &[u8], _mode: RenameMode) -> SysResult<()> {
+    fn rename(
+        self: Arc<Self>,
+        _name: &[u8],
+        _parent: &InodeRef,
+        _new_name: &[u8],
+        _mode: RenameMode,
+    ) -> SysResult<()> {
         Err(Errno::EPERM)
     }
 
@@ -299,7 +305,11 @@ pub trait Inode: Any + Send + Sync {
 
     /// Opens it. `flags` holds the access mode and the status flags; creation, `O_TRUNC` and permissions are done.
     /// FIFOs and sockets by name are opened by the caller. Without a task it is the kernel that opens a program.
-    fn open(self: Arc<Self>, task: Option<&CurrentTask>, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>>;
+    fn open(
+        self: Arc<Self>,
+        task: Option<&CurrentTask>,
+        flags: OpenFlags,
+    ) -> SyscallResult<Arc<dyn OpenFile>>;
 
     /// Reads an extended attribute.
     fn get_xattr(&self, _name: &[u8]) -> SysResult<Vec<u8>> {

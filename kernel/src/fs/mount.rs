@@ -124,7 +124,8 @@ impl MountNamespace {
         source: &str,
         flags: MountFlags,
     ) -> SysResult<Arc<Mount>> {
-        let directory = |dentry: &Dentry| dentry.inode().map(|inode| inode.file_type() == FileType::Directory);
+        let directory =
+            |dentry: &Dentry| dentry.inode().map(|inode| inode.file_type() == FileType::Directory);
         if directory(&root).ok_or(Errno::ENOENT)? != directory(&place.dentry).ok_or(Errno::ENOENT)? {
             return Err(Errno::ENOTDIR);
         }

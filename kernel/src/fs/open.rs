@@ -39,7 +39,11 @@ pub fn open_executable_in(
     open_program(&found.place, credentials, None)
 }
 
-fn open_program(place: &PathRef, credentials: &Credentials, task: Option<&CurrentTask>) -> SyscallResult<Arc<File>> {
+fn open_program(
+    place: &PathRef,
+    credentials: &Credentials,
+    task: Option<&CurrentTask>,
+) -> SyscallResult<Arc<File>> {
     let inode = place.existing()?;
     if inode.file_type() != FileType::Regular || place.mount.flags().contains(MountFlags::NO_EXEC) {
         return Err(Errno::EACCES.into());
@@ -50,7 +54,13 @@ fn open_program(place: &PathRef, credentials: &Credentials, task: Option<&Curren
 }
 
 /// Opens `path`, making it if the flags say so.
-pub fn open(task: &CurrentTask, directory: Fd, path: &[u8], flags: OpenFlags, mode: u32) -> SyscallResult<Arc<File>> {
+pub fn open(
+    task: &CurrentTask,
+    directory: Fd,
+    path: &[u8],
+    flags: OpenFlags,
+    mode: u32,
+) -> SyscallResult<Arc<File>> {
     open_with(task, directory, path, flags, mode, Walk::empty())
 }
 
@@ -134,7 +144,9 @@ pub fn open_place(
     }
     match kind {
         FileType::Symlink => return Err(Errno::ELOOP.into()),
-        FileType::Directory if flags.writable() || flags.contains(OpenFlags::TRUNC) => return Err(Errno::EISDIR.into()),
+        FileType::Directory if flags.writable() || flags.contains(OpenFlags::TRUNC) => {
+            return Err(Errno::EISDIR.into());
+        }
         FileType::Socket => return Err(Errno::ENXIO.into()),
         _ => {}
     }
@@ -190,7 +202,13 @@ fn open_temporary(
 }
 
 /// Makes a file called `name` in a directory, as the task's user; `mode` is before the umask.
-pub fn make(task: &CurrentTask, parent: &PathRef, name: &[u8], kind: NewKind, mode: u32) -> SyscallResult<PathRef> {
+pub fn make(
+    task: &CurrentTask,
+    parent: &PathRef,
+    name: &[u8],
+    kind: NewKind,
+    mode: u32,
+) -> SyscallResult<PathRef> {
     let directory = parent.existing()?;
     let metadata = directory.metadata()?;
     let credentials = task.credentials();

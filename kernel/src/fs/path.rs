@@ -171,7 +171,12 @@ pub struct Walker<'a> {
 
 impl<'a> Walker<'a> {
     /// A walk with these credentials.
-    pub fn new(state: FsState, credentials: &'a Credentials, task: Option<&'a CurrentTask>, flags: Walk) -> Walker<'a> {
+    pub fn new(
+        state: FsState,
+        credentials: &'a Credentials,
+        task: Option<&'a CurrentTask>,
+        flags: Walk,
+    ) -> Walker<'a> {
         Walker { state, credentials, task, flags, links: 0 }
     }
 
@@ -325,7 +330,12 @@ impl CurrentTask {
 
     /// The directory and the last component of a path that is to be made, removed or renamed. `error` is what a path
     /// without a last name (`/`, `.`, `..`) means.
-    pub fn parent_of(&self, directory: Fd, path: &[u8], error: Errno) -> SyscallResult<(PathRef, Vec<u8>, bool)> {
+    pub fn parent_of(
+        &self,
+        directory: Fd,
+        path: &[u8],
+        error: Errno,
+    ) -> SyscallResult<(PathRef, Vec<u8>, bool)> {
         if path.is_empty() {
             return Err(Errno::ENOENT.into());
         }

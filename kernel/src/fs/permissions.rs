@@ -1,6 +1,6 @@
 //! Who may do what with a file: mode bits, owners, and the capabilities that override them.
 
-use abi::fs::{S_ISVTX};
+use abi::fs::S_ISVTX;
 use abi::{Errno, SysResult};
 use bitflags::bitflags;
 

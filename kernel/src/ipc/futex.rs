@@ -114,8 +114,14 @@ impl Futexes {
     }
 
     /// Wakes `wake` sleepers of `from` and moves `move_` others to `to`; returns both counts.
-    fn requeue(&self, from: FutexKey, to: FutexKey, wake: usize, move_: usize, check: impl FnOnce() -> SysResult<()>)
-    -> SysResult<(usize, usize)> {
+    fn requeue(
+        &self,
+        from: FutexKey,
+        to: FutexKey,
+        wake: usize,
+        move_: usize,
+        check: impl FnOnce() -> SysResult<()>,
+    ) -> SysResult<(usize, usize)> {
         let mut queues = self.queues.lock();
         check()?;
         let woken = Self::wake_locked(&mut queues, from, wake, MATCH_ANY);
@@ -240,7 +246,8 @@ pub fn futex(
                 // A relative timeout is not started anew.
                 Err(SysError::Restart(_)) if deadline != Deadline::Never => {
                     task.set_restart(Box::new(move |task| {
-                        let again = task.kernel.futexes.wait(task, address, private, value, MATCH_ANY, deadline);
+                        let again =
+                            task.kernel.futexes.wait(task, address, private, value, MATCH_ANY, deadline);
                         again.map(|()| 0).map_err(|error| match error {
                             SysError::Restart(_) => Errno::EINTR.into(),
                             other => other,
@@ -271,12 +278,12 @@ pub fn futex(
         10 if value3 == 0 => Err(Errno::EINVAL.into()),
         10 => Ok(futexes.wake(key(task, address, private)?, count(value), value3) as u64),
         6 | 13 => {
-            let until = deadline(task, timeout, true, operation & !(PRIVATE | CLOCK_REALTIME) == 6 || realtime)?;
+            let until =
+                deadline(task, timeout, true, operation & !(PRIVATE | CLOCK_REALTIME) == 6 || realtime)?;
             lock_pi(task, address, private, until)
         }
-        8 => lock_pi(task, address, private, Deadline::Now).map_err(|error| {
-            if error.is(Errno::ETIMEDOUT) { Errno::EAGAIN.into() } else { error }
-        }),
+        8 => lock_pi(task, address, private, Deadline::Now)
+            .map_err(|error| if error.is(Errno::ETIMEDOUT) { Errno::EAGAIN.into() } else { error }),
         7 => unlock_pi(task, address, private),
         _ => Err(Errno::ENOSYS.into()),
     }

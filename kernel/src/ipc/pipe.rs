@@ -88,7 +88,11 @@ pub fn new_pipe(flags: OpenFlags) -> (Arc<File>, Arc<File>) {
 }
 
 /// Opens a FIFO by name: waits for the other end unless `O_NONBLOCK`, or opened for both.
-pub fn open_fifo(task: &CurrentTask, inode: &InodeCommon, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+pub fn open_fifo(
+    task: &CurrentTask,
+    inode: &InodeCommon,
+    flags: OpenFlags,
+) -> SyscallResult<Arc<dyn OpenFile>> {
     let pipe = {
         let mut slot = inode.fifo.lock();
         match slot.upgrade() {
@@ -110,8 +114,11 @@ pub fn open_fifo(task: &CurrentTask, inode: &InodeCommon, flags: OpenFlags) -> S
     if reads != writes && !nonblocking {
         let met = || {
             let state = pipe.state.lock();
-            let (present, opened) =
-                if reads { (state.writers, state.opened.1 != seen.1) } else { (state.readers, state.opened.0 != seen.0) };
+            let (present, opened) = if reads {
+                (state.writers, state.opened.1 != seen.1)
+            } else {
+                (state.readers, state.opened.0 != seen.0)
+            };
             if present > 0 || opened { Ok(()) } else { Err(Errno::EAGAIN.into()) }
         };
         task.block_on(&pipe.queue, Events::READABLE | Events::WRITABLE, Deadline::Never, met)?;

@@ -1,7 +1,9 @@
 //! What happens to pending signals when a task is about to return to guest code.
 
 use abi::Errno;
-use abi::signal::{SA_NODEFER, SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_IGN, SigAction, SigInfo, Signal, SignalSet};
+use abi::signal::{
+    SA_NODEFER, SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_IGN, SigAction, SigInfo, Signal, SignalSet,
+};
 
 use super::{Default_, default_action, frame};
 use crate::error::Restart;
@@ -62,7 +64,8 @@ fn act(task: &CurrentTask, signal: Signal) {
         Default_::Stop => {
             let orphaned = || {
                 task.kernel.tasks.with(|tree| {
-                    tree.process(task.group.pid).is_some_and(|process| tree.is_orphaned(process.process_group))
+                    tree.process(task.group.pid)
+                        .is_some_and(|process| tree.is_orphaned(process.process_group))
                 })
             };
             if signal != Signal::SIGSTOP && orphaned() {

@@ -75,8 +75,8 @@ pub fn push(
         link: 0,
         stack: SigAltStack { flags: stack.flags | shown, ..stack },
         general: [
-            r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx, r.rsp,
-            r.rip, r.eflags,
+            r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax,
+            r.rcx, r.rsp, r.rip, r.eflags,
         ],
         segments: USER_CS | USER_SS << 48,
         error: fault.map_or(0, |fault| fault.error),
@@ -122,12 +122,29 @@ fn pop(task: &CurrentTask) -> SysResult<u64> {
     let old = *task.context.borrow().registers();
     let frame: Frame = task.read_object(UserPtr::new(old.rsp.wrapping_sub(8)))?;
     let state = read_fpu(task, frame.fpu)?;
-    let [r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags] = frame.general;
+    let [r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags] =
+        frame.general;
     {
         let mut context = task.context.borrow_mut();
         context.set_fpu(state.as_deref())?;
         *context.registers_mut() = Registers {
-            r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rdi,
+            rsi,
+            rbp,
+            rbx,
+            rdx,
+            rax,
+            rcx,
+            rsp,
+            rip,
             eflags: (old.eflags & !USER_EFLAGS) | (eflags & USER_EFLAGS),
             orig_rax: u64::MAX,
             ..old

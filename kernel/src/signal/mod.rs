@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use abi::signal::{
-    SA_NOCLDSTOP, SA_NOCLDWAIT, SIG_DFL, SIG_IGN, SI_KERNEL, SI_USER, SS_DISABLE, SigAction, SigAltStack, SigInfo, Signal,
-    SignalSet,
+    SA_NOCLDSTOP, SA_NOCLDWAIT, SI_KERNEL, SI_USER, SIG_DFL, SIG_IGN, SS_DISABLE, SigAction, SigAltStack,
+    SigInfo, Signal, SignalSet,
 };
 use parking_lot::Mutex;
 use platform::Fault;
@@ -158,7 +158,9 @@ impl GroupSignals {
         } else {
             let mut copy = *actions.lock();
             if flags.contains(CloneFlags::CLEAR_SIGHAND) {
-                copy.iter_mut().filter(|action| action.handler != SIG_IGN).for_each(|a| *a = SigAction::default());
+                copy.iter_mut()
+                    .filter(|action| action.handler != SIG_IGN)
+                    .for_each(|a| *a = SigAction::default());
             }
             Arc::new(Mutex::new(copy))
         };
@@ -242,8 +244,16 @@ fn default_action(signal: Signal) -> Default_ {
         Signal::SIGCHLD | Signal::SIGURG | Signal::SIGWINCH => Default_::Ignore,
         Signal::SIGCONT => Default_::Continue,
         Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU => Default_::Stop,
-        Signal::SIGQUIT | Signal::SIGILL | Signal::SIGABRT | Signal::SIGFPE | Signal::SIGSEGV | Signal::SIGBUS
-        | Signal::SIGSYS | Signal::SIGTRAP | Signal::SIGXCPU | Signal::SIGXFSZ => Default_::Core,
+        Signal::SIGQUIT
+        | Signal::SIGILL
+        | Signal::SIGABRT
+        | Signal::SIGFPE
+        | Signal::SIGSEGV
+        | Signal::SIGBUS
+        | Signal::SIGSYS
+        | Signal::SIGTRAP
+        | Signal::SIGXCPU
+        | Signal::SIGXFSZ => Default_::Core,
         _ => Default_::Terminate,
     }
 }
@@ -296,7 +306,8 @@ pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -
     if !prepare(kernel, group, signal, !tasks.is_empty() && tasks.iter().all(blocks)) {
         return true;
     }
-    let limit = usize::try_from(group.limit(crate::task::limits::Resource::PendingSignals)).unwrap_or(usize::MAX);
+    let limit =
+        usize::try_from(group.limit(crate::task::limits::Resource::PendingSignals)).unwrap_or(usize::MAX);
     if !group.signals.state.lock().pending.push(signal, info, limit) {
         return false;
     }
@@ -316,7 +327,8 @@ pub fn send_to_task(kernel: &Kernel, task: &Arc<Task>, info: SigInfo) -> bool {
     if !prepare(kernel, &task.group, signal, task.signals.mask().contains(signal)) {
         return true;
     }
-    let limit = usize::try_from(task.group.limit(crate::task::limits::Resource::PendingSignals)).unwrap_or(usize::MAX);
+    let limit = usize::try_from(task.group.limit(crate::task::limits::Resource::PendingSignals))
+        .unwrap_or(usize::MAX);
     if !task.signals.state.lock().pending.push(signal, info, limit) {
         return false;
     }

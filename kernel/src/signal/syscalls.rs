@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use abi::signal::{
-    MINSIGSTKSZ, SI_TKILL, SI_USER, SIG_IGN, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, SigAction, SigAltStack, SigInfo,
-    Signal, SignalSet,
+    MINSIGSTKSZ, SI_TKILL, SI_USER, SIG_IGN, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, SigAction, SigAltStack,
+    SigInfo, Signal, SignalSet,
 };
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
@@ -89,7 +89,8 @@ pub fn rt_sigpending(task: &CurrentTask, set: UserPtr<u8>, size: usize) -> SysRe
     if size > size_of::<SignalSet>() {
         return Err(Errno::EINVAL);
     }
-    let pending = task.signals.pending().union(task.group.signals.pending()).intersection(task.signals.mask());
+    let pending =
+        task.signals.pending().union(task.group.signals.pending()).intersection(task.signals.mask());
     task.write_bytes(set.address(), &pending.0.to_ne_bytes()[..size])
 }
 
@@ -139,7 +140,8 @@ pub fn rt_sigtimedwait(
 fn may_signal(task: &CurrentTask, target: &Task, signal: Option<Signal>) -> SysResult<()> {
     let own = task.credentials();
     let other = target.credentials();
-    let same_user = [own.uid, own.effective_uid].iter().any(|uid| *uid == other.uid || *uid == other.saved_uid);
+    let same_user =
+        [own.uid, own.effective_uid].iter().any(|uid| *uid == other.uid || *uid == other.saved_uid);
     let same_process = Arc::ptr_eq(&task.group, &target.group);
     if same_process || same_user || own.has(Capability::KILL) {
         return Ok(());
@@ -156,7 +158,12 @@ fn parse(signal: i32) -> SysResult<Option<Signal>> {
     if signal == 0 { Ok(None) } else { Signal::new(signal).map(Some).ok_or(Errno::EINVAL) }
 }
 
-fn send_checked(task: &CurrentTask, group: &Arc<ThreadGroup>, signal: Option<Signal>, info: SigInfo) -> SysResult<()> {
+fn send_checked(
+    task: &CurrentTask,
+    group: &Arc<ThreadGroup>,
+    signal: Option<Signal>,
+    info: SigInfo,
+) -> SysResult<()> {
     if let Some(leader) = task.kernel.tasks.tasks_of(group.pid).first() {
         may_signal(task, leader, signal)?;
     }
@@ -175,7 +182,8 @@ pub fn kill(task: &CurrentTask, pid: Pid, signal: i32) -> SysResult<()> {
         ..SigInfo::user(signal.unwrap_or(Signal::SIGHUP), SI_USER, task.group.pid, task.credentials().uid)
     };
     if pid > 0 {
-        let group = task.kernel.tasks.group(pid).or_else(|| task.kernel.tasks.get(pid).map(|t| Arc::clone(&t.group)));
+        let group =
+            task.kernel.tasks.group(pid).or_else(|| task.kernel.tasks.get(pid).map(|t| Arc::clone(&t.group)));
         return send_checked(task, &group.ok_or(Errno::ESRCH)?, signal, info);
     }
     let targets = match pid {
@@ -195,11 +203,18 @@ pub fn kill(task: &CurrentTask, pid: Pid, signal: i32) -> SysResult<()> {
     if results.iter().any(Result::is_ok) { Ok(()) } else { results.into_iter().next().unwrap_or(Ok(())) }
 }
 
-fn send_thread(task: &CurrentTask, group: Option<Pid>, tid: Pid, signal: i32, info: Option<SigInfo>) -> SysResult<()> {
+fn send_thread(
+    task: &CurrentTask,
+    group: Option<Pid>,
+    tid: Pid,
+    signal: i32,
+    info: Option<SigInfo>,
+) -> SysResult<()> {
     if tid <= 0 || group.is_some_and(|group| group <= 0) {
         return Err(Errno::EINVAL);
     }
-    let target = task.kernel.tasks.get(tid).filter(|target| group.is_none_or(|group| target.group.pid == group));
+    let target =
+        task.kernel.tasks.get(tid).filter(|target| group.is_none_or(|group| target.group.pid == group));
     let target = target.ok_or(Errno::ESRCH)?;
     let Some(signal) = parse(signal)? else { return may_signal(task, &target, None) };
     may_signal(task, &target, Some(signal))?;
@@ -247,7 +262,11 @@ pub fn rt_tgsigqueueinfo(
 }
 
 /// `sigaltstack(2)`.
-pub fn sigaltstack(task: &CurrentTask, new: UserPtr<SigAltStack>, old: UserPtr<SigAltStack>) -> SysResult<()> {
+pub fn sigaltstack(
+    task: &CurrentTask,
+    new: UserPtr<SigAltStack>,
+    old: UserPtr<SigAltStack>,
+) -> SysResult<()> {
     let sp = task.context.borrow().registers().rsp;
     let before = task.signals.state.lock().stack;
     let inside = frame::on_stack(&before, sp);

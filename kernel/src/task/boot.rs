@@ -40,12 +40,8 @@ impl Kernel {
         let fs = spec.fs.clone();
         let open = |path: &[u8]| crate::fs::open_executable_in(self, &fs, &spec.credentials, path);
         let (path, file) = find_program(&spec.program, &spec.environment, &open)?;
-        let program = Program {
-            file,
-            path,
-            arguments: spec.arguments.clone(),
-            environment: spec.environment.clone(),
-        };
+        let program =
+            Program { file, path, arguments: spec.arguments.clone(), environment: spec.environment.clone() };
         let stack = spec.limits.get(Resource::Stack).current;
         let loaded = load(self, &spec.credentials, stack, program, open).map_err(SysError::errno)?;
 

@@ -175,7 +175,12 @@ impl CurrentTask {
     }
 
     /// Puts a new task into the tree: into its group, or as a new process.
-    fn add_to_tree(&self, child: &CurrentTask, flags: CloneFlags, exit_signal: Option<Signal>) -> SysResult<()> {
+    fn add_to_tree(
+        &self,
+        child: &CurrentTask,
+        flags: CloneFlags,
+        exit_signal: Option<Signal>,
+    ) -> SysResult<()> {
         self.kernel.tasks.with(|tree| {
             if flags.contains(CloneFlags::THREAD) {
                 // A group that is ending gets no new threads.
@@ -238,7 +243,8 @@ impl CurrentTask {
         if limit == super::limits::INFINITY || exempt {
             return Ok(());
         }
-        let own = self.kernel.tasks.all().iter().filter(|task| task.credentials().uid == credentials.uid).count();
+        let own =
+            self.kernel.tasks.all().iter().filter(|task| task.credentials().uid == credentials.uid).count();
         if own as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
     }
 

@@ -83,7 +83,8 @@ impl Elf {
         }
         let offset = u64_at(start, 32);
         let length = count * PROGRAM_HEADER;
-        let headers = match usize::try_from(offset).ok().and_then(|at| start.get(at..at.checked_add(length)?)) {
+        let headers = match usize::try_from(offset).ok().and_then(|at| start.get(at..at.checked_add(length)?))
+        {
             Some(headers) => headers.to_vec(),
             None => read(offset, length)?,
         };
@@ -131,7 +132,8 @@ impl Elf {
         const LIMIT: u64 = 1 << 47;
         let end = segment.address.checked_add(segment.memory_size).filter(|end| *end <= LIMIT);
         let congruent = segment.address % 4096 == segment.offset % 4096;
-        let in_order = self.segments.last().is_none_or(|last| last.address + last.memory_size <= segment.address);
+        let in_order =
+            self.segments.last().is_none_or(|last| last.address + last.memory_size <= segment.address);
         let file_end = segment.offset.checked_add(segment.file_size);
         let consistent = segment.file_size <= segment.memory_size && file_end.is_some();
         if end.is_none() || !congruent || !in_order || !consistent {
@@ -154,7 +156,8 @@ impl Elf {
 
     /// The largest alignment that a segment asks for, at least a page.
     pub fn alignment(&self) -> u64 {
-        let largest = self.segments.iter().map(|segment| segment.align).filter(|align| align.is_power_of_two()).max();
+        let largest =
+            self.segments.iter().map(|segment| segment.align).filter(|align| align.is_power_of_two()).max();
         largest.unwrap_or(0).clamp(4096, 1 << 30)
     }
 }

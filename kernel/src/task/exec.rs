@@ -58,7 +58,9 @@ fn read_at(file: &File, offset: u64, length: usize) -> SysResult<Vec<u8>> {
     while bytes.len() < length {
         let at = offset.checked_add(bytes.len() as u64).ok_or(Errno::EINVAL)?;
         let room = length - bytes.len();
-        let read = file.read_at(at, &mut UserWriter::buffer(&mut bytes, room)).map_err(crate::error::SysError::errno)?;
+        let read = file
+            .read_at(at, &mut UserWriter::buffer(&mut bytes, room))
+            .map_err(crate::error::SysError::errno)?;
         if read == 0 {
             break;
         }
@@ -102,7 +104,8 @@ pub fn load(
                 // The script's path takes the place of its first argument, behind the interpreter's own.
                 let script = program.path.clone();
                 let rest = program.arguments.split_off(program.arguments.len().min(1));
-                program.arguments = [interpreter.clone()].into_iter().chain(argument).chain([script]).collect();
+                program.arguments =
+                    [interpreter.clone()].into_iter().chain(argument).chain([script]).collect();
                 program.arguments.extend(rest);
                 program.file = open(&interpreter)?;
                 program.path = interpreter;
@@ -114,11 +117,13 @@ pub fn load(
         None => None,
         Some((offset, length)) => {
             let path = read_at(&program.file, offset, length)?;
-            let path = path.strip_suffix(b"\0").filter(|path| path.len() + 1 == length).ok_or(Errno::ENOEXEC)?;
+            let path =
+                path.strip_suffix(b"\0").filter(|path| path.len() + 1 == length).ok_or(Errno::ENOEXEC)?;
             let file = open(path)?;
             let start = read_at(&file, 0, START)?;
             // A broken interpreter is ELIBBAD, which libc tells from a broken program.
-            let elf = Elf::parse(&start, |offset, length| read_at(&file, offset, length)).map_err(|_| Errno::ELIBBAD)?;
+            let elf = Elf::parse(&start, |offset, length| read_at(&file, offset, length))
+                .map_err(|_| Errno::ELIBBAD)?;
             Some((file, elf))
         }
     };
@@ -178,7 +183,8 @@ fn map_image(
         let align = elf.alignment();
         let reserved = length.checked_add(align - PAGE_SIZE).ok_or(Errno::ENOMEM)?;
         let flags = MAP_PRIVATE | MAP_ANONYMOUS;
-        let request = MapRequest { address: base, length: reserved, protection: 0, flags, file: None, name: "" };
+        let request =
+            MapRequest { address: base, length: reserved, protection: 0, flags, file: None, name: "" };
         let start = memory.map(context, &request)?;
         let aligned = (start + align - 1) & !(align - 1);
         memory.unmap(context, start..aligned)?;
@@ -334,7 +340,8 @@ fn build_stack(
     let environment_start = starts.get(argument_count).copied().unwrap_or(path_at);
     layout.arguments = string_base..string_base + environment_start;
     layout.environment = string_base + environment_start..string_base + path_at;
-    layout.auxv = vector.iter().flat_map(|(kind, value)| [*kind, *value]).flat_map(u64::to_ne_bytes).collect();
+    layout.auxv =
+        vector.iter().flat_map(|(kind, value)| [*kind, *value]).flat_map(u64::to_ne_bytes).collect();
     Ok(pointer)
 }
 
@@ -379,9 +386,13 @@ mod tests {
 
     #[test]
     fn script_lines_are_split_as_linux_does() {
-        let line = |text: &[u8]| script_line(text).map(|(i, a)| (String::from_utf8(i), a.map(String::from_utf8)));
+        let line =
+            |text: &[u8]| script_line(text).map(|(i, a)| (String::from_utf8(i), a.map(String::from_utf8)));
         assert_eq!(line(b"#!/bin/sh\n"), Some((Ok("/bin/sh".into()), None)));
-        assert_eq!(line(b"#! /usr/bin/env  a b \nx"), Some((Ok("/usr/bin/env".into()), Some(Ok("a b".into())))));
+        assert_eq!(
+            line(b"#! /usr/bin/env  a b \nx"),
+            Some((Ok("/usr/bin/env".into()), Some(Ok("a b".into()))))
+        );
         assert_eq!(line(b"#!\n"), None);
         assert_eq!(line(b"echo"), None);
     }

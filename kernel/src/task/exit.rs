@@ -117,7 +117,10 @@ impl crate::Kernel {
         let own_group = self.tasks.with(|tree| {
             let own_group = tree.process(pid).map(|process| process.process_group);
             let reaper = tree.reaper_of(pid);
-            let children = tree.process_mut(pid).map(|process| std::mem::take(&mut process.children)).unwrap_or_default();
+            let children = tree
+                .process_mut(pid)
+                .map(|process| std::mem::take(&mut process.children))
+                .unwrap_or_default();
             for child in children {
                 let Some(process) = tree.process_mut(child) else { continue };
                 process.parent = reaper;

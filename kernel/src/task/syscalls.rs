@@ -96,7 +96,12 @@ fn read_strings(task: &CurrentTask, vector: UserPtr<u64>) -> SysResult<Vec<Vec<u
 }
 
 /// `execve(2)`.
-pub fn execve(task: &CurrentTask, path: UserPath, argv: UserPtr<u64>, envp: UserPtr<u64>) -> SyscallResult<()> {
+pub fn execve(
+    task: &CurrentTask,
+    path: UserPath,
+    argv: UserPtr<u64>,
+    envp: UserPtr<u64>,
+) -> SyscallResult<()> {
     let path = task.read_path(path)?;
     let file = crate::fs::open_executable(task, &path)?;
     let mut arguments = read_strings(task, argv)?;
@@ -278,4 +283,3 @@ pub fn sched_yield(_task: &CurrentTask) -> SysResult<()> {
     std::thread::yield_now();
     Ok(())
 }
-

@@ -176,7 +176,8 @@ impl Tree {
 
     /// The thread groups of a process group.
     pub fn members(&self, process_group: Pid) -> Vec<Arc<ThreadGroup>> {
-        let members = self.processes.values().filter(|p| p.process_group == process_group && p.zombie.is_none());
+        let members =
+            self.processes.values().filter(|p| p.process_group == process_group && p.zombie.is_none());
         members.map(|process| Arc::clone(&process.group)).collect()
     }
 
@@ -207,7 +208,9 @@ impl Tree {
             process.process_group == process_group
                 && process.zombie.is_none()
                 && self.processes.get(&process.parent).is_some_and(|parent| {
-                    parent.session == process.session && parent.process_group != process_group && parent.zombie.is_none()
+                    parent.session == process.session
+                        && parent.process_group != process_group
+                        && parent.zombie.is_none()
                 })
         })
     }

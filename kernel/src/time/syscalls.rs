@@ -98,7 +98,11 @@ fn sleep(task: &CurrentTask, deadline: Deadline, remaining: UserPtr<TimeSpec>) -
 }
 
 /// `nanosleep(2)`.
-pub fn nanosleep(task: &CurrentTask, request: UserPtr<TimeSpec>, remaining: UserPtr<TimeSpec>) -> SyscallResult<()> {
+pub fn nanosleep(
+    task: &CurrentTask,
+    request: UserPtr<TimeSpec>,
+    remaining: UserPtr<TimeSpec>,
+) -> SyscallResult<()> {
     let duration = task.read_object(request)?.to_duration().ok_or(Errno::EINVAL)?;
     sleep(task, Deadline::after(duration), remaining)
 }

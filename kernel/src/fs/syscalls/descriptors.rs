@@ -65,13 +65,18 @@ pub fn fcntl(task: &CurrentTask, fd: Fd, command: i32, argument: u64) -> Syscall
     const GETPIPE_SZ: i32 = 1032;
     const GET_SEALS: i32 = 1034;
     let file = task.file(fd)?;
-    if file.flags().contains(OpenFlags::PATH) && !matches!(command, DUPFD | DUPFD_CLOEXEC | GETFD | SETFD | GETFL) {
+    if file.flags().contains(OpenFlags::PATH)
+        && !matches!(command, DUPFD | DUPFD_CLOEXEC | GETFD | SETFD | GETFL)
+    {
         return Err(Errno::EBADF.into());
     }
     match command {
         DUPFD | DUPFD_CLOEXEC => {
             let limit = task.group.limit(Resource::OpenFiles);
-            let minimum = u32::try_from(argument).ok().filter(|minimum| u64::from(*minimum) < limit).ok_or(Errno::EINVAL)?;
+            let minimum = u32::try_from(argument)
+                .ok()
+                .filter(|minimum| u64::from(*minimum) < limit)
+                .ok_or(Errno::EINVAL)?;
             let fd = task.files().install(file, minimum, limit, command == DUPFD_CLOEXEC)?;
             Ok(fd.0 as u64)
         }
@@ -145,7 +150,9 @@ pub fn memfd_create(task: &CurrentTask, name: crate::user::UserPath, flags: Flag
     if flags.0 & !(CLOEXEC | ALLOW_SEALING | NOEXEC_SEAL | EXEC) != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let name = task.read_string(name.0, 250).map_err(|error| if error == Errno::ENAMETOOLONG { Errno::EINVAL } else { error })?;
+    let name = task
+        .read_string(name.0, 250)
+        .map_err(|error| if error == Errno::ENAMETOOLONG { Errno::EINVAL } else { error })?;
     let credentials = task.credentials();
     let inode = task.kernel.memory_files.unnamed(0o777, credentials.fs_uid, credentials.fs_gid)?;
     let ops = Arc::clone(&inode).open(Some(task), OpenFlags::RDWR)?;

@@ -56,11 +56,20 @@ pub fn symlink(task: &CurrentTask, target: UserPath, path: UserPath) -> SyscallR
 }
 
 /// `mknodat(2)`.
-pub fn mknodat(task: &CurrentTask, directory: Fd, path: UserPath, mode: u32, device: u64) -> SyscallResult<()> {
+pub fn mknodat(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    mode: u32,
+    device: u64,
+) -> SyscallResult<()> {
     let path = task.read_path(path)?;
-    let device = make_device((device >> 8) as u32 & 0xfff, (device & 0xff) as u32 | (device >> 12) as u32 & 0xf_ff00);
+    let device =
+        make_device((device >> 8) as u32 & 0xfff, (device & 0xff) as u32 | (device >> 12) as u32 & 0xf_ff00);
     let kind = match FileType::from_mode(mode) {
-        FileType::Regular if mode & abi::fs::S_IFMT & !abi::fs::S_IFREG != 0 => return Err(Errno::EINVAL.into()),
+        FileType::Regular if mode & abi::fs::S_IFMT & !abi::fs::S_IFREG != 0 => {
+            return Err(Errno::EINVAL.into());
+        }
         FileType::Regular => NewKind::Regular,
         FileType::Fifo => NewKind::Fifo,
         FileType::Socket => NewKind::Socket,
@@ -70,7 +79,11 @@ pub fn mknodat(task: &CurrentTask, directory: Fd, path: UserPath, mode: u32, dev
             if !task.credentials().has(Capability::MKNOD) {
                 return Err(Errno::EPERM.into());
             }
-            if kind == FileType::CharDevice { NewKind::CharDevice(device) } else { NewKind::BlockDevice(device) }
+            if kind == FileType::CharDevice {
+                NewKind::CharDevice(device)
+            } else {
+                NewKind::BlockDevice(device)
+            }
         }
     };
     let (parent, name, slash) = task.parent_of(directory, &path, Errno::EEXIST)?;
@@ -273,7 +286,13 @@ pub fn renameat2(
 }
 
 /// `renameat(2)`.
-pub fn renameat(task: &CurrentTask, old_directory: Fd, old: UserPath, new_directory: Fd, new: UserPath) -> SyscallResult<()> {
+pub fn renameat(
+    task: &CurrentTask,
+    old_directory: Fd,
+    old: UserPath,
+    new_directory: Fd,
+    new: UserPath,
+) -> SyscallResult<()> {
     renameat2(task, old_directory, old, new_directory, new, Flags(0))
 }
 
@@ -283,7 +302,13 @@ pub fn rename(task: &CurrentTask, old: UserPath, new: UserPath) -> SyscallResult
 }
 
 /// `readlinkat(2)`.
-pub fn readlinkat(task: &CurrentTask, directory: Fd, path: UserPath, buffer: u64, size: i32) -> SyscallResult<usize> {
+pub fn readlinkat(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    buffer: u64,
+    size: i32,
+) -> SyscallResult<usize> {
     let size = usize::try_from(size).ok().filter(|size| *size > 0).ok_or(Errno::EINVAL)?;
     let path = task.read_path(path)?;
     let place = task.resolve(directory, &path, Walk::EMPTY)?;

@@ -154,7 +154,13 @@ fn transfer(
 }
 
 /// `sendfile(2)`.
-pub fn sendfile(task: &CurrentTask, out: Fd, input: Fd, offset: UserPtr<i64>, count: usize) -> SyscallResult<usize> {
+pub fn sendfile(
+    task: &CurrentTask,
+    out: Fd,
+    input: Fd,
+    offset: UserPtr<i64>,
+    count: usize,
+) -> SyscallResult<usize> {
     let from = task.file(input)?;
     let to = task.file(out)?;
     from.check_readable()?;
@@ -198,7 +204,8 @@ pub fn copy_file_range(
         pointer.non_null().map(|pointer| position(task.read_object(pointer)?)).transpose()
     };
     let (mut from_at, mut to_at) = (read(input_offset)?, read(out_offset)?);
-    let done = transfer(task, &from, from_at.as_mut(), &to, to_at.as_mut(), count.min(crate::user::MAX_RW_COUNT))?;
+    let done =
+        transfer(task, &from, from_at.as_mut(), &to, to_at.as_mut(), count.min(crate::user::MAX_RW_COUNT))?;
     for (pointer, offset) in [(input_offset, from_at), (out_offset, to_at)] {
         if let Some(offset) = offset {
             task.write_object(pointer, &offset.cast_signed())?;

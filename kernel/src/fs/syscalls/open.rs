@@ -14,7 +14,13 @@ use crate::user::{UserPath, UserPtr};
 flag_argument!(OpenFlags);
 
 /// `openat(2)`.
-pub fn openat(task: &CurrentTask, directory: Fd, path: UserPath, flags: OpenFlags, mode: u32) -> SyscallResult<Fd> {
+pub fn openat(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    flags: OpenFlags,
+    mode: u32,
+) -> SyscallResult<Fd> {
     let path = task.read_path(path)?;
     let file = open_path(task, directory, &path, flags, mode)?;
     Ok(task.install(file, flags.contains(OpenFlags::CLOEXEC))?)
@@ -31,7 +37,13 @@ pub fn creat(task: &CurrentTask, path: UserPath, mode: u32) -> SyscallResult<Fd>
 }
 
 /// `openat2(2)`.
-pub fn openat2(task: &CurrentTask, directory: Fd, path: UserPath, how: UserPtr<[u64; 3]>, size: usize) -> SyscallResult<Fd> {
+pub fn openat2(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    how: UserPtr<[u64; 3]>,
+    size: usize,
+) -> SyscallResult<Fd> {
     if size < 24 {
         return Err(Errno::EINVAL.into());
     }
@@ -56,7 +68,10 @@ pub fn openat2(task: &CurrentTask, directory: Fd, path: UserPath, how: UserPtr<[
         (0x8, Walk::BENEATH),
         (0x10, Walk::IN_ROOT),
     ];
-    let rules = rules.into_iter().filter(|(bit, _)| resolve & bit != 0).fold(Walk::empty(), |all, (_, rule)| all | rule);
+    let rules = rules
+        .into_iter()
+        .filter(|(bit, _)| resolve & bit != 0)
+        .fold(Walk::empty(), |all, (_, rule)| all | rule);
     if resolve & 0x20 != 0 {
         return Err(Errno::EAGAIN.into());
     }
@@ -84,7 +99,9 @@ pub fn close_range(task: &CurrentTask, first: u32, last: u32, flags: Flags) -> S
     }
     let files = task.files();
     if flags.0 & CLOEXEC != 0 {
-        for (fd, ..) in files.entries().into_iter().filter(|(fd, ..)| (first..=last).contains(&fd.0.cast_unsigned())) {
+        for (fd, ..) in
+            files.entries().into_iter().filter(|(fd, ..)| (first..=last).contains(&fd.0.cast_unsigned()))
+        {
             files.set_close_on_exec(fd, true)?;
         }
         return Ok(());

@@ -52,11 +52,23 @@ fn file_metadata(file: &File) -> SyscallResult<Metadata> {
         Place::Anonymous { name, .. } if name.starts_with("socket:") => abi::fs::S_IFSOCK,
         _ => 0,
     };
-    Ok(Metadata { device: 14, inode: file.id, mode: kind | 0o600, links: 1, block_size: 4096, ..Metadata::default() })
+    Ok(Metadata {
+        device: 14,
+        inode: file.id,
+        mode: kind | 0o600,
+        links: 1,
+        block_size: 4096,
+        ..Metadata::default()
+    })
 }
 
 /// The file that a path, or with `AT_EMPTY_PATH` a descriptor, names: its metadata, and its place if it has one.
-fn look(task: &CurrentTask, directory: Fd, path: &[u8], flags: u32) -> SyscallResult<(Metadata, Option<PathRef>)> {
+fn look(
+    task: &CurrentTask,
+    directory: Fd,
+    path: &[u8],
+    flags: u32,
+) -> SyscallResult<(Metadata, Option<PathRef>)> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 && directory != Fd::CWD {
         let file = task.file(directory)?;
         return Ok((file_metadata(&file)?, file.path().cloned()));
@@ -68,7 +80,13 @@ fn look(task: &CurrentTask, directory: Fd, path: &[u8], flags: u32) -> SyscallRe
 }
 
 /// `newfstatat(2)`.
-pub fn newfstatat(task: &CurrentTask, directory: Fd, path: UserPath, buffer: UserPtr<Stat>, flags: Flags) -> SyscallResult<()> {
+pub fn newfstatat(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    buffer: UserPtr<Stat>,
+    flags: Flags,
+) -> SyscallResult<()> {
     if flags.0 & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -163,7 +181,9 @@ pub fn statx(
     let (rdev_major, rdev_minor) = split_device(metadata.rdev);
     let (dev_major, dev_minor) = split_device(metadata.device);
     let statx = Statx {
-        mask: BASIC | if metadata.born.is_some() { BTIME } else { 0 } | if place.is_some() { MOUNT } else { 0 },
+        mask: BASIC
+            | if metadata.born.is_some() { BTIME } else { 0 }
+            | if place.is_some() { MOUNT } else { 0 },
         blksize: metadata.block_size,
         nlink: metadata.links,
         uid: metadata.uid,
@@ -187,7 +207,13 @@ pub fn statx(
 }
 
 /// `faccessat2(2)`.
-pub fn faccessat2(task: &CurrentTask, directory: Fd, path: UserPath, mode: u32, flags: Flags) -> SyscallResult<()> {
+pub fn faccessat2(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    mode: u32,
+    flags: Flags,
+) -> SyscallResult<()> {
     if mode & !7 != 0 || flags.0 & !(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -197,7 +223,8 @@ pub fn faccessat2(task: &CurrentTask, directory: Fd, path: UserPath, mode: u32, 
         return Ok(());
     }
     let access = Access::from_bits_truncate(mode);
-    let special = !matches!(metadata.file_type(), FileType::Regular | FileType::Directory | FileType::Symlink);
+    let special =
+        !matches!(metadata.file_type(), FileType::Regular | FileType::Directory | FileType::Symlink);
     if let Some(place) = place.filter(|_| access.contains(Access::WRITE) && !special) {
         check_writable(&place)?;
     }
@@ -277,7 +304,13 @@ fn mode_change(mode: u32) -> impl FnOnce(&CurrentTask, &InodeRef, &Metadata) -> 
 }
 
 /// `fchmodat2(2)`.
-pub fn fchmodat2(task: &CurrentTask, directory: Fd, path: UserPath, mode: u32, flags: Flags) -> SyscallResult<()> {
+pub fn fchmodat2(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    mode: u32,
+    flags: Flags,
+) -> SyscallResult<()> {
     if flags.0 & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -299,7 +332,10 @@ pub fn fchmod(task: &CurrentTask, fd: Fd, mode: u32) -> SyscallResult<()> {
     change_file(task, &*task.file(fd)?, mode_change(mode))
 }
 
-fn owner_change(uid: u32, gid: u32) -> impl FnOnce(&CurrentTask, &InodeRef, &Metadata) -> SyscallResult<SetAttributes> {
+fn owner_change(
+    uid: u32,
+    gid: u32,
+) -> impl FnOnce(&CurrentTask, &InodeRef, &Metadata) -> SyscallResult<SetAttributes> {
     move |task, _, metadata| {
         let credentials = task.credentials();
         let (uid, gid) = ((uid != u32::MAX).then_some(uid), (gid != u32::MAX).then_some(gid));
@@ -321,7 +357,14 @@ fn owner_change(uid: u32, gid: u32) -> impl FnOnce(&CurrentTask, &InodeRef, &Met
 }
 
 /// `fchownat(2)`.
-pub fn fchownat(task: &CurrentTask, directory: Fd, path: UserPath, uid: u32, gid: u32, flags: Flags) -> SyscallResult<()> {
+pub fn fchownat(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    uid: u32,
+    gid: u32,
+    flags: Flags,
+) -> SyscallResult<()> {
     if flags.0 & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -362,7 +405,10 @@ fn time_change(
     move |task, inode, metadata| {
         let credentials = task.credentials();
         let given = times.unwrap_or([TimeSpec { sec: 0, nsec: NOW }; 2]);
-        if given.iter().any(|time| !(0..1_000_000_000).contains(&time.nsec) && time.nsec != NOW && time.nsec != OMIT) {
+        if given
+            .iter()
+            .any(|time| !(0..1_000_000_000).contains(&time.nsec) && time.nsec != NOW && time.nsec != OMIT)
+        {
             return Err(Errno::EINVAL.into());
         }
         let both_now = given.iter().all(|time| time.nsec == NOW);
@@ -401,9 +447,15 @@ pub fn utimensat(
 }
 
 /// `futimesat(2)`.
-pub fn futimesat(task: &CurrentTask, directory: Fd, path: UserPath, times: UserPtr<[TimeVal; 2]>) -> SyscallResult<()> {
+pub fn futimesat(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    times: UserPtr<[TimeVal; 2]>,
+) -> SyscallResult<()> {
     let times = times.non_null().map(|times| task.read_object(times)).transpose()?;
-    let times = times.map(|times| times.map(|time| TimeSpec { sec: time.sec, nsec: time.usec.wrapping_mul(1000) }));
+    let times =
+        times.map(|times| times.map(|time| TimeSpec { sec: time.sec, nsec: time.usec.wrapping_mul(1000) }));
     if path.0 == 0 {
         return change_file(task, &*task.file(directory)?, time_change(times));
     }
