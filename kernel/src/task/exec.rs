@@ -345,6 +345,18 @@ fn build_stack(
     Ok(pointer)
 }
 
+/// The ids that a program's set-user-id and set-group-id bits give, unless its mount ignores them.
+fn set_ids(file: &File) -> (Option<u32>, Option<u32>) {
+    let ignored = file.path().is_some_and(|place| place.mount.flags().contains(crate::fs::mount::MountFlags::NO_SUID));
+    let Some(metadata) = file.inode().and_then(|inode| inode.metadata().ok()).filter(|_| !ignored) else {
+        return (None, None);
+    };
+    let user = (metadata.mode & abi::fs::S_ISUID != 0).then_some(metadata.uid);
+    // Without execution by the group the bit means mandatory locking, which is gone.
+    let group_bit = metadata.mode & abi::fs::S_ISGID != 0 && metadata.mode & 0o010 != 0;
+    (user, group_bit.then_some(metadata.gid))
+}
+
 impl CurrentTask {
     /// `execve(2)`: replaces the program. On success the task's registers are those of the new program.
     pub fn exec(&self, program: Program) -> SyscallResult<()> {
@@ -355,9 +367,10 @@ impl CurrentTask {
         if total as u64 > room {
             return Err(Errno::E2BIG.into());
         }
-        let credentials = self.credentials();
+        let set_ids = set_ids(&program.file);
+        let after = super::identity::credentials_for_exec(&self.credentials(), set_ids);
         let open = |path: &[u8]| crate::fs::open_executable(self, path);
-        let loaded = load(&self.kernel, &credentials, limit, program, open)?;
+        let loaded = load(&self.kernel, &after, limit, program, open)?;
 
         // From here on there is no way back.
         self.leave_siblings()?;
@@ -372,6 +385,7 @@ impl CurrentTask {
             let _ = file.ops().flush(self);
         }
         crate::signal::reset_for_exec(self);
+        self.set_credentials(after);
         self.finish_vfork();
         Ok(())
     }

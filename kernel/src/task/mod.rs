@@ -27,11 +27,14 @@ pub mod credentials;
 mod elf;
 pub mod exec;
 pub mod exit;
+mod identity;
 pub mod limits;
+mod prctl;
 mod processor;
 mod run;
 pub mod syscalls;
 pub mod table;
+mod usage;
 pub mod wait;
 
 pub use credentials::Credentials;
@@ -98,6 +101,10 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     /// `set_robust_list(2)`; zero for none.
     pub robust_list: AtomicU64,
+    /// The nice value, -20..=19.
+    pub nice: AtomicI32,
+    /// `PR_SET_TIMERSLACK`, in nanoseconds.
+    pub timer_slack: AtomicU64,
     /// Set when a parent that waits in `vfork(2)` has its memory for itself again.
     pub vfork_done: AtomicBool,
     /// Where that parent waits.
@@ -143,6 +150,8 @@ impl Task {
             exiting: AtomicBool::new(false),
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            nice: AtomicI32::new(0),
+            timer_slack: AtomicU64::new(50_000),
             vfork_done: AtomicBool::new(false),
             vfork_queue: WaitQueue::new(),
         });
@@ -305,6 +314,8 @@ pub struct ThreadGroup {
     pub limits: Mutex<Limits>,
     /// How the group is to end, once that is decided.
     pub exit: Mutex<Option<ExitStatus>>,
+    /// `PR_SET_DUMPABLE`.
+    pub dumpable: AtomicBool,
     /// Where the group waits for its children.
     pub child_queue: WaitQueue,
     /// Where `execve(2)` waits for the other threads to end.
@@ -322,6 +333,7 @@ impl ThreadGroup {
             signals,
             limits: Mutex::new(limits),
             exit: Mutex::new(None),
+            dumpable: AtomicBool::new(true),
             child_queue: WaitQueue::new(),
             exec_queue: WaitQueue::new(),
             ended_time: Mutex::default(),

@@ -5,9 +5,11 @@ mod directories;
 mod io;
 mod open;
 mod stat;
+mod xattr;
 
 pub use descriptors::*;
 pub use directories::*;
 pub use io::*;
 pub use open::*;
 pub use stat::*;
+pub use xattr::*;
