@@ -347,7 +347,8 @@ fn build_stack(
 
 /// The ids that a program's set-user-id and set-group-id bits give, unless its mount ignores them.
 fn set_ids(file: &File) -> (Option<u32>, Option<u32>) {
-    let ignored = file.path().is_some_and(|place| place.mount.flags().contains(crate::fs::mount::MountFlags::NO_SUID));
+    let ignored =
+        file.path().is_some_and(|place| place.mount.flags().contains(crate::fs::mount::MountFlags::NO_SUID));
     let Some(metadata) = file.inode().and_then(|inode| inode.metadata().ok()).filter(|_| !ignored) else {
         return (None, None);
     };

@@ -189,7 +189,12 @@ pub fn setresgid(task: &CurrentTask, real: u32, effective: u32, saved: u32) -> S
 }
 
 /// `getresuid(2)`.
-pub fn getresuid(task: &CurrentTask, real: UserPtr<u32>, effective: UserPtr<u32>, saved: UserPtr<u32>) -> SysResult<()> {
+pub fn getresuid(
+    task: &CurrentTask,
+    real: UserPtr<u32>,
+    effective: UserPtr<u32>,
+    saved: UserPtr<u32>,
+) -> SysResult<()> {
     let c = task.credentials();
     task.write_object(real, &c.uid)?;
     task.write_object(effective, &c.effective_uid)?;
@@ -197,7 +202,12 @@ pub fn getresuid(task: &CurrentTask, real: UserPtr<u32>, effective: UserPtr<u32>
 }
 
 /// `getresgid(2)`.
-pub fn getresgid(task: &CurrentTask, real: UserPtr<u32>, effective: UserPtr<u32>, saved: UserPtr<u32>) -> SysResult<()> {
+pub fn getresgid(
+    task: &CurrentTask,
+    real: UserPtr<u32>,
+    effective: UserPtr<u32>,
+    saved: UserPtr<u32>,
+) -> SysResult<()> {
     let c = task.credentials();
     task.write_object(real, &c.gid)?;
     task.write_object(effective, &c.effective_gid)?;
@@ -301,11 +311,14 @@ pub fn capset(task: &CurrentTask, header: UserPtr<[u32; 2]>, data: UserPtr<u32>)
         return Err(Errno::EPERM);
     }
     let words = task.read_array(data, parts * 3)?;
-    let set = |index: usize| (0..parts).fold(0, |all, part| all | u64::from(words[part * 3 + index]) << (32 * part));
+    let set = |index: usize| {
+        (0..parts).fold(0, |all, part| all | u64::from(words[part * 3 + index]) << (32 * part))
+    };
     let all = super::credentials::ALL_CAPABILITIES;
     let (effective, permitted, inheritable) = (set(0) & all, set(1) & all, set(2) & all);
     let mut c = (*task.credentials()).clone();
-    let may_inherit = if c.has(Capability::SETPCAP) { c.inheritable | c.bounding } else { c.inheritable | c.permitted };
+    let may_inherit =
+        if c.has(Capability::SETPCAP) { c.inheritable | c.bounding } else { c.inheritable | c.permitted };
     if inheritable & !may_inherit & !c.permitted != 0
         || inheritable & !(c.inheritable | c.bounding) != 0
         || permitted & !c.permitted != 0

@@ -122,14 +122,17 @@ pub fn prctl(task: &CurrentTask, option: i32, a: u64, b: u64, c: u64, d: u64) ->
             Ok(0)
         }
         GET_CHILD_SUBREAPER => {
-            let value = task.kernel.tasks.with(|tree| tree.process(task.group.pid).is_some_and(|p| p.subreaper));
+            let value =
+                task.kernel.tasks.with(|tree| tree.process(task.group.pid).is_some_and(|p| p.subreaper));
             task.write_bytes(a, &u32::from(value).to_ne_bytes())?;
             Ok(0)
         }
         SET_NO_NEW_PRIVS if a == 1 && b == 0 && c == 0 && d == 0 => {
             change(&|credentials| credentials.no_new_privileges = true)
         }
-        GET_NO_NEW_PRIVS if a == 0 && b == 0 && c == 0 && d == 0 => Ok(task.credentials().no_new_privileges.into()),
+        GET_NO_NEW_PRIVS if a == 0 && b == 0 && c == 0 && d == 0 => {
+            Ok(task.credentials().no_new_privileges.into())
+        }
         GET_TID_ADDRESS => {
             task.write_bytes(a, &task.clear_child_tid.load(Ordering::Relaxed).to_ne_bytes())?;
             Ok(0)

@@ -15,8 +15,8 @@ use crate::user::{UserPath, UserPtr};
 pub use super::clone::{clone, clone3, fork, vfork};
 pub use super::exit::{exit, exit_group};
 pub use super::identity::{
-    capget, capset, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgid, setgroups, setregid, setresgid, setresuid,
-    setreuid, setuid,
+    capget, capset, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgid, setgroups, setregid,
+    setresgid, setresuid, setreuid, setuid,
 };
 pub use super::prctl::prctl;
 pub use super::usage::*;

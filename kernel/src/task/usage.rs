@@ -27,7 +27,9 @@ fn process_time(task: &CurrentTask) -> (Duration, Duration) {
 }
 
 fn children_time(task: &CurrentTask) -> (Duration, Duration) {
-    task.kernel.tasks.with(|tree| tree.process(task.group.pid).map_or_else(Default::default, |p| p.children_time))
+    task.kernel
+        .tasks
+        .with(|tree| tree.process(task.group.pid).map_or_else(Default::default, |p| p.children_time))
 }
 
 /// `getrusage(2)`.
@@ -140,7 +142,12 @@ pub fn sched_getscheduler(task: &CurrentTask, pid: Pid) -> SysResult<i32> {
 }
 
 /// `sched_setscheduler(2)`: `SCHED_OTHER`, `BATCH` and `IDLE` are accepted and mean the same.
-pub fn sched_setscheduler(task: &CurrentTask, pid: Pid, policy: i32, parameters: UserPtr<i32>) -> SysResult<()> {
+pub fn sched_setscheduler(
+    task: &CurrentTask,
+    pid: Pid,
+    policy: i32,
+    parameters: UserPtr<i32>,
+) -> SysResult<()> {
     target(task, pid)?;
     let priority = task.read_object(parameters)?;
     match policy & !0x4000_0000 {
@@ -181,7 +188,11 @@ pub fn sched_get_priority_min(_task: &CurrentTask, policy: i32) -> SysResult<i32
 }
 
 /// `sched_rr_get_interval(2)`.
-pub fn sched_rr_get_interval(task: &CurrentTask, pid: Pid, interval: UserPtr<abi::time::TimeSpec>) -> SysResult<()> {
+pub fn sched_rr_get_interval(
+    task: &CurrentTask,
+    pid: Pid,
+    interval: UserPtr<abi::time::TimeSpec>,
+) -> SysResult<()> {
     target(task, pid)?;
     task.write_object(interval, &abi::time::TimeSpec { sec: 0, nsec: 4_000_000 })
 }
@@ -189,7 +200,8 @@ pub fn sched_rr_get_interval(task: &CurrentTask, pid: Pid, interval: UserPtr<abi
 /// The tasks that `getpriority(2)` and `setpriority(2)` mean.
 fn priority_targets(task: &CurrentTask, which: u32, who: i32) -> SysResult<Vec<std::sync::Arc<Task>>> {
     let all = task.kernel.tasks.all();
-    let group_of = |pid: Pid| task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.process_group));
+    let group_of =
+        |pid: Pid| task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.process_group));
     let targets: Vec<_> = match which {
         0 => vec![target(task, who)?],
         1 => {
@@ -292,7 +304,12 @@ pub fn setdomainname(task: &CurrentTask, name: u64, length: i32) -> SysResult<()
 }
 
 /// `get_robust_list(2)`.
-pub fn get_robust_list(task: &CurrentTask, pid: Pid, head: UserPtr<u64>, length: UserPtr<u64>) -> SysResult<()> {
+pub fn get_robust_list(
+    task: &CurrentTask,
+    pid: Pid,
+    head: UserPtr<u64>,
+    length: UserPtr<u64>,
+) -> SysResult<()> {
     let target = target(task, pid)?;
     task.write_object(length, &24)?;
     task.write_object(head, &target.robust_list.load(std::sync::atomic::Ordering::Relaxed))

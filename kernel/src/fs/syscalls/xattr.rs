@@ -81,7 +81,14 @@ fn get(task: &CurrentTask, target: Target, name: u64, value: u64, size: usize) -
     give(task, &target.0.get_xattr(&name)?, value, size)
 }
 
-fn set(task: &CurrentTask, target: Target, name: u64, value: u64, size: usize, flags: Flags) -> SyscallResult<()> {
+fn set(
+    task: &CurrentTask,
+    target: Target,
+    name: u64,
+    value: u64,
+    size: usize,
+    flags: Flags,
+) -> SyscallResult<()> {
     let mode = match flags.0 {
         0 => XattrMode::Set,
         1 => XattrMode::Create,
@@ -119,12 +126,24 @@ fn remove(task: &CurrentTask, target: Target, name: u64) -> SyscallResult<()> {
 }
 
 /// `getxattr(2)`.
-pub fn getxattr(task: &CurrentTask, path: UserPath, name: u64, value: u64, size: usize) -> SyscallResult<usize> {
+pub fn getxattr(
+    task: &CurrentTask,
+    path: UserPath,
+    name: u64,
+    value: u64,
+    size: usize,
+) -> SyscallResult<usize> {
     get(task, by_path(task, path, Walk::FOLLOW)?, name, value, size)
 }
 
 /// `lgetxattr(2)`.
-pub fn lgetxattr(task: &CurrentTask, path: UserPath, name: u64, value: u64, size: usize) -> SyscallResult<usize> {
+pub fn lgetxattr(
+    task: &CurrentTask,
+    path: UserPath,
+    name: u64,
+    value: u64,
+    size: usize,
+) -> SyscallResult<usize> {
     get(task, by_path(task, path, Walk::empty())?, name, value, size)
 }
 
@@ -134,17 +153,38 @@ pub fn fgetxattr(task: &CurrentTask, fd: Fd, name: u64, value: u64, size: usize)
 }
 
 /// `setxattr(2)`.
-pub fn setxattr(task: &CurrentTask, path: UserPath, name: u64, value: u64, size: usize, flags: Flags) -> SyscallResult<()> {
+pub fn setxattr(
+    task: &CurrentTask,
+    path: UserPath,
+    name: u64,
+    value: u64,
+    size: usize,
+    flags: Flags,
+) -> SyscallResult<()> {
     set(task, by_path(task, path, Walk::FOLLOW)?, name, value, size, flags)
 }
 
 /// `lsetxattr(2)`.
-pub fn lsetxattr(task: &CurrentTask, path: UserPath, name: u64, value: u64, size: usize, flags: Flags) -> SyscallResult<()> {
+pub fn lsetxattr(
+    task: &CurrentTask,
+    path: UserPath,
+    name: u64,
+    value: u64,
+    size: usize,
+    flags: Flags,
+) -> SyscallResult<()> {
     set(task, by_path(task, path, Walk::empty())?, name, value, size, flags)
 }
 
 /// `fsetxattr(2)`.
-pub fn fsetxattr(task: &CurrentTask, fd: Fd, name: u64, value: u64, size: usize, flags: Flags) -> SyscallResult<()> {
+pub fn fsetxattr(
+    task: &CurrentTask,
+    fd: Fd,
+    name: u64,
+    value: u64,
+    size: usize,
+    flags: Flags,
+) -> SyscallResult<()> {
     set(task, by_fd(task, fd)?, name, value, size, flags)
 }
 
