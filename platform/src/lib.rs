@@ -9,6 +9,10 @@
 
 #![allow(unsafe_code, reason = "with `host`, the only crate that may")]
 
+// The tests of this crate share helpers with its integration tests, which call it by name.
+#[cfg(test)]
+extern crate self as platform;
+
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

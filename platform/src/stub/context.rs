@@ -21,7 +21,10 @@ use crate::{AddressSpace, Context, Event, Fault, Interrupter, MemoryOp, Register
 
 /// For how many ticks ([`super::slot::TICK`]) an interrupt may go unanswered before the process is killed: its guest
 /// must have blocked the signal, by a frame of its own for the stub's `rt_sigreturn`.
-const INTERRUPT_TICKS: u32 = 10;
+const INTERRUPT_TICKS: u32 = 5;
+/// For how many ticks a stub may carry out a command. Guest code in another thread may have spoilt it; and the host may
+/// have to unmap a great deal of memory.
+const COMMAND_TICKS: u32 = 20;
 
 /// One guest thread and the host thread that runs it.
 pub struct StubContext {
@@ -68,6 +71,7 @@ impl Interrupter for Interrupt {
 
 impl Interrupt {
     fn tick(&self) -> Result<(), Gone> {
+        self.space.shared.notifications.dismiss_unexpected();
         if !self.wanted.load(Ordering::SeqCst) {
             self.unanswered.store(0, Ordering::Relaxed);
             return Ok(());
@@ -130,7 +134,11 @@ impl StubContext {
     fn wait_done(&self) -> SysResult<()> {
         let rules = &self.space.shared.spinning;
         self.habits.spin(rules, false, |ticks| self.slot().spin(ticks));
-        self.wait(&|_| Ok(())).map_err(|Gone| Errno::ESRCH)?;
+        let waited = self.wait(&|ticks| if ticks < COMMAND_TICKS { Ok(()) } else { Err(Gone) });
+        if waited.is_err() {
+            self.space.kill();
+            return Err(Errno::ESRCH);
+        }
         self.habits.guest_done(rules, None);
         Ok(())
     }

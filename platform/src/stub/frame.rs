@@ -128,13 +128,13 @@ pub fn store(slot: &Slot, offset: usize, registers: &Registers) {
     };
     slot.memory().write(offset + SIGCONTEXT, context.as_bytes());
     slot.memory().store(offset + SIGNAL_MASK, 0);
-    slot.memory().store(FS_BASE, user_address(registers.fs_base));
-    slot.memory().store(GS_BASE, user_address(registers.gs_base));
+    slot.memory().store(FS_BASE, canonical(registers.fs_base));
+    slot.memory().store(GS_BASE, canonical(registers.gs_base));
 }
 
-/// A segment base that the processor accepts.
-fn user_address(base: u64) -> u64 {
-    if base < USER_END { base } else { 0 }
+/// A segment base that the processor accepts: bits 48 and up repeat bit 47. Guests can set any such base themselves.
+fn canonical(base: u64) -> u64 {
+    if (base.cast_signed() << 16 >> 16).cast_unsigned() == base { base } else { 0 }
 }
 
 /// Builds a frame in the slot with the given FPU state (as [`fpu`] returns it); returns its offset. The registers are

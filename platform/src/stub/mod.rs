@@ -40,6 +40,8 @@ mod text;
 mod zygote;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
 
 pub use zygote::Zygote;

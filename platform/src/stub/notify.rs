@@ -44,6 +44,21 @@ impl Notifications {
         Notifications { listener: Mutex::new(listener) }
     }
 
+    /// Kills the makers of calls that nobody has asked for, unless a kernel thread is just receiving (and sees to it).
+    pub fn dismiss_unexpected(&self) {
+        let Some(listener) = self.listener.try_lock() else { return };
+        for _ in 0..UNEXPECTED_MAX {
+            let mut fds = [PollFd::new(&*listener, PollFlags::IN)];
+            let pending = host::rustix::event::poll(&mut fds, Some(&timespec(Duration::ZERO)));
+            if !matches!(pending, Ok(1..)) {
+                return;
+            }
+            if let Ok(notification) = listener.receive() {
+                punish(&notification);
+            }
+        }
+    }
+
     /// Waits for other kernel threads to be done with commands that need answers.
     pub fn lock(&self) -> Answering<'_> {
         Answering(self.listener.lock())
@@ -63,8 +78,7 @@ impl Answering<'_> {
             if right_caller && matches(&notification.call, number, arguments) {
                 return Ok(notification);
             }
-            tracing::warn!(thread, call = notification.call.number, "stub made a call that nobody asked for");
-            let _ = host::process::kill_by_thread(thread);
+            punish(&notification);
             if right_caller && matches!(caller, Caller::Thread(..)) {
                 return Err(Gone);
             }
@@ -108,6 +122,13 @@ impl Answering<'_> {
         })?;
         self.proceed(notification)
     }
+}
+
+/// Ends a process that has made a call by itself. Its thread waits for the answer, so the id is still its own.
+fn punish(notification: &Notification) {
+    let thread = notification.thread.cast_signed();
+    tracing::warn!(thread, call = notification.call.number, "stub made a call that nobody asked for");
+    let _ = host::process::kill_by_thread(thread);
 }
 
 fn matches(call: &Call, number: i64, arguments: &[u64]) -> bool {
