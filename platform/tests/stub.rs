@@ -587,16 +587,21 @@ fn create_and_drop_leaves_nothing_behind() {
         }
         count
     };
-    // The platform refills its pool of fresh address spaces in the background.
-    let settle = |count: &dyn Fn() -> usize, expected: usize| {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while count() != expected && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
+    // At rest there are the zygote and two fresh address spaces, which the platform makes in the background; what
+    // belongs to a dead process goes shortly after it.
+    let at_rest = || {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let (mut last, mut same) = ((0, 0), 0);
+        while last.0 != 3 || same < 20 {
+            assert!(Instant::now() < deadline, "{last:?} processes and fds");
+            std::thread::sleep(Duration::from_millis(10));
+            let now = (children(), fds());
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
         }
-        count()
+        last.1
     };
-    std::thread::sleep(Duration::from_millis(200));
-    let (fds_before, children_before) = (fds(), children());
+    let before = at_rest();
     for round in 0..1000 {
         let mut context = platform.create().unwrap();
         if round % 10 == 0 {
@@ -604,8 +609,7 @@ fn create_and_drop_leaves_nothing_behind() {
             drop(context.spawn().unwrap());
         }
     }
-    assert_eq!(settle(&children, children_before), children_before);
-    assert_eq!(settle(&fds, fds_before), fds_before);
+    assert_eq!(at_rest(), before);
 }
 
 fn tempfile(contents: &[u8]) -> std::os::fd::OwnedFd {
