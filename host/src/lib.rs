@@ -6,7 +6,9 @@
 #![allow(unsafe_code, reason = "with `platform`, the only crate that may")]
 
 pub mod memory;
+pub mod namespace;
 pub mod process;
 pub mod seccomp;
+pub mod signals;
 
 pub use rustix;

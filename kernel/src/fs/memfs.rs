@@ -643,7 +643,7 @@ impl Inode for Node {
 
     fn open(
         self: Arc<Self>,
-        _task: Option<&CurrentTask>,
+        task: Option<&CurrentTask>,
         flags: OpenFlags,
     ) -> SyscallResult<Arc<dyn OpenFile>> {
         match &self.body {
@@ -659,6 +659,10 @@ impl Inode for Node {
                 Ok(Arc::new(OpenNode { node: Arc::clone(&self), lower }))
             }
             Body::Symlink(_) => Err(Errno::ELOOP.into()),
+            Body::Special if self.kind == FileType::CharDevice => {
+                let device = self.attributes.lock().own.rdev;
+                super::devices::open(task, device)
+            }
             Body::Special => Err(Errno::ENXIO.into()),
         }
     }

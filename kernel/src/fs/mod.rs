@@ -22,6 +22,7 @@ use crate::user::{UserReader, UserWriter};
 use crate::wait::{Events, Registration, WaitQueue, WaitSource, Wakeup};
 
 pub mod dentry;
+pub mod devices;
 pub mod fd;
 pub mod file;
 pub mod host_file;

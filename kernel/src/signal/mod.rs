@@ -262,7 +262,13 @@ const STOPS: SignalSet = SignalSet(1 << 18 | 1 << 19 | 1 << 20 | 1 << 21);
 const CONTINUE: SignalSet = SignalSet(1 << 17);
 
 /// What sending a signal changes at once, before anybody takes it. Returns whether it is to be queued.
-fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, blocked: bool) -> bool {
+fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, info: &SigInfo, blocked: bool) -> bool {
+    // Nobody inside can kill the first process, but it can end itself, as it could outside of a sandbox.
+    let from_other = info.code <= 0 && info.code != abi::signal::SI_TIMER && info.word(0) != group.pid;
+    let protected = group.pid == 1 && from_other;
+    if signal == Signal::SIGKILL && protected {
+        return false;
+    }
     if signal == Signal::SIGKILL {
         let status = crate::task::ExitStatus::Signaled { signal, core: false };
         kernel.end_group(group, status);
@@ -285,9 +291,8 @@ fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, blocked: b
             kernel.child_changed(group.pid, crate::task::table::ChildEvent::Continued);
         }
     }
-    // The first process gets only what it has a handler for; nobody inside can kill it.
     let action = group.signals.action(signal).handler;
-    if group.pid == 1 && action == SIG_DFL {
+    if protected && action == SIG_DFL {
         return false;
     }
     let ignored = match action {
@@ -303,7 +308,7 @@ pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -
     let Some(signal) = Signal::new(info.signo) else { return true };
     let tasks = kernel.tasks.tasks_of(group.pid);
     let blocks = |task: &Arc<Task>| task.signals.mask().contains(signal);
-    if !prepare(kernel, group, signal, !tasks.is_empty() && tasks.iter().all(blocks)) {
+    if !prepare(kernel, group, signal, &info, !tasks.is_empty() && tasks.iter().all(blocks)) {
         return true;
     }
     let limit =
@@ -324,7 +329,7 @@ pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -
 /// Sends a signal to one task. Returns false if a queued signal found no room (`EAGAIN`).
 pub fn send_to_task(kernel: &Kernel, task: &Arc<Task>, info: SigInfo) -> bool {
     let Some(signal) = Signal::new(info.signo) else { return true };
-    if !prepare(kernel, &task.group, signal, task.signals.mask().contains(signal)) {
+    if !prepare(kernel, &task.group, signal, &info, task.signals.mask().contains(signal)) {
         return true;
     }
     let limit = usize::try_from(task.group.limit(crate::task::limits::Resource::PendingSignals))

@@ -1,0 +1,60 @@
+//! Signals of this process as something to read, `signalfd(2)`.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Receives signals that are blocked in this process.
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Blocks `signals` in the calling thread, and those that it starts later, and receives them from now on.
+    pub fn receive(signals: &[i32]) -> io::Result<Signals> {
+        // SAFETY: an empty set is a valid value; the calls below fill it.
+        let fd = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for signal in signals {
+                libc::sigaddset(&raw mut set, *signal);
+            }
+            let error = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            if error != 0 {
+                return Err(io::Error::from_raw_os_error(error));
+            }
+            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a new descriptor.
+        Ok(Signals(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// A second receiver of the same signals: each goes to one of them.
+    pub fn try_clone(&self) -> io::Result<Signals> {
+        self.0.try_clone().map(Signals)
+    }
+
+    /// Waits for the next signal and returns its number.
+    pub fn next(&self) -> io::Result<i32> {
+        loop {
+            // SAFETY: the record is plain data, filled by read; its size is checked.
+            let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+            let size = size_of::<libc::signalfd_siginfo>();
+            // SAFETY: as above.
+            let count = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
+            if count == size as isize {
+                return Ok(info.ssi_signo.cast_signed());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
