@@ -57,7 +57,7 @@ impl<T> UserPtr<T> {
 
     /// The pointer `count` elements further on.
     #[must_use]
-    pub fn add(self, count: usize) -> UserPtr<T> {
+    pub fn nth(self, count: usize) -> UserPtr<T> {
         UserPtr::new(self.address.wrapping_add((count as u64).wrapping_mul(size_of::<T>() as u64)))
     }
 

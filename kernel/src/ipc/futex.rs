@@ -140,7 +140,7 @@ impl Futexes {
 }
 
 fn key(task: &CurrentTask, address: u64, private: bool) -> SysResult<FutexKey> {
-    if address % 4 != 0 {
+    if !address.is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
     task.mm()?.futex_key(address, private)

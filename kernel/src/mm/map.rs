@@ -218,7 +218,7 @@ impl MemoryMap {
                 && address.checked_add(length).is_some_and(|end| end <= self.bounds.end)
         };
         if request.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 {
-            if request.address % PAGE_SIZE != 0 {
+            if !request.address.is_multiple_of(PAGE_SIZE) {
                 return Err(Errno::EINVAL);
             }
             if request.address < self.bounds.start {

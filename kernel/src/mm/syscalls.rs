@@ -26,7 +26,7 @@ const MAP_TYPE: u32 = 0xf;
 
 /// The pages that `length` bytes from `start` touch: `EINVAL` unless aligned, `ENOMEM` beyond the address space.
 fn pages(start: u64, length: u64) -> SysResult<Range<u64>> {
-    if start % PAGE_SIZE != 0 {
+    if !start.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let length = if length == 0 { 0 } else { round_up(length).ok_or(Errno::ENOMEM)? };
@@ -45,7 +45,7 @@ pub fn mmap(
     offset: u64,
 ) -> SysResult<u64> {
     let (protection, flags) = (protection.0, flags.0);
-    if offset % PAGE_SIZE != 0 {
+    if !offset.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let file = if flags & MAP_ANONYMOUS == 0 { Some(task.file(fd)?) } else { None };

@@ -170,8 +170,8 @@ impl GroupSignals {
     /// What happens on a signal.
     pub fn action(&self, signal: Signal) -> SigAction {
         let actions = Arc::clone(&self.actions.lock());
-        let action = actions.lock()[signal.number() as usize - 1];
-        action
+
+        actions.lock()[signal.number() as usize - 1]
     }
 
     /// Changes what happens on a signal; returns what did before.

@@ -60,7 +60,7 @@ impl Kernel {
             credentials: Arc::new(spec.credentials),
             signals: TaskSignals::default(),
         };
-        let task = Task::new(self, new, loaded.context);
+        let task = Task::create(self, new, loaded.context);
         task.set_comm(&loaded.name);
         self.add_first(&task, pid);
         task.start()

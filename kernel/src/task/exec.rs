@@ -132,7 +132,7 @@ pub fn load(
     let memory = MemoryMap::new(&*context, kernel.platform.guest_range());
     let executable_stack = elf.executable_stack;
     // As large as it may grow, within reason: its pages are the host's until they are touched.
-    let size = stack_limit.min(8 << 20).max(32 * PAGE_SIZE);
+    let size = stack_limit.clamp(32 * PAGE_SIZE, 8 << 20);
     let stack_end = memory.map_stack(&mut *context, size, stack_limit, executable_stack)?;
     let base = if elf.interpreter.is_some() || !elf.relocatable { PIE_BASE } else { PIE_BASE / 2 };
     let bias = map_image(&memory, &mut *context, &program.file, &elf, base)?;
@@ -158,7 +158,7 @@ pub fn load(
         executable: Some(Arc::clone(&program.file)),
         ..Layout::default()
     };
-    let stack = build_stack(&*memory, stack_end, &program, credentials, &auxv, &mut layout)?;
+    let stack = build_stack(&memory, stack_end, &program, credentials, &auxv, &mut layout)?;
     layout.stack_start = stack;
     *memory.layout.lock() = layout;
     let registers = context.registers_mut();

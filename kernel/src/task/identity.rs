@@ -114,7 +114,7 @@ pub fn setreuid(task: &CurrentTask, real: u32, effective: u32) -> SysResult<()> 
         let privileged = c.has(Capability::SETUID);
         let real_allowed = [KEEP, c.uid, c.effective_uid].contains(&real);
         let effective_allowed = [KEEP, c.uid, c.effective_uid, c.saved_uid].contains(&effective);
-        if !privileged && !(real_allowed && effective_allowed) {
+        if !(privileged || real_allowed && effective_allowed) {
             return Err(Errno::EPERM);
         }
         let old_real = c.uid;
@@ -138,7 +138,7 @@ pub fn setregid(task: &CurrentTask, real: u32, effective: u32) -> SysResult<()> 
         let privileged = c.has(Capability::SETGID);
         let real_allowed = [KEEP, c.gid, c.effective_gid].contains(&real);
         let effective_allowed = [KEEP, c.gid, c.effective_gid, c.saved_gid].contains(&effective);
-        if !privileged && !(real_allowed && effective_allowed) {
+        if !(privileged || real_allowed && effective_allowed) {
             return Err(Errno::EPERM);
         }
         let old_real = c.gid;

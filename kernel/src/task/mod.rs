@@ -133,7 +133,7 @@ pub struct NewTask {
 
 impl Task {
     /// A task that runs in `context`. The caller adds it to the [`TaskTable`] and starts it.
-    pub fn new(kernel: &Arc<Kernel>, new: NewTask, context: Box<dyn Context>) -> CurrentTask {
+    pub fn create(kernel: &Arc<Kernel>, new: NewTask, context: Box<dyn Context>) -> CurrentTask {
         let task = Arc::new(Task {
             kernel: Arc::clone(kernel),
             group: new.group,

@@ -84,7 +84,7 @@ fn read_strings(task: &CurrentTask, vector: UserPtr<u64>) -> SysResult<Vec<Vec<u
     }
     let mut total = 0;
     for index in 0.. {
-        let pointer: u64 = task.read_object(vector.add(index))?;
+        let pointer: u64 = task.read_object(vector.nth(index))?;
         if pointer == 0 {
             break;
         }

@@ -118,7 +118,7 @@ fn processors() -> usize {
 pub fn sched_getaffinity(task: &CurrentTask, pid: Pid, size: usize, mask: u64) -> SysResult<usize> {
     target(task, pid)?;
     let count = processors();
-    if size % 8 != 0 || size * 8 < count {
+    if !size.is_multiple_of(8) || size * 8 < count {
         return Err(Errno::EINVAL);
     }
     let mut bytes = vec![0u8; size.min(count.div_ceil(64) * 8)];

@@ -275,7 +275,7 @@ fn change_file(
     file: &File,
     change: impl FnOnce(&CurrentTask, &InodeRef, &Metadata) -> SyscallResult<SetAttributes>,
 ) -> SyscallResult<()> {
-    if file.flags().contains(abi::fs::OpenFlags::PATH) && !file.path().is_some() {
+    if file.flags().contains(abi::fs::OpenFlags::PATH) && file.path().is_none() {
         return Err(Errno::EBADF.into());
     }
     if let Some(place) = file.path() {
