@@ -28,6 +28,8 @@ pub struct Kernel {
     pub futexes: crate::ipc::futex::Futexes,
     /// Files without names: of `memfd_create(2)` and System V shared memory.
     pub memory_files: Arc<crate::fs::memfs::MemFs>,
+    /// Everything that goes off at a set time.
+    pub timers: Arc<crate::time::timers::Timers>,
     /// Host and domain name.
     pub uts: RwLock<Uts>,
     /// Prints system calls, if wanted.
@@ -56,6 +58,7 @@ impl Kernel {
         Arc::new(Kernel {
             platform,
             tasks: TaskTable::default(),
+            timers: Arc::default(),
             memory_files: crate::fs::memfs::MemFs::tmpfs(crate::fs::memfs::MemOptions::default()),
             futexes: crate::ipc::futex::Futexes::default(),
             uts: RwLock::new(Uts {

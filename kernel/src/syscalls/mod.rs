@@ -1,6 +1,6 @@
 //! System calls: the table and what derives from it.
 //!
-//! [`table`] has one row per call: its number on each architecture, its name, the names of its arguments, and how
+//! The table has one row per call: its number on each architecture, its name, the names of its arguments, and how
 //! much of it there is. The function of a row stands in the subsystem's `syscalls` module and takes the
 //! [`CurrentTask`] and typed arguments ([`SysArg`]). Dispatch, strace text, `nacelle syscalls` and
 //! `docs/syscalls.md` all come from the row and the function's signature.

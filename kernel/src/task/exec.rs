@@ -386,6 +386,7 @@ impl CurrentTask {
             let _ = file.ops().flush(self);
         }
         crate::signal::reset_for_exec(self);
+        self.group.timers.reset_for_exec();
         self.set_credentials(after);
         self.finish_vfork();
         Ok(())

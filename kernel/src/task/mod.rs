@@ -314,6 +314,8 @@ pub struct ThreadGroup {
     pub limits: Mutex<Limits>,
     /// How the group is to end, once that is decided.
     pub exit: Mutex<Option<ExitStatus>>,
+    /// `alarm(2)`, interval timers, POSIX timers.
+    pub timers: crate::time::interval::GroupTimers,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicBool,
     /// Where the group waits for its children.
@@ -333,6 +335,7 @@ impl ThreadGroup {
             signals,
             limits: Mutex::new(limits),
             exit: Mutex::new(None),
+            timers: crate::time::interval::GroupTimers::default(),
             dumpable: AtomicBool::new(true),
             child_queue: WaitQueue::new(),
             exec_queue: WaitQueue::new(),

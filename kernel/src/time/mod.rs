@@ -1,3 +1,6 @@
 //! Clocks, sleeps and timers.
 
+pub mod interval;
 pub mod syscalls;
+pub mod timerfd;
+pub mod timers;

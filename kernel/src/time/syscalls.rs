@@ -11,6 +11,11 @@ use crate::task::CurrentTask;
 use crate::user::UserPtr;
 use crate::wait::Deadline;
 
+pub use super::interval::{
+    alarm, getitimer, setitimer, timer_create, timer_delete, timer_getoverrun, timer_gettime, timer_settime,
+};
+pub use super::timerfd::{timerfd_create, timerfd_gettime, timerfd_settime};
+
 const TIMER_ABSTIME: u32 = 1;
 
 fn host_clock(clock: rustix::time::ClockId) -> TimeSpec {
