@@ -47,7 +47,10 @@ fn real_timer(task: &CurrentTask) -> Arc<Alarm> {
     let mut slot = task.group.timers.real.lock();
     let alarm = slot.get_or_insert_with(|| {
         let (kernel, group) = (Arc::downgrade(&task.kernel), Arc::downgrade(&task.group));
-        Alarm::new(&task.kernel.timers, Box::new(move |_| send(&kernel, &group, SigInfo::new(Signal::SIGALRM, SI_KERNEL))))
+        Alarm::new(
+            &task.kernel.timers,
+            Box::new(move |_| send(&kernel, &group, SigInfo::new(Signal::SIGALRM, SI_KERNEL))),
+        )
     });
     Arc::clone(alarm)
 }
@@ -80,7 +83,12 @@ pub fn getitimer(task: &CurrentTask, which: i32, value: UserPtr<ItimerVal>) -> S
 }
 
 /// `setitimer(2)`.
-pub fn setitimer(task: &CurrentTask, which: i32, new: UserPtr<ItimerVal>, old: UserPtr<ItimerVal>) -> SysResult<()> {
+pub fn setitimer(
+    task: &CurrentTask,
+    which: i32,
+    new: UserPtr<ItimerVal>,
+    old: UserPtr<ItimerVal>,
+) -> SysResult<()> {
     if !(0..=2).contains(&which) {
         return Err(Errno::EINVAL);
     }
@@ -113,7 +121,12 @@ pub struct SigEvent {
 }
 
 /// `timer_create(2)`.
-pub fn timer_create(task: &CurrentTask, clock: i32, event: UserPtr<SigEvent>, id: UserPtr<i32>) -> SyscallResult<()> {
+pub fn timer_create(
+    task: &CurrentTask,
+    clock: i32,
+    event: UserPtr<SigEvent>,
+    id: UserPtr<i32>,
+) -> SyscallResult<()> {
     const SIGEV_SIGNAL: i32 = 0;
     const SIGEV_NONE: i32 = 1;
     const SIGEV_THREAD_ID: i32 = 4;
@@ -137,7 +150,8 @@ pub fn timer_create(task: &CurrentTask, clock: i32, event: UserPtr<SigEvent>, id
     let target: Option<Weak<Task>> = match event.notify {
         SIGEV_SIGNAL | SIGEV_NONE => None,
         SIGEV_THREAD_ID => {
-            let target = task.kernel.tasks.get(event.thread).filter(|target| Arc::ptr_eq(&target.group, &task.group));
+            let target =
+                task.kernel.tasks.get(event.thread).filter(|target| Arc::ptr_eq(&target.group, &task.group));
             Some(Arc::downgrade(&target.ok_or(Errno::EINVAL)?))
         }
         _ => return Err(Errno::EINVAL.into()),
@@ -180,7 +194,8 @@ pub fn timer_settime(
     old: UserPtr<[TimeSpec; 2]>,
 ) -> SyscallResult<()> {
     let [interval, value] = task.read_object(new)?;
-    let (interval, value) = (interval.to_duration().ok_or(Errno::EINVAL)?, value.to_duration().ok_or(Errno::EINVAL)?);
+    let (interval, value) =
+        (interval.to_duration().ok_or(Errno::EINVAL)?, value.to_duration().ok_or(Errno::EINVAL)?);
     let (alarm, clock) = {
         let timers = task.group.timers.posix.lock();
         let timer = timers.get(&id).ok_or(Errno::EINVAL)?;
@@ -195,7 +210,12 @@ pub fn timer_settime(
 }
 
 /// How long until a time that was given; `None` for zero, which stops a timer.
-pub(super) fn delay(task: &CurrentTask, clock: i32, value: Duration, absolute: bool) -> SysResult<Option<Duration>> {
+pub(super) fn delay(
+    task: &CurrentTask,
+    clock: i32,
+    value: Duration,
+    absolute: bool,
+) -> SysResult<Option<Duration>> {
     if value.is_zero() || !absolute {
         return Ok((!value.is_zero()).then_some(value));
     }

@@ -59,11 +59,19 @@ pub fn timerfd_create(task: &CurrentTask, clock: i32, flags: Flags) -> SyscallRe
     };
     let alarm = Alarm::new(&task.kernel.timers, Box::new(action));
     let timer = TimerFile { clock, alarm, expirations, queue };
-    let file = File::anonymous("anon_inode:[timerfd]", Arc::new(timer), flags & OpenFlags::NONBLOCK | OpenFlags::RDWR);
+    let file = File::anonymous(
+        "anon_inode:[timerfd]",
+        Arc::new(timer),
+        flags & OpenFlags::NONBLOCK | OpenFlags::RDWR,
+    );
     Ok(task.install(file, flags.contains(OpenFlags::CLOEXEC))?)
 }
 
-fn with_timer<T>(task: &CurrentTask, fd: Fd, operation: impl FnOnce(&TimerFile) -> SyscallResult<T>) -> SyscallResult<T> {
+fn with_timer<T>(
+    task: &CurrentTask,
+    fd: Fd,
+    operation: impl FnOnce(&TimerFile) -> SyscallResult<T>,
+) -> SyscallResult<T> {
     let file = task.file(fd)?;
     operation(file.ops().downcast_ref::<TimerFile>().ok_or(Errno::EINVAL)?)
 }
@@ -80,7 +88,8 @@ pub fn timerfd_settime(
         return Err(Errno::EINVAL.into());
     }
     let [interval, value] = task.read_object(new)?;
-    let (interval, value) = (interval.to_duration().ok_or(Errno::EINVAL)?, value.to_duration().ok_or(Errno::EINVAL)?);
+    let (interval, value) =
+        (interval.to_duration().ok_or(Errno::EINVAL)?, value.to_duration().ok_or(Errno::EINVAL)?);
     with_timer(task, fd, |timer| {
         let delay = delay(task, timer.clock, value, flags.0 & 1 != 0)?;
         timer.expirations.store(0, Ordering::SeqCst);

@@ -51,7 +51,11 @@ impl Alarm {
 
     /// Sets the timer to go off after `delay` (`None` for never) and then at every interval that is not zero. Returns
     /// what was left, and the old interval.
-    pub fn set(self: &Arc<Self>, delay: Option<Duration>, interval: Duration) -> (Option<Duration>, Duration) {
+    pub fn set(
+        self: &Arc<Self>,
+        delay: Option<Duration>,
+        interval: Duration,
+    ) -> (Option<Duration>, Duration) {
         let now = Instant::now();
         let next = delay.and_then(|delay| now.checked_add(delay));
         let mut queue = self.timers.queue.lock();
