@@ -16,6 +16,17 @@ pub struct Config {
     pub domainname: String,
     /// Prints system calls as they happen.
     pub strace: Option<Strace>,
+    /// What the kernel shows of the host.
+    pub host: HostInfo,
+}
+
+/// What the kernel shows of the host, gathered before it is shut in.
+#[derive(Clone, Debug, Default)]
+pub struct HostInfo {
+    /// The text of `/proc/cpuinfo`.
+    pub cpuinfo: String,
+    /// Random bytes for `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: [u8; 16],
 }
 
 /// A running kernel.
@@ -32,6 +43,8 @@ pub struct Kernel {
     pub timers: Arc<crate::time::timers::Timers>,
     /// Host and domain name.
     pub uts: RwLock<Uts>,
+    /// What is shown of the host.
+    pub host: HostInfo,
     /// Prints system calls, if wanted.
     pub strace: Option<Strace>,
     /// Counts calls that are not there.
@@ -65,6 +78,7 @@ impl Kernel {
                 hostname: config.hostname.into_bytes(),
                 domainname: config.domainname.into_bytes(),
             }),
+            host: config.host,
             strace: config.strace,
             unimplemented: Unimplemented::default(),
             boot: std::time::Instant::now(),

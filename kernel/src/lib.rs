@@ -29,4 +29,4 @@ pub mod tty;
 pub mod user;
 pub mod wait;
 
-pub use kernel::{Config, Kernel};
+pub use kernel::{Config, HostInfo, Kernel};

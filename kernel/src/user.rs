@@ -263,6 +263,14 @@ impl<'a> UserWriter<'a> {
         UserWriter { destination: Destination::Buffer { bytes, remaining: limit }, written: 0 }
     }
 
+    /// The task whose memory is written, if it is a guest's.
+    pub fn task(&self) -> Option<&CurrentTask> {
+        match &self.destination {
+            Destination::Guest(cursor) => Some(cursor.task),
+            Destination::Buffer { .. } => None,
+        }
+    }
+
     /// How many bytes still fit.
     pub fn remaining(&self) -> usize {
         match &self.destination {

@@ -303,7 +303,9 @@ impl CurrentTask {
             if deadline.passed() {
                 return Err(again);
             }
+            self.set_running(false);
             self.waiter.wait(deadline);
+            self.set_running(true);
         }
     }
 

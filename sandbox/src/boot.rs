@@ -14,15 +14,15 @@ use kernel::fs::path::{FsState, PathRef, Walk, Walker};
 use kernel::fs::{File, FileSystem, FileType, NewFile, NewKind};
 use kernel::syscalls::Strace;
 use kernel::task::boot::InitSpec;
-use kernel::{Config, Kernel};
+use kernel::{Config, HostInfo, Kernel};
 use platform::stub::StubPlatform;
 
 use crate::spec::{MountKind, Spec};
 
 /// Boots a kernel, runs the program and returns its status. What `signals` receives goes to the program.
-pub fn run(spec: Spec, platform: StubPlatform, signals: Signals) -> anyhow::Result<u8> {
+pub fn run(spec: Spec, platform: StubPlatform, host: HostInfo, signals: Signals) -> anyhow::Result<u8> {
     let strace = spec.strace.map(|filter| Strace::new(filter, Box::new(|line| eprintln!("{line}"))));
-    let config = Config { hostname: spec.hostname, domainname: spec.domainname, strace };
+    let config = Config { hostname: spec.hostname, domainname: spec.domainname, strace, host };
     let kernel = Kernel::new(Arc::new(platform), config);
     let namespace = root(spec.root, spec.root_read_only)?;
     for mount in spec.mounts {
@@ -32,7 +32,7 @@ pub fn run(spec: Spec, platform: StubPlatform, signals: Signals) -> anyhow::Resu
             matches!(&mount.kind, MountKind::Host(fd) if !is_directory(fd)),
         )
         .with_context(|| format!("cannot make the mount point {}", mount.destination))?;
-        mount_one(&namespace, place, mount.kind, mount.flags)
+        mount_one(&kernel, &namespace, place, mount.kind, mount.flags)
             .with_context(|| format!("cannot mount {}", mount.destination))?;
     }
 
@@ -122,6 +122,7 @@ fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> 
 }
 
 fn mount_one(
+    kernel: &Arc<Kernel>,
     namespace: &Arc<MountNamespace>,
     place: PathRef,
     kind: MountKind,
@@ -134,7 +135,8 @@ fn mount_one(
         }
         MountKind::Memory { size, mode } => (MemFs::tmpfs(MemOptions { size, mode }), "tmpfs"),
         MountKind::Devices => (devices()?, "dev"),
-        MountKind::Terminals | MountKind::Processes | MountKind::System => {
+        MountKind::Processes => (kernel::fs::proc::ProcFs::new(kernel), "proc"),
+        MountKind::Terminals | MountKind::System => {
             (MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 }), "none")
         }
     };

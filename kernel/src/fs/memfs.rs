@@ -861,6 +861,9 @@ impl OpenFile for OpenNode {
         if mode & !(KEEP_SIZE | PUNCH_HOLE | ZERO_RANGE) != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
+        if mode & PUNCH_HOLE != 0 && mode & KEEP_SIZE == 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
         let size = self.node.size()?;
         if mode & KEEP_SIZE == 0 && mode & PUNCH_HOLE == 0 && end > size {

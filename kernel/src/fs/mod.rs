@@ -32,6 +32,7 @@ pub mod mount;
 mod open;
 pub mod path;
 pub mod permissions;
+pub mod proc;
 pub mod syscalls;
 
 pub use fd::FdTable;

@@ -9,7 +9,8 @@ use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 
 use crate::error::SyscallResult;
-use crate::fs::{File, InodeCommon, OpenFile};
+use crate::fs::file::Place;
+use crate::fs::{File, FileType, Inode, InodeCommon, InodeRef, Metadata, OpenFile};
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::{Deadline, Events, WaitQueue};
@@ -80,11 +81,47 @@ pub struct PipeEnd {
 /// Makes a pipe: the end to read and the end to write.
 pub fn new_pipe(flags: OpenFlags) -> (Arc<File>, Arc<File>) {
     let pipe = Pipe::new();
-    let name = format!("pipe:[{}]", InodeCommon::new().id);
+    let common = InodeCommon::new();
+    *common.fifo.lock() = Arc::downgrade(&pipe);
+    let name = format!("pipe:[{}]", common.id);
+    let inode: InodeRef = Arc::new(PipeInode { common });
     let status = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
-    let read = File::anonymous(name.clone(), pipe.end(OpenFlags::empty()), status);
-    let write = File::anonymous(name, pipe.end(OpenFlags::WRONLY), status | OpenFlags::WRONLY);
-    (read, write)
+    let open = |mode: OpenFlags| {
+        let place = Place::Anonymous { name: name.clone(), inode: Some(Arc::clone(&inode)) };
+        File::new(place, pipe.end(mode), status | mode)
+    };
+    (open(OpenFlags::empty()), open(OpenFlags::WRONLY))
+}
+
+/// What `fstat(2)` sees of a pipe, and what `/proc/PID/fd/N` opens again.
+struct PipeInode {
+    common: InodeCommon,
+}
+
+impl Inode for PipeInode {
+    fn common(&self) -> &InodeCommon {
+        &self.common
+    }
+
+    fn file_type(&self) -> FileType {
+        FileType::Fifo
+    }
+
+    fn metadata(&self) -> SysResult<Metadata> {
+        Ok(Metadata {
+            device: abi::fs::make_device(0, 14),
+            inode: self.common.id,
+            mode: abi::fs::S_IFIFO | 0o600,
+            links: 1,
+            block_size: 4096,
+            ..Metadata::default()
+        })
+    }
+
+    fn open(self: Arc<Self>, _task: Option<&CurrentTask>, _flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+        // FIFOs are opened through `open_fifo`.
+        Err(Errno::ENXIO.into())
+    }
 }
 
 /// Opens a FIFO by name: waits for the other end unless `O_NONBLOCK`, or opened for both.
@@ -135,6 +172,9 @@ impl PipeEnd {
     /// `F_SETPIPE_SZ`: rounded up to a power of two of pages; returns what it is then.
     pub fn set_capacity(&self, size: usize) -> SysResult<usize> {
         let size = size.max(PIPE_BUF).checked_next_power_of_two().ok_or(Errno::EINVAL)?;
+        if size > 1 << 31 {
+            return Err(Errno::EINVAL);
+        }
         if size > MAX_CAPACITY {
             return Err(Errno::EPERM);
         }

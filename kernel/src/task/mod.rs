@@ -101,6 +101,10 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     /// `set_robust_list(2)`; zero for none.
     pub robust_list: AtomicU64,
+    /// When the task was made.
+    pub started: std::time::Instant,
+    /// Whether it executes guest code or a system call, rather than sleep.
+    running: AtomicBool,
     /// The nice value, -20..=19.
     pub nice: AtomicI32,
     /// `PR_SET_TIMERSLACK`, in nanoseconds.
@@ -150,6 +154,8 @@ impl Task {
             exiting: AtomicBool::new(false),
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            started: std::time::Instant::now(),
+            running: AtomicBool::new(true),
             nice: AtomicI32::new(0),
             timer_slack: AtomicU64::new(50_000),
             vfork_done: AtomicBool::new(false),
@@ -244,6 +250,16 @@ impl Task {
         interrupter.interrupt();
     }
 
+    /// Whether the task runs, rather than sleep in a system call.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the task goes to sleep, or that it has woken up.
+    pub(crate) fn set_running(&self, running: bool) {
+        self.running.store(running, Ordering::Relaxed);
+    }
+
     /// Whether the thread is ending.
     pub fn is_exiting(&self) -> bool {
         self.exiting.load(Ordering::SeqCst)
@@ -316,6 +332,8 @@ pub struct ThreadGroup {
     pub exit: Mutex<Option<ExitStatus>>,
     /// `alarm(2)`, interval timers, POSIX timers.
     pub timers: crate::time::interval::GroupTimers,
+    /// `/proc/PID/oom_score_adj`.
+    pub oom_score_adj: AtomicI32,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicBool,
     /// Where the group waits for its children.
@@ -336,6 +354,7 @@ impl ThreadGroup {
             limits: Mutex::new(limits),
             exit: Mutex::new(None),
             timers: crate::time::interval::GroupTimers::default(),
+            oom_score_adj: AtomicI32::new(0),
             dumpable: AtomicBool::new(true),
             child_queue: WaitQueue::new(),
             exec_queue: WaitQueue::new(),

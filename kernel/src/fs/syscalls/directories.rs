@@ -316,11 +316,7 @@ pub fn readlinkat(
     if inode.file_type() != FileType::Symlink {
         return Err(if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL }.into());
     }
-    let target = match inode.follow(task) {
-        Ok(Some(place)) => place.display(&task.fs().get().root).0,
-        Ok(None) => inode.readlink(Some(task))?,
-        Err(error) => return Err(error),
-    };
+    let target = inode.readlink(Some(task))?;
     let length = target.len().min(size);
     task.write_bytes(buffer, &target[..length])?;
     Ok(length)

@@ -327,9 +327,15 @@ pub fn chmod(task: &CurrentTask, path: UserPath, mode: u32) -> SyscallResult<()>
     fchmodat2(task, Fd::CWD, path, mode, Flags(0))
 }
 
+/// The file behind a descriptor that is more than a path: `EBADF` for `O_PATH`.
+fn opened(task: &CurrentTask, fd: Fd) -> SyscallResult<std::sync::Arc<File>> {
+    let file = task.file(fd)?;
+    if file.flags().contains(abi::fs::OpenFlags::PATH) { Err(Errno::EBADF.into()) } else { Ok(file) }
+}
+
 /// `fchmod(2)`.
 pub fn fchmod(task: &CurrentTask, fd: Fd, mode: u32) -> SyscallResult<()> {
-    change_file(task, &*task.file(fd)?, mode_change(mode))
+    change_file(task, &*opened(task, fd)?, mode_change(mode))
 }
 
 fn owner_change(
@@ -383,7 +389,7 @@ pub fn lchown(task: &CurrentTask, path: UserPath, uid: u32, gid: u32) -> Syscall
 
 /// `fchown(2)`.
 pub fn fchown(task: &CurrentTask, fd: Fd, uid: u32, gid: u32) -> SyscallResult<()> {
-    change_file(task, &*task.file(fd)?, owner_change(uid, gid))
+    change_file(task, &*opened(task, fd)?, owner_change(uid, gid))
 }
 
 /// `umask(2)`.

@@ -1,0 +1,167 @@
+//! The files of procfs that tell of the kernel and the machine.
+
+use abi::{Errno, SysResult};
+
+use super::Entry;
+use crate::Kernel;
+use crate::fs::FileType;
+use crate::task::CurrentTask;
+
+/// All of them by path; those that end in a slash are directories.
+const PATHS: &[&str] = &[
+    "cmdline",
+    "cpuinfo",
+    "filesystems",
+    "loadavg",
+    "meminfo",
+    "mounts",
+    "stat",
+    "swaps",
+    "uptime",
+    "version",
+    "vmstat",
+    "sys/",
+    "sys/fs/",
+    "sys/fs/file-max",
+    "sys/fs/nr_open",
+    "sys/fs/pipe-max-size",
+    "sys/kernel/",
+    "sys/kernel/cap_last_cap",
+    "sys/kernel/domainname",
+    "sys/kernel/hostname",
+    "sys/kernel/ngroups_max",
+    "sys/kernel/osrelease",
+    "sys/kernel/ostype",
+    "sys/kernel/overflowgid",
+    "sys/kernel/overflowuid",
+    "sys/kernel/pid_max",
+    "sys/kernel/random/",
+    "sys/kernel/random/boot_id",
+    "sys/kernel/random/uuid",
+    "sys/kernel/threads-max",
+    "sys/kernel/version",
+    "sys/vm/",
+    "sys/vm/max_map_count",
+    "sys/vm/mmap_min_addr",
+    "sys/vm/overcommit_memory",
+];
+
+/// The entry at `path`, with its name in the directory `directory`.
+fn in_directory(directory: &str, path: &'static str) -> Option<(&'static str, FileType)> {
+    let rest = path.strip_prefix(directory)?;
+    let (name, kind) = match rest.strip_suffix('/') {
+        Some(name) => (name, FileType::Directory),
+        None => (rest, if path == "mounts" { FileType::Symlink } else { FileType::Regular }),
+    };
+    (!name.is_empty() && !name.contains('/')).then_some((name, kind))
+}
+
+/// The names in a directory, given by its path with a slash at the end (empty for the root).
+pub fn names(directory: &str) -> impl Iterator<Item = (&'static str, FileType)> {
+    PATHS.iter().filter_map(move |path| in_directory(directory, path))
+}
+
+/// What `name` in a directory stands for.
+pub fn find(directory: &str, name: &str) -> Option<Entry> {
+    let path = PATHS.iter().find(|path| in_directory(directory, path).is_some_and(|(known, _)| known == name))?;
+    Some(if path.ends_with('/') { Entry::Directory(path) } else { Entry::System(path) })
+}
+
+/// The text of a file.
+pub fn text(kernel: &Kernel, path: &str, _reader: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
+    let uts = kernel.uts.read().clone();
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let text = match path {
+        "cmdline" => "\n".to_owned(),
+        "cpuinfo" => kernel.host.cpuinfo.clone(),
+        "filesystems" => "nodev\tproc\nnodev\ttmpfs\nnodev\toverlay\nnodev\thostfs\n".to_owned(),
+        "loadavg" => {
+            let loads = rustix::system::sysinfo().loads.map(|load| load as f64 / 65536.0);
+            let tasks = kernel.tasks.with(|tree| tree.task_count());
+            format!("{:.2} {:.2} {:.2} 1/{tasks} {}\n", loads[0], loads[1], loads[2], tasks)
+        }
+        "meminfo" => meminfo(),
+        "stat" => stat(kernel, processors),
+        "swaps" => "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_owned(),
+        "uptime" => {
+            let seconds = kernel.boot.elapsed().as_secs_f64();
+            format!("{seconds:.2} {:.2}\n", seconds * processors as f64)
+        }
+        "version" => format!("Linux version {} (nacelle) #1 SMP\n", Kernel::RELEASE),
+        "vmstat" => "pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n".to_owned(),
+        "sys/fs/file-max" => "9223372036854775807\n".to_owned(),
+        "sys/fs/nr_open" | "sys/fs/pipe-max-size" => "1048576\n".to_owned(),
+        "sys/kernel/cap_last_cap" => "40\n".to_owned(),
+        "sys/kernel/domainname" => format!("{}\n", String::from_utf8_lossy(&uts.domainname)),
+        "sys/kernel/hostname" => format!("{}\n", String::from_utf8_lossy(&uts.hostname)),
+        "sys/kernel/ngroups_max" => "65536\n".to_owned(),
+        "sys/kernel/osrelease" => format!("{}\n", Kernel::RELEASE),
+        "sys/kernel/ostype" => "Linux\n".to_owned(),
+        "sys/kernel/overflowgid" | "sys/kernel/overflowuid" => "65534\n".to_owned(),
+        "sys/kernel/pid_max" => format!("{}\n", crate::task::table::PID_MAX),
+        "sys/kernel/random/boot_id" => uuid(kernel.host.boot_id),
+        "sys/kernel/random/uuid" => {
+            let mut bytes = [0; 16];
+            rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+            uuid(bytes)
+        }
+        "sys/kernel/threads-max" => "4194304\n".to_owned(),
+        "sys/kernel/version" => "#1 SMP\n".to_owned(),
+        "sys/vm/max_map_count" => "65530\n".to_owned(),
+        "sys/vm/mmap_min_addr" => "65536\n".to_owned(),
+        "sys/vm/overcommit_memory" => "0\n".to_owned(),
+        _ => return Err(Errno::ENOENT),
+    };
+    Ok(text.into_bytes())
+}
+
+/// A version 4 UUID of random bytes, with a newline.
+fn uuid(mut bytes: [u8; 16]) -> String {
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}\n", hex[..4].concat(), hex[4..6].concat(), hex[6..8].concat(), hex[8..10].concat(), hex[10..].concat())
+}
+
+fn meminfo() -> String {
+    let host = rustix::system::sysinfo();
+    let unit = u64::from(host.mem_unit.max(1));
+    let kib = |amount: u64| amount * unit / 1024;
+    let (total, free, buffers) = (kib(host.totalram), kib(host.freeram), kib(host.bufferram));
+    let rows = [
+        ("MemTotal", total),
+        ("MemFree", free),
+        ("MemAvailable", free + buffers),
+        ("Buffers", buffers),
+        ("Cached", 0),
+        ("SwapCached", 0),
+        ("Active", 0),
+        ("Inactive", 0),
+        ("SwapTotal", kib(host.totalswap)),
+        ("SwapFree", kib(host.freeswap)),
+        ("Dirty", 0),
+        ("Writeback", 0),
+        ("Mapped", 0),
+        ("Shmem", kib(host.sharedram)),
+        ("Slab", 0),
+        ("SReclaimable", 0),
+        ("SUnreclaim", 0),
+        ("PageTables", 0),
+        ("CommitLimit", total),
+        ("Committed_AS", total - free.min(total)),
+    ];
+    rows.iter().map(|(name, value)| format!("{:<16}{value:>8} kB\n", format!("{name}:"))).collect()
+}
+
+fn stat(kernel: &Kernel, processors: usize) -> String {
+    let up = kernel.boot.elapsed();
+    let ticks = up.as_millis() / 10;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+    let mut text = format!("cpu  0 0 0 {} 0 0 0 0 0 0\n", ticks * processors as u128);
+    for cpu in 0..processors {
+        text += &format!("cpu{cpu} 0 0 0 {ticks} 0 0 0 0 0 0\n");
+    }
+    let tasks = kernel.tasks.with(|tree| tree.task_count());
+    let boot = now - up.as_secs().cast_signed();
+    text + &format!("intr 0\nctxt 0\nbtime {boot}\nprocesses {tasks}\nprocs_running 1\nprocs_blocked 0\n")
+}
