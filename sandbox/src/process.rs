@@ -91,7 +91,8 @@ fn child(spec: Spec, signals: &Signals) -> anyhow::Result<u8> {
     host::namespace::raise_open_files();
     let mut boot_id = [0; 16];
     rustix::rand::getrandom(&mut boot_id, rustix::rand::GetRandomFlags::empty())?;
-    let info = kernel::HostInfo { cpuinfo: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), boot_id };
+    let info =
+        kernel::HostInfo { cpuinfo: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), boot_id };
     let procfs = host::namespace::enter_empty_root().context("cannot enter an empty root")?;
     let zygote = platform::stub::Zygote::spawn().context("cannot start the first stub process")?;
     let platform = platform::stub::StubPlatform::new(zygote, procfs.map(Into::into))

@@ -118,7 +118,11 @@ impl Inode for PipeInode {
         })
     }
 
-    fn open(self: Arc<Self>, _task: Option<&CurrentTask>, _flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+    fn open(
+        self: Arc<Self>,
+        _task: Option<&CurrentTask>,
+        _flags: OpenFlags,
+    ) -> SyscallResult<Arc<dyn OpenFile>> {
         // FIFOs are opened through `open_fifo`.
         Err(Errno::ENXIO.into())
     }

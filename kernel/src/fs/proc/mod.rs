@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use super::hostfs::list;
 use super::{
-    DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Metadata, OpenFile, PathRef,
-    SetAttributes,
+    DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Metadata,
+    OpenFile, PathRef, SetAttributes,
 };
 use crate::Kernel;
 use crate::error::SyscallResult;
@@ -43,17 +43,39 @@ enum Entry {
     /// A file of the kernel's, by its whole path.
     System(&'static str),
     /// A directory of a process (`task` false) or thread.
-    Process { pid: Pid, thread: bool },
+    Process {
+        pid: Pid,
+        thread: bool,
+    },
     /// A file in it.
-    ProcessFile { pid: Pid, thread: bool, name: &'static str },
+    ProcessFile {
+        pid: Pid,
+        thread: bool,
+        name: &'static str,
+    },
     /// `task`, `fd`, `fdinfo`, `ns`
-    ProcessDirectory { pid: Pid, thread: bool, name: &'static str },
+    ProcessDirectory {
+        pid: Pid,
+        thread: bool,
+        name: &'static str,
+    },
     /// `exe`, `cwd`, `root`
-    ProcessLink { pid: Pid, name: &'static str },
+    ProcessLink {
+        pid: Pid,
+        name: &'static str,
+    },
     /// An open file of a process.
-    Descriptor { pid: Pid, fd: i32 },
-    DescriptorInfo { pid: Pid, fd: i32 },
-    Namespace { name: &'static str },
+    Descriptor {
+        pid: Pid,
+        fd: i32,
+    },
+    DescriptorInfo {
+        pid: Pid,
+        fd: i32,
+    },
+    Namespace {
+        name: &'static str,
+    },
 }
 
 struct Node {
@@ -69,7 +91,8 @@ impl ProcFs {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let born = TimeSpec { sec: time.tv_sec, nsec: time.tv_nsec };
         let kernel = Arc::downgrade(kernel);
-        let root = Node { common: InodeCommon::new(), kernel: Weak::clone(&kernel), entry: Entry::Root, born };
+        let root =
+            Node { common: InodeCommon::new(), kernel: Weak::clone(&kernel), entry: Entry::Root, born };
         Arc::new(ProcFs { kernel, root: Arc::new(root), born })
     }
 }
@@ -136,13 +159,15 @@ impl Node {
             Entry::Root => {
                 let mut names: Vec<_> = system::names("").map(|(name, kind)| (text(name), kind)).collect();
                 names.extend([(text("self"), FileType::Symlink), (text("thread-self"), FileType::Symlink)]);
-                let pids: Vec<Pid> = kernel.tasks.with(|tree| tree.processes().map(|p| p.group.pid).collect());
+                let pids: Vec<Pid> =
+                    kernel.tasks.with(|tree| tree.processes().map(|p| p.group.pid).collect());
                 names.extend(pids.into_iter().map(|pid| (text(&pid.to_string()), FileType::Directory)));
                 names
             }
             Entry::Directory(path) => system::names(path).map(|(name, kind)| (text(name), kind)).collect(),
             Entry::Process { thread, .. } => {
-                let mut names: Vec<_> = task::FILES.iter().map(|name| (text(name), FileType::Regular)).collect();
+                let mut names: Vec<_> =
+                    task::FILES.iter().map(|name| (text(name), FileType::Regular)).collect();
                 names.extend(task::LINKS.iter().map(|name| (text(name), FileType::Symlink)));
                 let directories = task::DIRECTORIES.iter().filter(|name| !thread || **name != "task");
                 names.extend(directories.map(|name| (text(name), FileType::Directory)));
@@ -169,7 +194,8 @@ impl Node {
     fn find(&self, name: &[u8]) -> SysResult<Entry> {
         let name = std::str::from_utf8(name).map_err(|_| Errno::ENOENT)?;
         let kernel = self.kernel()?;
-        let number = || name.parse::<i32>().ok().filter(|number| number.to_string() == name).ok_or(Errno::ENOENT);
+        let number =
+            || name.parse::<i32>().ok().filter(|number| number.to_string() == name).ok_or(Errno::ENOENT);
         let fixed = |list: &'static [&'static str]| list.iter().find(|known| **known == name).copied();
         match &self.entry {
             Entry::Root => match name {
@@ -193,13 +219,16 @@ impl Node {
                 if let Some(name) = fixed(task::LINKS) {
                     return Ok(Entry::ProcessLink { pid, name });
                 }
-                let name = fixed(task::DIRECTORIES).filter(|name| !thread || *name != "task").ok_or(Errno::ENOENT)?;
+                let name = fixed(task::DIRECTORIES)
+                    .filter(|name| !thread || *name != "task")
+                    .ok_or(Errno::ENOENT)?;
                 Ok(Entry::ProcessDirectory { pid, thread, name })
             }
             Entry::ProcessDirectory { pid, name: directory, .. } => match *directory {
                 "task" => {
                     let tid = number()?;
-                    let task = kernel.tasks.get(tid).filter(|task| task.group.pid == *pid).ok_or(Errno::ENOENT)?;
+                    let task =
+                        kernel.tasks.get(tid).filter(|task| task.group.pid == *pid).ok_or(Errno::ENOENT)?;
                     Ok(Entry::Process { pid: task.tid(), thread: true })
                 }
                 "ns" => Ok(Entry::Namespace { name: fixed(task::NAMESPACES).ok_or(Errno::ENOENT)? }),
@@ -208,7 +237,11 @@ impl Node {
                     let task = kernel.tasks.get(*pid).ok_or(Errno::ENOENT)?;
                     task.file(crate::syscalls::Fd(fd)).map_err(|_| Errno::ENOENT)?;
                     let pid = *pid;
-                    Ok(if directory == "fd" { Entry::Descriptor { pid, fd } } else { Entry::DescriptorInfo { pid, fd } })
+                    Ok(if directory == "fd" {
+                        Entry::Descriptor { pid, fd }
+                    } else {
+                        Entry::DescriptorInfo { pid, fd }
+                    })
                 }
             },
             _ => Err(Errno::ENOTDIR),
@@ -233,7 +266,9 @@ impl Inode for Node {
 
     fn file_type(&self) -> FileType {
         match self.entry {
-            Entry::Root | Entry::Directory(_) | Entry::Process { .. } | Entry::ProcessDirectory { .. } => FileType::Directory,
+            Entry::Root | Entry::Directory(_) | Entry::Process { .. } | Entry::ProcessDirectory { .. } => {
+                FileType::Directory
+            }
             Entry::System("mounts") => FileType::Symlink,
             Entry::System(_) | Entry::ProcessFile { .. } | Entry::DescriptorInfo { .. } => FileType::Regular,
             _ => FileType::Symlink,
@@ -301,7 +336,11 @@ impl Inode for Node {
         }
     }
 
-    fn open(self: Arc<Self>, _task: Option<&CurrentTask>, _flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+    fn open(
+        self: Arc<Self>,
+        _task: Option<&CurrentTask>,
+        _flags: OpenFlags,
+    ) -> SyscallResult<Arc<dyn OpenFile>> {
         match self.file_type() {
             FileType::Directory => Ok(Arc::new(OpenDirectory { node: self, names: Mutex::default() })),
             FileType::Regular => Ok(Arc::new(OpenText { node: self, text: Mutex::new(None) })),
@@ -316,13 +355,21 @@ struct OpenDirectory {
 }
 
 impl OpenFile for OpenDirectory {
-    fn read_directory(&self, _task: &CurrentTask, position: u64, sink: &mut DirectorySink<'_>) -> SysResult<()> {
+    fn read_directory(
+        &self,
+        _task: &CurrentTask,
+        position: u64,
+        sink: &mut DirectorySink<'_>,
+    ) -> SysResult<()> {
         let mut names = self.names.lock();
         if position == 0 {
             let own = self.node.number();
-            *names = vec![(b".".to_vec(), own, FileType::Directory), (b"..".to_vec(), own, FileType::Directory)];
+            *names =
+                vec![(b".".to_vec(), own, FileType::Directory), (b"..".to_vec(), own, FileType::Directory)];
             let entries = self.node.names()?.into_iter().enumerate();
-            names.extend(entries.map(|(index, (name, kind))| (name, own.wrapping_add(index as u64 + 1), kind)));
+            names.extend(
+                entries.map(|(index, (name, kind))| (name, own.wrapping_add(index as u64 + 1), kind)),
+            );
         }
         list(&names, position, sink);
         Ok(())

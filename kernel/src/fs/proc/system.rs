@@ -63,7 +63,8 @@ pub fn names(directory: &str) -> impl Iterator<Item = (&'static str, FileType)> 
 
 /// What `name` in a directory stands for.
 pub fn find(directory: &str, name: &str) -> Option<Entry> {
-    let path = PATHS.iter().find(|path| in_directory(directory, path).is_some_and(|(known, _)| known == name))?;
+    let path =
+        PATHS.iter().find(|path| in_directory(directory, path).is_some_and(|(known, _)| known == name))?;
     Some(if path.ends_with('/') { Entry::Directory(path) } else { Entry::System(path) })
 }
 
@@ -120,7 +121,14 @@ fn uuid(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}\n", hex[..4].concat(), hex[4..6].concat(), hex[6..8].concat(), hex[8..10].concat(), hex[10..].concat())
+    format!(
+        "{}-{}-{}-{}-{}\n",
+        hex[..4].concat(),
+        hex[4..6].concat(),
+        hex[6..8].concat(),
+        hex[8..10].concat(),
+        hex[10..].concat()
+    )
 }
 
 fn meminfo() -> String {

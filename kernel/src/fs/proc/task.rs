@@ -17,8 +17,28 @@ use crate::task::{CurrentTask, Pid, Task};
 
 /// Files.
 pub const FILES: &[&str] = &[
-    "auxv", "cgroup", "cmdline", "comm", "environ", "gid_map", "io", "limits", "loginuid", "maps", "mountinfo", "mounts",
-    "oom_adj", "oom_score", "oom_score_adj", "personality", "sessionid", "setgroups", "stat", "statm", "status", "uid_map",
+    "auxv",
+    "cgroup",
+    "cmdline",
+    "comm",
+    "environ",
+    "gid_map",
+    "io",
+    "limits",
+    "loginuid",
+    "maps",
+    "mountinfo",
+    "mounts",
+    "oom_adj",
+    "oom_score",
+    "oom_score_adj",
+    "personality",
+    "sessionid",
+    "setgroups",
+    "stat",
+    "statm",
+    "status",
+    "uid_map",
     "wchan",
 ];
 /// Symbolic links.
@@ -49,16 +69,28 @@ fn check_access(task: &Task, reader: Option<&CurrentTask>) -> SysResult<()> {
     let same = [other.uid, other.effective_uid, other.saved_uid].iter().all(|uid| *uid == own.fs_uid);
     let contained = other.permitted & !own.permitted == 0;
     let same_process = Arc::ptr_eq(&reader.group, &task.group);
-    if same_process || (same && contained) || own.has(Capability::SYS_PTRACE) { Ok(()) } else { Err(Errno::EACCES) }
+    if same_process || (same && contained) || own.has(Capability::SYS_PTRACE) {
+        Ok(())
+    } else {
+        Err(Errno::EACCES)
+    }
 }
 
 /// The text of a file.
-pub fn text(kernel: &Kernel, pid: Pid, thread: bool, name: &str, reader: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
+pub fn text(
+    kernel: &Kernel,
+    pid: Pid,
+    thread: bool,
+    name: &str,
+    reader: Option<&CurrentTask>,
+) -> SysResult<Vec<u8>> {
     let zombie = kernel.tasks.tasks_of(pid).is_empty() && kernel.tasks.get(pid).is_none();
     if zombie {
         return match name {
             "stat" => zombie_stat(kernel, pid),
-            "status" => Ok(format!("Name:\tdefunct\nState:\tZ (zombie)\nTgid:\t{pid}\nPid:\t{pid}\n").into_bytes()),
+            "status" => {
+                Ok(format!("Name:\tdefunct\nState:\tZ (zombie)\nTgid:\t{pid}\nPid:\t{pid}\n").into_bytes())
+            }
             "comm" | "cmdline" => Ok(Vec::new()),
             _ => Err(Errno::ESRCH),
         };
@@ -284,7 +316,9 @@ fn maps(task: &Task, reader: Option<&CurrentTask>) -> Vec<u8> {
     let mut text = Vec::new();
     let mut line = |start: u64, end: u64, flags: &str, offset: u64, device: u64, inode: u64, name: &[u8]| {
         let (major, minor) = (device >> 8 & 0xfff, device & 0xff);
-        let mut entry = format!("{start:08x}-{end:08x} {flags} {offset:08x} {major:02x}:{minor:02x} {inode} ").into_bytes();
+        let mut entry =
+            format!("{start:08x}-{end:08x} {flags} {offset:08x} {major:02x}:{minor:02x} {inode} ")
+                .into_bytes();
         if !name.is_empty() {
             entry.resize(entry.len().max(73), b' ');
             entry.extend_from_slice(name);
@@ -297,7 +331,9 @@ fn maps(task: &Task, reader: Option<&CurrentTask>) -> Vec<u8> {
         let bit = |flag, letter| if vma.protection.contains(flag) { letter } else { '-' };
         let shared = if vma.flags.contains(VmaFlags::SHARED) { 's' } else { 'p' };
         let flags: String =
-            [bit(Protection::READ, 'r'), bit(Protection::WRITE, 'w'), bit(Protection::EXEC, 'x'), shared].iter().collect();
+            [bit(Protection::READ, 'r'), bit(Protection::WRITE, 'w'), bit(Protection::EXEC, 'x'), shared]
+                .iter()
+                .collect();
         let name = match (&vma.backing, &mapping.file) {
             (_, Some(file)) => file_name(file, &root),
             (Backing::Shared { .. }, None) => b"/dev/zero (deleted)".to_vec(),
@@ -348,7 +384,10 @@ fn mounts(task: &Task, with_ids: bool) -> Vec<u8> {
             let device = mount.file_system.device();
             let write = if mount.flags().contains(MountFlags::READ_ONLY) { "ro" } else { "rw" };
             let (major, minor) = (device >> 8 & 0xfff, device & 0xff);
-            format!("{} {parent} {major}:{minor} / {path} {options} - {kind} {} {write}\n", mount.id, mount.source)
+            format!(
+                "{} {parent} {major}:{minor} / {path} {options} - {kind} {} {write}\n",
+                mount.id, mount.source
+            )
         } else {
             format!("{} {path} {kind} {options} 0 0\n", mount.source)
         };
@@ -382,7 +421,12 @@ fn root_of(reader: Option<&CurrentTask>, task: &Task) -> PathRef {
 }
 
 /// What `fd/N` says that it leads to.
-pub fn descriptor_name(kernel: &Kernel, pid: Pid, fd: i32, reader: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
+pub fn descriptor_name(
+    kernel: &Kernel,
+    pid: Pid,
+    fd: i32,
+    reader: Option<&CurrentTask>,
+) -> SysResult<Vec<u8>> {
     let file = file(kernel, pid, fd, reader)?;
     Ok(file_name(&file, &root_of(reader, &*task(kernel, pid)?)))
 }
