@@ -406,6 +406,30 @@ impl<'a> UserReader<'a> {
         Ok(done)
     }
 
+    /// Copies the next bytes without taking them; `EFAULT` if not even one could be read.
+    pub fn peek(&self, buffer: &mut [u8]) -> SysResult<usize> {
+        match &self.source {
+            Source::Guest(cursor) => {
+                let vectors = cursor.vectors.clone();
+                let copy = Cursor { task: cursor.task, vectors, ..*cursor };
+                UserReader { source: Source::Guest(copy), taken: 0 }.read(buffer)
+            }
+            Source::Buffer(bytes) => UserReader::buffer(bytes).read(buffer),
+        }
+    }
+
+    /// Takes all that is left without looking at it.
+    pub fn skip_all(&mut self) {
+        self.taken += self.remaining();
+        match &mut self.source {
+            Source::Guest(cursor) => {
+                cursor.index = cursor.vectors.len();
+                cursor.remaining = 0;
+            }
+            Source::Buffer(bytes) => *bytes = &[],
+        }
+    }
+
     /// Takes all that is left, which the caller has bounded. `EFAULT` unless all of it could be read.
     pub fn read_all(&mut self) -> SysResult<Vec<u8>> {
         let mut bytes = vec![0; self.remaining()];

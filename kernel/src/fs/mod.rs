@@ -23,6 +23,7 @@ use crate::wait::{Events, Registration, WaitQueue, WaitSource, Wakeup};
 
 pub mod dentry;
 pub mod devices;
+pub mod epoll;
 pub mod fd;
 pub mod file;
 pub mod host_file;
@@ -32,6 +33,7 @@ pub mod mount;
 mod open;
 pub mod path;
 pub mod permissions;
+pub mod poll;
 pub mod proc;
 pub mod syscalls;
 

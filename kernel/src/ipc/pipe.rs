@@ -37,12 +37,14 @@ struct State {
 
 /// A pipe: what its two ends share.
 pub struct Pipe {
+    /// Whether it has no name: then opening it again never waits.
+    nameless: bool,
     state: Mutex<State>,
     queue: WaitQueue,
 }
 
 impl Pipe {
-    fn new() -> Arc<Pipe> {
+    fn new(nameless: bool) -> Arc<Pipe> {
         let state = State {
             buffer: VecDeque::new(),
             packets: VecDeque::new(),
@@ -51,7 +53,7 @@ impl Pipe {
             writers: 0,
             opened: (0, 0),
         };
-        Arc::new(Pipe { state: Mutex::new(state), queue: WaitQueue::new() })
+        Arc::new(Pipe { nameless, state: Mutex::new(state), queue: WaitQueue::new() })
     }
 
     /// Adds an end and returns it.
@@ -80,7 +82,7 @@ pub struct PipeEnd {
 
 /// Makes a pipe: the end to read and the end to write.
 pub fn new_pipe(flags: OpenFlags) -> (Arc<File>, Arc<File>) {
-    let pipe = Pipe::new();
+    let pipe = Pipe::new(true);
     let common = InodeCommon::new();
     *common.fifo.lock() = Arc::downgrade(&pipe);
     let name = format!("pipe:[{}]", common.id);
@@ -139,7 +141,7 @@ pub fn open_fifo(
         match slot.upgrade() {
             Some(pipe) => pipe,
             None => {
-                let pipe = Pipe::new();
+                let pipe = Pipe::new(false);
                 *slot = Arc::downgrade(&pipe);
                 pipe
             }
@@ -152,7 +154,7 @@ pub fn open_fifo(
     }
     let seen = pipe.state.lock().opened;
     let end = pipe.end(flags);
-    if reads != writes && !nonblocking {
+    if reads != writes && !nonblocking && !pipe.nameless {
         let met = || {
             let state = pipe.state.lock();
             let (present, opened) = if reads {

@@ -1,12 +1,18 @@
-//! System calls on pipes and futexes.
+//! System calls on pipes, event files and futexes.
 
 use abi::Errno;
 use abi::fs::OpenFlags;
 
+use abi::signal::SignalSet;
+
+use super::eventfd::EventFd;
 use super::pipe::new_pipe;
+use super::signalfd::SignalFd;
 use crate::error::SyscallResult;
+use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::task::CurrentTask;
+use crate::user::UserPtr;
 
 pub use super::futex::futex;
 
@@ -33,4 +39,51 @@ pub fn pipe2(task: &CurrentTask, fds: u64, flags: Flags) -> SyscallResult<()> {
 /// `pipe(2)`.
 pub fn pipe(task: &CurrentTask, fds: u64) -> SyscallResult<()> {
     pipe2(task, fds, Flags(0))
+}
+
+/// `eventfd2(2)`.
+pub fn eventfd2(task: &CurrentTask, count: u32, flags: Flags) -> SyscallResult<Fd> {
+    const SEMAPHORE: u32 = 1;
+    let status = OpenFlags::from_bits_retain(flags.0 & !SEMAPHORE);
+    if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(status) {
+        return Err(Errno::EINVAL.into());
+    }
+    let file = EventFd::open(count, flags.0 & SEMAPHORE != 0, status);
+    Ok(task.install(file, status.contains(OpenFlags::CLOEXEC))?)
+}
+
+/// `eventfd(2)`.
+pub fn eventfd(task: &CurrentTask, count: u32) -> SyscallResult<Fd> {
+    eventfd2(task, count, Flags(0))
+}
+
+/// `signalfd4(2)`.
+pub fn signalfd4(
+    task: &CurrentTask,
+    fd: Fd,
+    mask: UserPtr<SignalSet>,
+    size: usize,
+    flags: Flags,
+) -> SyscallResult<Fd> {
+    let status = OpenFlags::from_bits_retain(flags.0);
+    if size != size_of::<SignalSet>() {
+        return Err(Errno::EINVAL.into());
+    }
+    let mask = task.read_object(mask)?;
+    if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(status) {
+        return Err(Errno::EINVAL.into());
+    }
+    if fd.0 == -1 {
+        let file = SignalFd::open(mask, status);
+        return Ok(task.install(file, status.contains(OpenFlags::CLOEXEC))?);
+    }
+    let file = task.file(fd)?;
+    file.ops().downcast_ref::<SignalFd>().ok_or(Errno::EINVAL)?.set(mask);
+    task.group.signals.queue.wake(crate::wait::Events::IN);
+    Ok(fd)
+}
+
+/// `signalfd(2)`.
+pub fn signalfd(task: &CurrentTask, fd: Fd, mask: UserPtr<SignalSet>, size: usize) -> SyscallResult<Fd> {
+    signalfd4(task, fd, mask, size, Flags(0))
 }

@@ -272,6 +272,20 @@ impl Task {
     }
 }
 
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Task>>> = const { RefCell::new(None) };
+}
+
+/// The task that the calling kernel thread serves, if it serves one.
+pub fn current() -> Option<Arc<Task>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// Says which task the calling kernel thread serves.
+pub(crate) fn set_current(task: Option<Arc<Task>>) {
+    CURRENT.replace(task);
+}
+
 /// What `restart_syscall(2)` continues with.
 pub type RestartFunction = Box<dyn FnOnce(&CurrentTask) -> crate::error::SyscallResult + Send>;
 

@@ -12,6 +12,12 @@ use crate::signal;
 impl CurrentTask {
     /// Runs the guest thread until it ends. Called on its kernel thread; the caller then takes the task down.
     pub fn run(&self) {
+        super::set_current(Some(std::sync::Arc::clone(&self.task)));
+        self.run_guest();
+        super::set_current(None);
+    }
+
+    fn run_guest(&self) {
         let mut restart = None;
         loop {
             if self.attention.swap(false, Ordering::SeqCst) || restart.is_some() {

@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod directories;
+mod events;
 mod io;
 mod open;
 mod stat;
@@ -9,6 +10,7 @@ mod xattr;
 
 pub use descriptors::*;
 pub use directories::*;
+pub use events::*;
 pub use io::*;
 pub use open::*;
 pub use stat::*;
