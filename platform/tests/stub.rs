@@ -6,7 +6,7 @@
 mod common;
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use abi::Errno;
 use abi::signal::Signal;
