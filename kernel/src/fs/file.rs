@@ -226,3 +226,9 @@ impl File {
         if i64::try_from(target).is_err() { Err(Errno::EOVERFLOW) } else { Ok(target) }
     }
 }
+
+impl Drop for File {
+    fn drop(&mut self) {
+        super::locks::release_description(self);
+    }
+}

@@ -28,6 +28,7 @@ pub mod fd;
 pub mod file;
 pub mod host_file;
 pub mod hostfs;
+pub mod locks;
 pub mod memfs;
 pub mod mount;
 mod open;
@@ -346,6 +347,8 @@ pub trait Inode: Any + Send + Sync {
 pub struct InodeCommon {
     /// A number that no other inode of this kernel has; what identifies it where the host's numbers may repeat.
     pub id: u64,
+    /// Advisory locks.
+    pub locks: locks::FileLocks,
     /// The pipe behind a FIFO's name, while it is open somewhere.
     pub fifo: parking_lot::Mutex<std::sync::Weak<crate::ipc::pipe::Pipe>>,
 }
@@ -355,7 +358,11 @@ impl InodeCommon {
     pub fn new() -> InodeCommon {
         use std::sync::atomic::{AtomicU64, Ordering};
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        InodeCommon { id: NEXT.fetch_add(1, Ordering::Relaxed), fifo: parking_lot::Mutex::default() }
+        InodeCommon {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            locks: locks::FileLocks::default(),
+            fifo: parking_lot::Mutex::default(),
+        }
     }
 }
 

@@ -93,8 +93,8 @@ syscalls! {
 69  189 msgsnd(msqid, msgp, msgsz, msgflg) none;
 70  188 msgrcv(msqid, msgp, msgsz, msgtyp, msgflg) none;
 71  187 msgctl(msqid, cmd, buf) none;
-72  25  fcntl(fd, cmd, arg) partial "no locks, leases or seals yet";
-73  32  flock(fd, cmd) none;
+72  25  fcntl(fd, cmd, arg) partial "no leases or seals, no deadlock detection";
+73  32  flock(fd, cmd) full;
 74  82  fsync(fd) full;
 75  83  fdatasync(fd) full;
 76  45  truncate(path, length) full;

@@ -383,6 +383,7 @@ impl CurrentTask {
         drop(old_memory);
         let files = self.own_files();
         for file in files.remove_where(|_, close_on_exec| close_on_exec) {
+            crate::fs::locks::release_process(self.group.pid, &file);
             let _ = file.ops().flush(self);
         }
         crate::signal::reset_for_exec(self);

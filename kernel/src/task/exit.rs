@@ -28,6 +28,7 @@ impl CurrentTask {
         let files = self.set_files(None);
         if let Some(files) = files.and_then(Arc::into_inner) {
             for file in files.remove_where(|_, _| true) {
+                crate::fs::locks::release_process(self.group.pid, &file);
                 let _ = file.ops().flush(&self);
             }
         }

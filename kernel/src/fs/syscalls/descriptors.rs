@@ -25,6 +25,7 @@ fn replace(task: &CurrentTask, old: Fd, new: Fd, close_on_exec: bool) -> Syscall
     let limit = task.group.limit(Resource::OpenFiles);
     if let Some(closed) = task.files().replace(new, file, limit, close_on_exec)? {
         // What goes wrong in this close is not told, as in Linux.
+        crate::fs::locks::release_process(task.group.pid, &closed);
         let _ = closed.ops().flush(task);
     }
     Ok(new)
@@ -69,6 +70,9 @@ pub fn fcntl(task: &CurrentTask, fd: Fd, command: i32, argument: u64) -> Syscall
         && !matches!(command, DUPFD | DUPFD_CLOEXEC | GETFD | SETFD | GETFL)
     {
         return Err(Errno::EBADF.into());
+    }
+    if let Some(result) = crate::fs::locks::fcntl(task, &file, command, argument) {
+        return result;
     }
     match command {
         DUPFD | DUPFD_CLOEXEC => {

@@ -8,6 +8,7 @@ mod open;
 mod stat;
 mod xattr;
 
+pub use crate::fs::locks::flock;
 pub use descriptors::*;
 pub use directories::*;
 pub use events::*;
