@@ -280,16 +280,8 @@ fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, info: &Sig
         tasks.iter().for_each(|task| task.signals.state.lock().pending.discard(CONTINUE));
     }
     if signal == Signal::SIGCONT {
-        let was_stopped = {
-            let mut state = group.signals.state.lock();
-            state.pending.discard(STOPS);
-            std::mem::take(&mut state.stopped)
-        };
+        group.signals.state.lock().pending.discard(STOPS);
         tasks.iter().for_each(|task| task.signals.state.lock().pending.discard(STOPS));
-        if was_stopped {
-            tasks.iter().for_each(|task| task.kick());
-            kernel.child_changed(group.pid, crate::task::table::ChildEvent::Continued);
-        }
     }
     let action = group.signals.action(signal).handler;
     if protected && action == SIG_DFL {
@@ -303,12 +295,25 @@ fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, info: &Sig
     blocked || !ignored
 }
 
+/// Lets a stopped group go on. Called when SIGCONT has been queued, so that its handler runs before anything else.
+fn resume(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal) {
+    if signal != Signal::SIGCONT {
+        return;
+    }
+    let was_stopped = std::mem::take(&mut group.signals.state.lock().stopped);
+    if was_stopped {
+        kernel.tasks.tasks_of(group.pid).iter().for_each(|task| task.kick());
+        kernel.child_changed(group.pid, crate::task::table::ChildEvent::Continued);
+    }
+}
+
 /// Sends a signal to a thread group. Returns false if a queued signal found no room (`EAGAIN`).
 pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -> bool {
     let Some(signal) = Signal::new(info.signo) else { return true };
     let tasks = kernel.tasks.tasks_of(group.pid);
     let blocks = |task: &Arc<Task>| task.signals.mask().contains(signal);
     if !prepare(kernel, group, signal, &info, !tasks.is_empty() && tasks.iter().all(blocks)) {
+        resume(kernel, group, signal);
         return true;
     }
     let limit =
@@ -316,6 +321,7 @@ pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -
     if !group.signals.state.lock().pending.push(signal, info, limit) {
         return false;
     }
+    resume(kernel, group, signal);
     // One task that does not block it is enough.
     if let Some(task) = tasks.iter().find(|task| !blocks(task)) {
         task.kick();
@@ -330,6 +336,7 @@ pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -
 pub fn send_to_task(kernel: &Kernel, task: &Arc<Task>, info: SigInfo) -> bool {
     let Some(signal) = Signal::new(info.signo) else { return true };
     if !prepare(kernel, &task.group, signal, &info, task.signals.mask().contains(signal)) {
+        resume(kernel, &task.group, signal);
         return true;
     }
     let limit = usize::try_from(task.group.limit(crate::task::limits::Resource::PendingSignals))
@@ -337,6 +344,7 @@ pub fn send_to_task(kernel: &Kernel, task: &Arc<Task>, info: SigInfo) -> bool {
     if !task.signals.state.lock().pending.push(signal, info, limit) {
         return false;
     }
+    resume(kernel, &task.group, signal);
     task.kick();
     task.group.signals.queue.wake(Events::IN);
     true
