@@ -1,7 +1,7 @@
 //! Advisory file locks: of processes (`fcntl(2)`), of open file descriptions (`F_OFD_*`), and whole-file (`flock(2)`).
 //!
 //! Locks of processes and of descriptions exclude each other; those of `flock(2)` are apart. A lock waits in the
-//! inode's queue. Deadlocks are not detected: a task that waits in one is ended by a signal.
+//! inode's queue. Processes that would wait for each other get `EDEADLK`, as on Linux only for `fcntl(2)`'s.
 
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
@@ -39,49 +39,43 @@ pub struct FileLocks {
 }
 
 impl FileLocks {
-    fn conflict(&self, wanted: &Lock) -> Option<Lock> {
-        let apart = |owner: Owner| matches!(owner, Owner::Flock(_));
-        let locks = self.locks.lock();
-        let found = locks.iter().find(|held| {
-            held.owner != wanted.owner
-                && apart(held.owner) == apart(wanted.owner)
-                && held.start < wanted.end
-                && wanted.start < held.end
-                && (held.exclusive || wanted.exclusive)
-        });
-        found.copied()
+    /// Takes the lock if nobody else's excludes it; else says whose does.
+    fn try_take(&self, wanted: Lock) -> Result<(), Lock> {
+        let mut locks = self.locks.lock();
+        if let Some(held) = conflict(&locks, &wanted) {
+            return Err(held);
+        }
+        replace(&mut locks, wanted.owner, wanted.start, wanted.end, Some(wanted));
+        drop(locks);
+        // A lock may have become a shared one.
+        self.queue.wake(Events::WRITABLE);
+        Ok(())
     }
 
-    /// Replaces what the owner holds in the range by `lock`, or by nothing.
-    fn replace(&self, owner: Owner, start: u64, end: u64, lock: Option<Lock>) {
-        let mut locks = self.locks.lock();
-        let mut kept = Vec::with_capacity(locks.len() + 2);
-        for held in locks.drain(..) {
-            if held.owner != owner || held.end <= start || end <= held.start {
-                kept.push(held);
-                continue;
-            }
-            if held.start < start {
-                kept.push(Lock { end: start, ..held });
-            }
-            if held.end > end {
-                kept.push(Lock { start: end, ..held });
-            }
-        }
-        kept.extend(lock);
-        *locks = kept;
-        drop(locks);
+    /// Drops what the owner holds in the range.
+    fn release(&self, owner: Owner, start: u64, end: u64) {
+        replace(&mut self.locks.lock(), owner, start, end, None);
         self.queue.wake(Events::WRITABLE);
     }
 
-    /// Takes a lock, waiting for it until the deadline.
+    /// Takes a lock, waiting for it until the deadline. `EDEADLK` if the process that holds it waits, over others or
+    /// not, for the caller's.
     fn take(&self, task: &CurrentTask, lock: Lock, deadline: Deadline) -> SyscallResult<()> {
+        let waiters = &task.kernel.lock_waiters;
+        let mut waits = None;
         task.block_on(&self.queue, Events::WRITABLE, deadline, || {
-            if self.conflict(&lock).is_some() {
-                return Err(Errno::EAGAIN.into());
+            drop(waits.take());
+            match self.try_take(lock) {
+                Ok(()) => Ok(()),
+                Err(held) => {
+                    if let (Owner::Process(pid), Owner::Process(holder), Deadline::Never) =
+                        (lock.owner, held.owner, deadline)
+                    {
+                        waits = Some(waiters.enter(pid, holder)?);
+                    }
+                    Err(Errno::EAGAIN.into())
+                }
             }
-            self.replace(lock.owner, lock.start, lock.end, Some(lock));
-            Ok(())
         })
     }
 
@@ -90,18 +84,102 @@ impl FileLocks {
     }
 }
 
+fn conflict(locks: &[Lock], wanted: &Lock) -> Option<Lock> {
+    let apart = |owner: Owner| matches!(owner, Owner::Flock(_));
+    let found = locks.iter().find(|held| {
+        held.owner != wanted.owner
+            && apart(held.owner) == apart(wanted.owner)
+            && held.start < wanted.end
+            && wanted.start < held.end
+            && (held.exclusive || wanted.exclusive)
+    });
+    found.copied()
+}
+
+/// Replaces what the owner holds in the range by `lock`, or by nothing. Locks of one kind that touch become one.
+fn replace(locks: &mut Vec<Lock>, owner: Owner, start: u64, end: u64, mut lock: Option<Lock>) {
+    let mut kept = Vec::with_capacity(locks.len() + 2);
+    let mut keep = |held: Lock| match &mut lock {
+        Some(new) if held.owner == owner && held.exclusive == new.exclusive && held.end == new.start => {
+            new.start = held.start;
+        }
+        Some(new) if held.owner == owner && held.exclusive == new.exclusive && held.start == new.end => {
+            new.end = held.end;
+        }
+        _ => kept.push(held),
+    };
+    for held in locks.drain(..) {
+        if held.owner != owner || held.end <= start || end <= held.start {
+            keep(held);
+            continue;
+        }
+        if held.start < start {
+            keep(Lock { end: start, ..held });
+        }
+        if held.end > end {
+            keep(Lock { start: end, ..held });
+        }
+    }
+    kept.extend(lock);
+    *locks = kept;
+}
+
+/// Which process waits for a lock of which: what deadlocks are found in.
+#[derive(Default)]
+pub struct LockWaiters {
+    edges: Mutex<Vec<(Pid, Pid)>>,
+}
+
+/// The longest chain of waiting processes that is followed.
+const MAX_CHAIN: usize = 64;
+
+impl LockWaiters {
+    /// Notes that a process waits for another, until the result is dropped. `EDEADLK` if that one waits for it.
+    fn enter(&self, waiter: Pid, holder: Pid) -> SysResult<LockWait<'_>> {
+        let mut edges = self.edges.lock();
+        let mut at = holder;
+        for _ in 0..MAX_CHAIN {
+            if at == waiter {
+                return Err(Errno::EDEADLK);
+            }
+            match edges.iter().find(|(from, _)| *from == at) {
+                Some((_, to)) => at = *to,
+                None => break,
+            }
+        }
+        edges.push((waiter, holder));
+        drop(edges);
+        Ok(LockWait { waiters: self, edge: (waiter, holder) })
+    }
+}
+
+/// That a process waits for another.
+struct LockWait<'a> {
+    waiters: &'a LockWaiters,
+    edge: (Pid, Pid),
+}
+
+impl Drop for LockWait<'_> {
+    fn drop(&mut self) {
+        let mut edges = self.waiters.edges.lock();
+        if let Some(index) = edges.iter().position(|edge| *edge == self.edge) {
+            edges.swap_remove(index);
+        }
+    }
+}
+
 /// Drops the locks that a process holds on a file: it has closed a descriptor of it.
 pub fn release_process(pid: Pid, file: &File) {
     if let Some(inode) = file.inode().filter(|inode| !inode.common().locks.is_empty()) {
-        inode.common().locks.replace(Owner::Process(pid), 0, u64::MAX, None);
+        inode.common().locks.release(Owner::Process(pid), 0, u64::MAX);
     }
 }
 
 /// Drops the locks that an open file description holds: it is gone.
 pub(super) fn release_description(file: &File) {
     if let Some(inode) = file.inode().filter(|inode| !inode.common().locks.is_empty()) {
-        inode.common().locks.replace(Owner::Description(file.id), 0, u64::MAX, None);
-        inode.common().locks.replace(Owner::Flock(file.id), 0, u64::MAX, None);
+        inode.common().locks.release(Owner::Description(file.id), 0, u64::MAX);
+        inode.common().locks.release(Owner::Flock(file.id), 0, u64::MAX);
     }
 }
 
@@ -171,14 +249,14 @@ fn lock(
         F_RDLCK => false,
         F_WRLCK => true,
         F_UNLCK if !get => {
-            locks.replace(owner, start, end, None);
+            locks.release(owner, start, end);
             return Ok(());
         }
         _ => return Err(Errno::EINVAL.into()),
     };
     let wanted = Lock { owner, exclusive, start, end };
     if get {
-        match locks.conflict(&wanted) {
+        match conflict(&locks.locks.lock(), &wanted) {
             None => argument.kind = F_UNLCK,
             Some(held) => {
                 argument.kind = if held.exclusive { F_WRLCK } else { F_RDLCK };
@@ -212,7 +290,7 @@ pub fn flock(task: &CurrentTask, fd: Fd, operation: i32) -> SyscallResult<()> {
         1 => false,
         2 => true,
         8 => {
-            locks.replace(owner, 0, u64::MAX, None);
+            locks.release(owner, 0, u64::MAX);
             return Ok(());
         }
         _ => return Err(Errno::EINVAL.into()),

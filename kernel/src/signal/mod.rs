@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use abi::signal::{
+use abi::signal::{SI_TIMER, 
     SA_NOCLDSTOP, SA_NOCLDWAIT, SI_KERNEL, SI_USER, SIG_DFL, SIG_IGN, SS_DISABLE, SigAction, SigAltStack,
     SigInfo, Signal, SignalSet,
 };
@@ -40,6 +40,16 @@ struct Pending {
 impl Pending {
     /// Queues a signal. A standard signal that waits already is dropped; false if there is no room for a real-time one.
     fn push(&mut self, signal: Signal, info: SigInfo, limit: usize) -> bool {
+        // The expirations of a timer whose signal waits are counted in that one, `timer_getoverrun(2)`.
+        let same_timer =
+            |other: &&mut SigInfo| (other.signo, other.code, other.word(0)) == (info.signo, SI_TIMER, info.word(0));
+        if info.code == SI_TIMER
+            && let Some(waiting) = self.queue.iter_mut().find(same_timer)
+        {
+            let overrun = waiting.word(4).saturating_add(info.word(4)).saturating_add(1);
+            waiting.put(4, &overrun.to_ne_bytes());
+            return true;
+        }
         if !signal.is_realtime() && self.set.contains(signal) {
             return true;
         }
@@ -369,9 +379,15 @@ pub fn pending(task: &Task) -> bool {
 /// Takes a signal out of the task's or its group's queue that is in `wanted`, for `sigtimedwait(2)` and
 /// `signalfd(2)`.
 pub fn dequeue(task: &Task, wanted: SignalSet) -> Option<SigInfo> {
-    let mut group = task.group.signals.state.lock();
-    let mut state = task.signals.state.lock();
-    state.pending.take(wanted).or_else(|| group.pending.take(wanted))
+    let info = {
+        let mut group = task.group.signals.state.lock();
+        let mut state = task.signals.state.lock();
+        state.pending.take(wanted).or_else(|| group.pending.take(wanted))?
+    };
+    if info.code == SI_TIMER {
+        task.group.timers.delivered(info.word(0), info.word(4));
+    }
+    Some(info)
 }
 
 /// Sends the task a signal that it cannot ignore or block, because it cannot go on: a fault.

@@ -180,12 +180,12 @@ syscalls! {
 156 -   _sysctl() none;
 157 167 prctl(option, arg2, arg3, arg4, arg5) partial "the options that programs use";
 158 -   arch_prctl(option, arg2) full;
-159 171 adjtimex(txc_p) none;
+159 171 adjtimex(txc_p) partial "reading only";
 160 164 setrlimit(resource, rlim) full;
 161 51  chroot(filename) full;
 162 81  sync() full;
 163 89  acct(name) none;
-164 170 settimeofday(tv, tz) none;
+164 170 settimeofday(tv, tz) partial "always EPERM";
 165 40  mount(dev_name, dir_name, kind, flags, data) none;
 166 39  umount2(name, flags) none;
 167 224 swapon(specialfile, swap_flags) none;
@@ -248,7 +248,7 @@ syscalls! {
 224 108 timer_gettime(timer_id, setting) full;
 225 109 timer_getoverrun(timer_id) full;
 226 111 timer_delete(timer_id) full;
-227 112 clock_settime(which_clock, tp) none;
+227 112 clock_settime(which_clock, tp) partial "always EPERM";
 228 113 clock_gettime(which_clock, tp) full;
 229 114 clock_getres(which_clock, tp) full;
 230 115 clock_nanosleep(which_clock, flags, rqtp, rmtp) full;
@@ -326,7 +326,7 @@ syscalls! {
 302 261 prlimit64(pid, resource, new_rlim, old_rlim) full;
 303 264 name_to_handle_at(dfd, name, handle, mnt_id, flag) none;
 304 265 open_by_handle_at(mountdirfd, handle, flags) none;
-305 266 clock_adjtime(which_clock, utx) none;
+305 266 clock_adjtime(which_clock, utx) partial "reading only";
 306 267 syncfs(fd) full;
 307 269 sendmmsg(fd, mmsg, vlen, flags) none;
 308 268 setns(fd, flags) none;

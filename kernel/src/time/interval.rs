@@ -1,7 +1,6 @@
 //! `alarm(2)`, interval timers and POSIX timers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,13 +31,21 @@ pub struct GroupTimers {
 struct PosixTimer {
     alarm: Arc<Alarm>,
     clock: i32,
-    overrun: Arc<AtomicU64>,
+    /// The expirations that the signal delivered last stood for, without the first.
+    overrun: i32,
 }
 
 impl GroupTimers {
     /// What `execve(2)` takes away: POSIX timers; `alarm(2)` stays.
     pub fn reset_for_exec(&self) {
         self.posix.lock().clear();
+    }
+
+    /// Notes that the signal of a timer was delivered, and how many expirations it stands for beside the first.
+    pub fn delivered(&self, id: i32, overrun: i32) {
+        if let Some(timer) = self.posix.lock().get_mut(&id) {
+            timer.overrun = overrun;
+        }
     }
 }
 
@@ -146,7 +153,6 @@ pub fn timer_create(
         thread: 0,
         rest: [0; 11],
     });
-    let overrun = Arc::new(AtomicU64::new(0));
     let target: Option<Weak<Task>> = match event.notify {
         SIGEV_SIGNAL | SIGEV_NONE => None,
         SIGEV_THREAD_ID => {
@@ -161,11 +167,9 @@ pub fn timer_create(
         return Err(Errno::EINVAL.into());
     }
     let (kernel, group) = (Arc::downgrade(&task.kernel), Arc::downgrade(&task.group));
-    let counter = Arc::clone(&overrun);
     let silent = event.notify == SIGEV_NONE;
     let action = move |count: u64| {
         let Some(signal) = signal.filter(|_| !silent) else { return };
-        counter.store(count - 1, Ordering::Relaxed);
         let mut info = SigInfo::new(signal, SI_TIMER);
         info.put(0, &number.to_ne_bytes());
         info.put(4, &i32::try_from(count - 1).unwrap_or(i32::MAX).to_ne_bytes());
@@ -181,7 +185,7 @@ pub fn timer_create(
     };
     task.write_object(id, &number)?;
     let alarm = Alarm::new(&task.kernel.timers, Box::new(action));
-    timers.insert(number, PosixTimer { alarm, clock, overrun });
+    timers.insert(number, PosixTimer { alarm, clock, overrun: 0 });
     Ok(())
 }
 
@@ -232,8 +236,7 @@ pub fn timer_gettime(task: &CurrentTask, id: i32, value: UserPtr<[TimeSpec; 2]>)
 /// `timer_getoverrun(2)`.
 pub fn timer_getoverrun(task: &CurrentTask, id: i32) -> SyscallResult<i32> {
     let timers = task.group.timers.posix.lock();
-    let overrun = timers.get(&id).ok_or(Errno::EINVAL)?.overrun.load(Ordering::Relaxed);
-    Ok(i32::try_from(overrun).unwrap_or(i32::MAX))
+    Ok(timers.get(&id).ok_or(Errno::EINVAL)?.overrun)
 }
 
 /// `timer_delete(2)`.

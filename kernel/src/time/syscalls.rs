@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use abi::time::{TimeSpec, TimeVal};
 use abi::{Errno, SysResult};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::{Restart, SysError, SyscallResult};
 use crate::syscalls::arguments::Flags;
@@ -66,6 +67,85 @@ pub fn clock_getres(task: &CurrentTask, clock: i32, resolution: UserPtr<TimeSpec
     }
 }
 
+/// `clock_settime(2)`: the host's clocks are not the sandbox's to set.
+pub fn clock_settime(task: &CurrentTask, clock: i32, time: UserPtr<TimeSpec>) -> SysResult<()> {
+    let time = task.read_object(time)?.to_duration();
+    if clock != 0 || time.is_none() {
+        return Err(Errno::EINVAL);
+    }
+    Err(Errno::EPERM)
+}
+
+/// `settimeofday(2)`: refused, as [`clock_settime`] is.
+pub fn settimeofday(task: &CurrentTask, time: UserPtr<TimeVal>, _zone: UserPtr<[i32; 2]>) -> SysResult<()> {
+    match time.non_null().map(|time| task.read_object(time)).transpose()? {
+        Some(time) if time.to_duration().is_none() => Err(Errno::EINVAL),
+        _ => Err(Errno::EPERM),
+    }
+}
+
+/// `struct timex`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Timex {
+    modes: u32,
+    pad: u32,
+    offset: i64,
+    frequency: i64,
+    max_error: i64,
+    est_error: i64,
+    status: i32,
+    status_pad: i32,
+    constant: i64,
+    precision: i64,
+    tolerance: i64,
+    time: TimeVal,
+    tick: i64,
+    statistics: [i64; 8],
+    tai: i32,
+    rest: [i32; 11],
+}
+
+/// `adjtimex(2)`: the state of a clock that nothing disciplines. Changing it is refused with `EPERM`.
+pub fn adjtimex(task: &CurrentTask, state: UserPtr<Timex>) -> SysResult<u64> {
+    const STA_UNSYNC: i32 = 0x40;
+    const TIME_ERROR: u64 = 5;
+    let Timex { modes, pad, .. } = task.read_object(state)?;
+    if modes != 0 {
+        return Err(Errno::EPERM);
+    }
+    let now = host_clock(rustix::time::ClockId::Realtime);
+    let answer = Timex {
+        modes,
+        pad,
+        offset: 0,
+        frequency: 0,
+        max_error: 16_000_000,
+        est_error: 16_000_000,
+        status: STA_UNSYNC,
+        status_pad: 0,
+        constant: 2,
+        precision: 1,
+        tolerance: 32_768_000,
+        time: TimeVal { sec: now.sec, usec: now.nsec / 1000 },
+        tick: 10_000,
+        statistics: [0; 8],
+        tai: 0,
+        rest: [0; 11],
+    };
+    task.write_object(state, &answer)?;
+    Ok(TIME_ERROR)
+}
+
+/// `clock_adjtime(2)`: [`adjtimex`] of `CLOCK_REALTIME`.
+pub fn clock_adjtime(task: &CurrentTask, clock: i32, state: UserPtr<Timex>) -> SysResult<u64> {
+    match clock {
+        0 => adjtimex(task, state),
+        1..=9 | 11 => Err(Errno::EOPNOTSUPP),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// `gettimeofday(2)`.
 pub fn gettimeofday(task: &CurrentTask, time: UserPtr<TimeVal>, zone: UserPtr<[i32; 2]>) -> SysResult<()> {
     let now = host_clock(rustix::time::ClockId::Realtime);
@@ -121,7 +201,7 @@ pub fn clock_nanosleep(
     remaining: UserPtr<TimeSpec>,
 ) -> SyscallResult<()> {
     if !matches!(clock, 0 | 1 | 7 | 8 | 9 | 11) {
-        return Err(if clock == 3 { Errno::EINVAL } else { Errno::EOPNOTSUPP }.into());
+        return Err(if matches!(clock, 2 | 4..=6) { Errno::EOPNOTSUPP } else { Errno::EINVAL }.into());
     }
     let time = task.read_object(request)?.to_duration().ok_or(Errno::EINVAL)?;
     if flags.0 & TIMER_ABSTIME == 0 {
