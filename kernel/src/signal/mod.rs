@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use abi::signal::{SI_TIMER, 
-    SA_NOCLDSTOP, SA_NOCLDWAIT, SI_KERNEL, SI_USER, SIG_DFL, SIG_IGN, SS_DISABLE, SigAction, SigAltStack,
-    SigInfo, Signal, SignalSet,
+use abi::signal::{
+    SA_NOCLDSTOP, SA_NOCLDWAIT, SI_KERNEL, SI_TIMER, SI_USER, SIG_DFL, SIG_IGN, SS_DISABLE, SigAction,
+    SigAltStack, SigInfo, Signal, SignalSet,
 };
 use parking_lot::Mutex;
 use platform::Fault;
@@ -41,8 +41,9 @@ impl Pending {
     /// Queues a signal. A standard signal that waits already is dropped; false if there is no room for a real-time one.
     fn push(&mut self, signal: Signal, info: SigInfo, limit: usize) -> bool {
         // The expirations of a timer whose signal waits are counted in that one, `timer_getoverrun(2)`.
-        let same_timer =
-            |other: &&mut SigInfo| (other.signo, other.code, other.word(0)) == (info.signo, SI_TIMER, info.word(0));
+        let same_timer = |other: &&mut SigInfo| {
+            (other.signo, other.code, other.word(0)) == (info.signo, SI_TIMER, info.word(0))
+        };
         if info.code == SI_TIMER
             && let Some(waiting) = self.queue.iter_mut().find(same_timer)
         {
