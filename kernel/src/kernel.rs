@@ -37,6 +37,8 @@ pub struct Kernel {
     pub tasks: TaskTable,
     /// Who sleeps on which word of guest memory.
     pub futexes: crate::ipc::futex::Futexes,
+    /// What sockets share.
+    pub sockets: crate::net::Sockets,
     /// Which process waits for a file lock of which.
     pub lock_waiters: crate::fs::locks::LockWaiters,
     /// Files without names: of `memfd_create(2)` and System V shared memory.
@@ -73,6 +75,7 @@ impl Kernel {
         Arc::new(Kernel {
             platform,
             tasks: TaskTable::default(),
+            sockets: crate::net::Sockets::default(),
             lock_waiters: crate::fs::locks::LockWaiters::default(),
             timers: Arc::default(),
             memory_files: crate::fs::memfs::MemFs::tmpfs(crate::fs::memfs::MemOptions::default()),

@@ -114,9 +114,12 @@ impl File {
         self.ops.readiness(self)
     }
 
-    /// How long an operation may wait by the file's own flags.
-    pub fn deadline(&self) -> Deadline {
-        if self.flags().contains(OpenFlags::NONBLOCK) { Deadline::Now } else { Deadline::Never }
+    /// How long an operation that waits for `events` may wait, by the file's flags and its own time limits.
+    pub fn deadline_for(&self, events: Events) -> Deadline {
+        if self.flags().contains(OpenFlags::NONBLOCK) {
+            return Deadline::Now;
+        }
+        Deadline::timeout(self.ops.timeout(events))
     }
 
     /// `read(2)`: at the file's offset, or from the stream; waits unless `O_NONBLOCK`.
@@ -128,7 +131,9 @@ impl File {
             *offset += count as u64;
             return Ok(count);
         }
-        task.block_on(self, Events::READABLE, self.deadline(), || self.ops.read(task, self, to))
+        task.block_on(self, Events::READABLE, self.deadline_for(Events::READABLE), || {
+            self.ops.read(task, self, to)
+        })
     }
 
     /// `write(2)`: at the file's offset or its end, or to the stream. A blocking write to a stream goes on until all
@@ -142,13 +147,12 @@ impl File {
             return Ok(count);
         }
         let start = from.taken();
+        let deadline = self.deadline_for(Events::WRITABLE);
         loop {
             let before = from.taken();
-            let result =
-                task.block_on(self, Events::WRITABLE, self.deadline(), || self.ops.write(task, self, from));
+            let result = task.block_on(self, Events::WRITABLE, deadline, || self.ops.write(task, self, from));
             match result {
-                Ok(_)
-                    if from.remaining() > 0 && from.taken() > before && self.deadline() != Deadline::Now => {}
+                Ok(_) if from.remaining() > 0 && from.taken() > before && deadline != Deadline::Now => {}
                 Ok(count) if before == start => return Ok(count),
                 Ok(_) => return Ok(from.taken() - start),
                 Err(_) if from.taken() > start => return Ok(from.taken() - start),

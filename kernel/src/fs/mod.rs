@@ -31,7 +31,7 @@ pub mod hostfs;
 pub mod locks;
 pub mod memfs;
 pub mod mount;
-mod open;
+pub(crate) mod open;
 pub mod path;
 pub mod permissions;
 pub mod poll;
@@ -351,6 +351,8 @@ pub struct InodeCommon {
     pub locks: locks::FileLocks,
     /// The pipe behind a FIFO's name, while it is open somewhere.
     pub fifo: parking_lot::Mutex<std::sync::Weak<crate::ipc::pipe::Pipe>>,
+    /// The socket that is bound to this name.
+    pub socket: parking_lot::Mutex<std::sync::Weak<crate::net::unix::Endpoint>>,
 }
 
 impl InodeCommon {
@@ -362,6 +364,7 @@ impl InodeCommon {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             locks: locks::FileLocks::default(),
             fifo: parking_lot::Mutex::default(),
+            socket: parking_lot::Mutex::default(),
         }
     }
 }
@@ -457,6 +460,11 @@ pub trait OpenFile: Any + Send + Sync {
     /// What is possible now. The default is a file that is always ready.
     fn readiness(&self, _file: &File) -> Events {
         Events::READABLE | Events::WRITABLE
+    }
+
+    /// How long a read (`IN`) or a write (`OUT`) that waits may wait: `SO_RCVTIMEO`, `SO_SNDTIMEO`. `None` is for ever.
+    fn timeout(&self, _events: Events) -> Option<std::time::Duration> {
+        None
     }
 
     /// Whom the object wakes; `None` if it is always ready.
