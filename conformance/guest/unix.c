@@ -282,7 +282,7 @@ TEST(shutdown_of_one_direction) {
     CHECK_EQ(read(ends[0], &byte, 1), 0);
     CHECK_ERR(send(ends[1], "x", 1, MSG_NOSIGNAL), EPIPE);
     CHECK_ERR(shutdown(ends[0], 77), EINVAL);
-    CHECK_ERR(shutdown(CHECK_OK(socket(AF_UNIX, SOCK_STREAM, 0)), SHUT_RD), ENOTCONN);
+    CHECK_OK(shutdown(CHECK_OK(socket(AF_UNIX, SOCK_STREAM, 0)), SHUT_RD));
 }
 
 TEST(shutdown_wakes_a_reader) {

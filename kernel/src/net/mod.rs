@@ -19,11 +19,14 @@ use parking_lot::Mutex;
 use socket::Kind;
 use unix::Endpoint;
 
+/// Who is bound to which name; each kind of socket has its own names.
+type Names = HashMap<(Kind, Vec<u8>), Weak<Endpoint>>;
+
 /// What all sockets of a kernel share.
 #[derive(Default)]
 pub struct Sockets {
-    /// Who is bound to which name of the abstract space; each kind of socket has its own.
-    names: Mutex<HashMap<(Kind, Vec<u8>), Weak<Endpoint>>>,
+    /// The abstract space.
+    names: Mutex<Names>,
     /// Where the search for a free name begins when the kernel chooses one.
     next_name: AtomicU32,
     /// How many files are on their way from one socket to another.

@@ -61,16 +61,24 @@ const SO_SNDTIMEO_NEW: i32 = 67;
 bitflags! {
     /// The options that are on or off.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    #[allow(missing_docs, reason = "the names are those of socket(7)")]
     pub struct Switches: u32 {
-        const DEBUG = 1;
+        /// `SO_DEBUG`
+        const DEBUG = 1 << 0;
+        /// `SO_REUSEADDR`
         const REUSEADDR = 1 << 1;
+        /// `SO_DONTROUTE`
         const DONTROUTE = 1 << 2;
+        /// `SO_BROADCAST`
         const BROADCAST = 1 << 3;
+        /// `SO_KEEPALIVE`
         const KEEPALIVE = 1 << 4;
+        /// `SO_OOBINLINE`
         const OOBINLINE = 1 << 5;
+        /// `SO_REUSEPORT`
         const REUSEPORT = 1 << 6;
+        /// `SO_PASSCRED`
         const PASSCRED = 1 << 7;
+        /// `SO_PASSSEC`
         const PASSSEC = 1 << 8;
     }
 }
@@ -99,10 +107,10 @@ pub struct Options {
     pub switches: Switches,
     /// `SO_SNDBUF`, as `getsockopt(2)` gives it.
     pub send_buffer: u32,
-    receive_buffer: u32,
-    receive_low: i32,
-    priority: i32,
-    linger: [i32; 2],
+    pub(super) receive_buffer: u32,
+    pub(super) receive_low: i32,
+    pub(super) priority: i32,
+    pub(super) linger: [i32; 2],
     /// `SO_RCVTIMEO`; `None` for ever.
     pub receive_timeout: Option<Duration>,
     /// `SO_SNDTIMEO`; `None` for ever.

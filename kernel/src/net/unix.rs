@@ -66,9 +66,23 @@ enum Role {
     Listening {
         backlog: usize,
         pending: VecDeque<Arc<Endpoint>>,
-        credentials: (SocketCredentials, Arc<[u32]>),
+        owner: Identity,
     },
     Connected(Arc<Endpoint>),
+}
+
+/// Who a process was when it made a socket, listened or connected.
+#[derive(Clone)]
+struct Identity {
+    credentials: SocketCredentials,
+    groups: Arc<[u32]>,
+}
+
+impl Identity {
+    fn of(task: &CurrentTask) -> Identity {
+        let groups = task.credentials().groups.as_slice().into();
+        Identity { credentials: SocketCredentials::effective(task), groups }
+    }
 }
 
 /// Someone who found no room in an inbox.
@@ -86,7 +100,7 @@ struct State {
     /// Nothing more goes.
     shut_send: bool,
     error: Option<Errno>,
-    peer: Option<(SocketCredentials, Arc<[u32]>)>,
+    peer: Option<Identity>,
     inbox: VecDeque<Message>,
     inbox_bytes: usize,
     blocked: Vec<Blocked>,
@@ -144,10 +158,6 @@ pub struct Endpoint {
     queue: WaitQueue,
 }
 
-fn groups(task: &CurrentTask) -> (SocketCredentials, Arc<[u32]>) {
-    (SocketCredentials::effective(task), task.credentials().groups.as_slice().into())
-}
-
 impl Endpoint {
     fn with(kind: Kind, role: Role, name: Option<Arc<Bound>>) -> Arc<Endpoint> {
         let state = State {
@@ -181,7 +191,7 @@ impl Endpoint {
         for (end, peer) in [(&one, &other), (&other, &one)] {
             let mut state = end.state.lock();
             state.role = Role::Connected(Arc::clone(peer));
-            state.peer = Some(groups(task));
+            state.peer = Some(Identity::of(task));
         }
         (one, other)
     }
@@ -215,12 +225,12 @@ impl Endpoint {
 
     /// Who the peer was when the connection was made.
     pub fn peer_credentials(&self) -> SocketCredentials {
-        self.state.lock().peer.as_ref().map_or(SocketCredentials::NONE, |(credentials, _)| *credentials)
+        self.state.lock().peer.as_ref().map_or(SocketCredentials::NONE, |peer| peer.credentials)
     }
 
     /// The peer's supplementary groups; `None` without a peer.
     pub fn peer_groups(&self) -> Option<Arc<[u32]>> {
-        self.state.lock().peer.as_ref().map(|(_, groups)| Arc::clone(groups))
+        self.state.lock().peer.as_ref().map(|peer| Arc::clone(&peer.groups))
     }
 
     /// The error that waits to be told, which is then forgotten.
@@ -345,7 +355,7 @@ impl Endpoint {
             Role::Listening { backlog, .. } => *backlog = wanted,
             role @ Role::Fresh => {
                 *role =
-                    Role::Listening { backlog: wanted, pending: VecDeque::new(), credentials: groups(task) };
+                    Role::Listening { backlog: wanted, pending: VecDeque::new(), owner: Identity::of(task) };
             }
             _ => return Err(Errno::EINVAL),
         }
@@ -391,9 +401,9 @@ impl Endpoint {
         let result = task.block_on(&to.queue, Events::WRITABLE, until, || to.enqueue(task, self));
         let mut state = self.state.lock();
         match result {
-            Ok((server, credentials)) => {
+            Ok((server, owner)) => {
                 state.role = Role::Connected(server);
-                state.peer = Some(credentials);
+                state.peer = Some(owner);
                 drop(state);
                 to.queue.wake(Events::READABLE);
                 self.queue.wake(Events::WRITABLE);
@@ -411,19 +421,19 @@ impl Endpoint {
         &self,
         task: &CurrentTask,
         client: &Arc<Endpoint>,
-    ) -> SyscallResult<(Arc<Endpoint>, (SocketCredentials, Arc<[u32]>))> {
+    ) -> SyscallResult<(Arc<Endpoint>, Identity)> {
         let mut state = self.state.lock();
         let name = state.name.clone();
         let refused = state.closed || state.shut_receive;
         match &mut state.role {
-            Role::Listening { backlog, pending, credentials } if !refused => {
+            Role::Listening { backlog, pending, owner } if !refused => {
                 if pending.len() > *backlog {
                     return Err(Errno::EAGAIN.into());
                 }
                 let server = Endpoint::with(self.kind, Role::Connected(Arc::clone(client)), name);
-                server.state.lock().peer = Some(groups(task));
+                server.state.lock().peer = Some(Identity::of(task));
                 pending.push_back(Arc::clone(&server));
-                Ok((server, credentials.clone()))
+                Ok((server, owner.clone()))
             }
             _ => Err(Errno::ECONNREFUSED.into()),
         }
