@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs};
 
 use anyhow::{Context as _, bail};
@@ -67,8 +68,10 @@ impl Guest {
             return Ok(program);
         }
         fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
-        // Renamed into place, so that test processes that run at the same time never see half a program.
-        let unfinished = directory.join(format!("{}.{}", self.subject, std::process::id()));
+        // Renamed into place, so that tests that run at the same time never see half a program.
+        static BUILDS: AtomicUsize = AtomicUsize::new(0);
+        let build = BUILDS.fetch_add(1, Ordering::Relaxed);
+        let unfinished = directory.join(format!("{}.{}.{build}", self.subject, std::process::id()));
         let mut command = Command::new(compiler);
         command.args(FLAGS);
         if self.is_static() {

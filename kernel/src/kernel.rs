@@ -37,6 +37,8 @@ pub struct Kernel {
     pub tasks: TaskTable,
     /// Who sleeps on which word of guest memory.
     pub futexes: crate::ipc::futex::Futexes,
+    /// The terminal that `/dev/console` stands for.
+    pub console: std::sync::OnceLock<Arc<crate::tty::Terminal>>,
     /// What sockets share.
     pub sockets: crate::net::Sockets,
     /// Which process waits for a file lock of which.
@@ -75,6 +77,7 @@ impl Kernel {
         Arc::new(Kernel {
             platform,
             tasks: TaskTable::default(),
+            console: std::sync::OnceLock::new(),
             sockets: crate::net::Sockets::default(),
             lock_waiters: crate::fs::locks::LockWaiters::default(),
             timers: Arc::default(),

@@ -1,5 +1,7 @@
 //! `nacelle do` and `nacelle run` from the outside: what a user sees.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -232,4 +234,69 @@ mod bundle {
             .expect("written");
         refused("no program");
     }
+}
+
+#[test]
+fn a_terminal_of_its_own_without_one_outside() {
+    let mut child = nacelle()
+        .args(["do", "-t", "--", "sh", "-c", "tty; read line; echo got $line; exit 3"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("nacelle starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(b"typed\n").expect("nacelle reads");
+    drop(input);
+    let output = child.wait_with_output().expect("nacelle ends");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("/dev/pts/0\r\n"), "{text}");
+    assert!(text.contains("got typed\r\n"), "{text}");
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn a_terminal_of_its_own_is_like_the_callers() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal");
+    let name = ptsname(&master, Vec::new()).expect("a terminal has a name");
+    let name = name.to_str().expect("a name of ASCII").to_owned();
+    let slave = File::options().read(true).write(true).open(name).expect("a terminal");
+    let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&slave, size).expect("a terminal has a size");
+    let stream = || Stdio::from(slave.try_clone().expect("a descriptor"));
+    let mut child = nacelle()
+        .args(["do", "-t", "--", "bash", "--norc", "-c"])
+        .arg("trap 'echo interrupted' INT; stty size; read line; echo got $line; trap 'stty size; exit 5' WINCH; echo now; while :; do sleep 0.1; done")
+        .stdin(stream())
+        .stdout(stream())
+        .stderr(stream())
+        .spawn()
+        .expect("nacelle starts");
+    let mut master = File::from(master);
+    let mut seen = String::new();
+    let mut wait_for = |master: &mut File, text: &str| {
+        let mut buffer = [0; 1024];
+        while !seen.contains(text) {
+            let count = master.read(&mut buffer).expect("the terminal shows something");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+        seen.clear();
+    };
+    wait_for(&mut master, "33 99\r\n");
+    assert!(!tcgetattr(&slave).expect("a terminal").local_modes.contains(LocalModes::ICANON));
+    master.write_all(b"\x03").expect("nacelle reads");
+    wait_for(&mut master, "interrupted\r\n");
+    master.write_all(b"wrong\x15right\r").expect("nacelle reads");
+    wait_for(&mut master, "got right\r\n");
+    wait_for(&mut master, "now\r\n");
+    tcsetwinsize(&slave, Winsize { ws_row: 24, ws_col: 80, ..size }).expect("a terminal has a size");
+    // The terminal is not nacelle's controlling one, so the test says it.
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::WINCH).expect("nacelle runs");
+    wait_for(&mut master, "24 80\r\n");
+    assert_eq!(child.wait().expect("nacelle ends").code(), Some(5));
+    assert!(tcgetattr(&slave).expect("a terminal").local_modes.contains(LocalModes::ICANON));
 }

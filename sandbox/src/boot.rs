@@ -4,27 +4,42 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use abi::Errno;
+use abi::fs::OpenFlags;
 use abi::signal::{SI_KERNEL, SigInfo, Signal};
 use anyhow::Context;
 use host::signals::Signals;
+use kernel::error::SysError;
+use kernel::fs::file::Place;
 use kernel::fs::hostfs::{HostFs, Writing};
 use kernel::fs::memfs::{MemFs, MemOptions};
 use kernel::fs::mount::{MountFlags, MountNamespace};
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
 use kernel::fs::{File, FileSystem, FileType, NewFile, NewKind};
 use kernel::syscalls::Strace;
+use kernel::task::Credentials;
 use kernel::task::boot::InitSpec;
+use kernel::tty::console::Console;
+use kernel::tty::terminal::{Slave, Terminal};
+use kernel::tty::{DevPts, Termios};
 use kernel::{Config, HostInfo, Kernel};
 use platform::stub::StubPlatform;
 
-use crate::spec::{MountKind, Spec};
+use crate::spec::{MountKind, Spec, Streams};
 
 /// Boots a kernel, runs the program and returns its status. What `signals` receives goes to the program.
-pub fn run(spec: Spec, platform: StubPlatform, host: HostInfo, signals: Signals) -> anyhow::Result<u8> {
+/// `settings` are those of the caller's terminal.
+pub fn run(
+    spec: Spec,
+    platform: StubPlatform,
+    host: HostInfo,
+    signals: Signals,
+    settings: Option<Termios>,
+) -> anyhow::Result<u8> {
     let strace = spec.strace.map(|filter| Strace::new(filter, Box::new(|line| eprintln!("{line}"))));
     let config = Config { hostname: spec.hostname, domainname: spec.domainname, strace, host };
     let kernel = Kernel::new(Arc::new(platform), config);
     let namespace = root(spec.root, spec.root_read_only)?;
+    let terminals = DevPts::new(&kernel);
     for mount in spec.mounts {
         let place = make_mount_point(
             &namespace,
@@ -32,7 +47,7 @@ pub fn run(spec: Spec, platform: StubPlatform, host: HostInfo, signals: Signals)
             matches!(&mount.kind, MountKind::Host(fd) if !is_directory(fd)),
         )
         .with_context(|| format!("cannot make the mount point {}", mount.destination))?;
-        mount_one(&kernel, &namespace, place, mount.kind, mount.flags)
+        mount_one(&kernel, &namespace, &terminals, place, mount.kind, mount.flags)
             .with_context(|| format!("cannot mount {}", mount.destination))?;
     }
 
@@ -41,14 +56,27 @@ pub fn run(spec: Spec, platform: StubPlatform, host: HostInfo, signals: Signals)
         FsState { namespace: Arc::clone(&namespace), root: top.clone(), cwd: top.clone(), umask: spec.umask };
     let found =
         Walker::new(state.clone(), &spec.credentials, None, Walk::FOLLOW).walk(top, spec.cwd.as_bytes());
-    let cwd = found.map_err(kernel::error::SysError::errno);
+    let cwd = found.map_err(SysError::errno);
     let cwd = cwd.with_context(|| format!("cannot enter the working directory {}", spec.cwd))?.place;
-    let mut files: Vec<Arc<File>> = Vec::new();
-    for (index, stream) in spec.streams.0.into_iter().enumerate() {
-        let Some(stream) = stream else { break };
-        let file = kernel::fs::host_file::HostFile::open(stream, &format!("host:[{index}]"));
-        files.push(file.with_context(|| format!("cannot use descriptor {index}"))?);
-    }
+    let (files, console) = match spec.streams {
+        Streams::Files(streams) => (host_files(streams)?, None),
+        Streams::Terminal { input, output } => {
+            let terminal = terminals.make(spec.credentials.uid).context("cannot make a terminal")?;
+            terminal.unlock();
+            if let Some(settings) = settings {
+                terminal.set_termios(settings);
+            }
+            let file = terminal_file(&terminal, &state, &spec.credentials)
+                .map_err(SysError::errno)
+                .context("cannot open the terminal")?;
+            // There is one console, and this is the first.
+            let _ = kernel.console.set(Arc::clone(&terminal));
+            let console = Console::start(Arc::clone(&terminal), input, output);
+            let console = Arc::new(console.context("cannot start the console")?);
+            (vec![file; 3], Some((terminal, console)))
+        }
+    };
+    let (terminal, console) = console.unzip();
     let program = spec.program.clone();
     let init = InitSpec {
         program: spec.program.into_bytes(),
@@ -58,6 +86,7 @@ pub fn run(spec: Spec, platform: StubPlatform, host: HostInfo, signals: Signals)
         credentials: spec.credentials,
         limits: spec.limits,
         files,
+        terminal,
     };
     match kernel.start_init(init) {
         Ok(()) => {}
@@ -71,17 +100,56 @@ pub fn run(spec: Spec, platform: StubPlatform, host: HostInfo, signals: Signals)
         }
     }
     let forwarded = Arc::clone(&kernel);
+    let resized = console.clone();
     let thread = std::thread::Builder::new().name("signals".into()).stack_size(128 << 10);
     let spawned = thread.spawn(move || {
         while let Ok(signal) = signals.next() {
             let (Some(signal), Some(init)) = (Signal::new(signal), forwarded.tasks.group(1)) else {
                 continue;
             };
+            if let (Signal::SIGWINCH, Some(console)) = (signal, &resized) {
+                console.resize();
+                continue;
+            }
             kernel::signal::send_to_group(&forwarded, &init, SigInfo::new(signal, SI_KERNEL));
         }
     });
     spawned.context("cannot start the thread that forwards signals")?;
-    Ok(kernel.wait_init().shell_status())
+    let status = kernel.wait_init();
+    if let Some(console) = console {
+        console.finish();
+    }
+    Ok(status.shell_status())
+}
+
+/// Files of the host as descriptors 0, 1, 2, as far as they are open.
+fn host_files(streams: [Option<OwnedFd>; 3]) -> anyhow::Result<Vec<Arc<File>>> {
+    let mut files: Vec<Arc<File>> = Vec::new();
+    for (index, stream) in streams.into_iter().enumerate() {
+        let Some(stream) = stream else { break };
+        let file = kernel::fs::host_file::HostFile::open(stream, &format!("host:[{index}]"));
+        files.push(file.with_context(|| format!("cannot use descriptor {index}"))?);
+    }
+    Ok(files)
+}
+
+/// The slave end of a terminal, by its name if it has one in this tree.
+fn terminal_file(
+    terminal: &Arc<Terminal>,
+    state: &FsState,
+    credentials: &Credentials,
+) -> Result<Arc<File>, SysError> {
+    let flags = OpenFlags::RDWR | OpenFlags::NOCTTY;
+    let name = format!("/dev/pts/{}", terminal.number);
+    let found =
+        Walker::new(state.clone(), credentials, None, Walk::FOLLOW).walk(state.root.clone(), name.as_bytes());
+    let place = match found.ok().map(|found| found.place) {
+        Some(place) if place.inode().is_some_and(|inode| inode.file_type() == FileType::CharDevice) => {
+            Place::Path(place)
+        }
+        _ => Place::Anonymous { name, inode: None },
+    };
+    Ok(File::new(place, Slave::open(terminal, None, flags, false)?, flags))
 }
 
 fn is_directory(fd: &OwnedFd) -> bool {
@@ -100,7 +168,7 @@ fn root(directory: OwnedFd, read_only: bool) -> anyhow::Result<Arc<MountNamespac
 
 /// The place of a mount, made with all directories above it if it does not exist.
 fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> anyhow::Result<PathRef> {
-    let credentials = kernel::task::Credentials::new(0, 0);
+    let credentials = Credentials::new(0, 0);
     let top = namespace.root();
     let state = FsState { namespace: Arc::clone(namespace), root: top.clone(), cwd: top.clone(), umask: 0 };
     let mut place = top;
@@ -108,8 +176,7 @@ fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> 
     while let Some(part) = parts.next() {
         anyhow::ensure!(part != "..", "a mount point cannot lead upwards");
         let walker = Walker::new(state.clone(), &credentials, None, Walk::FOLLOW | Walk::CREATE);
-        let found =
-            walker.walk(place.clone(), part.as_bytes()).map_err(kernel::error::SysError::errno)?.place;
+        let found = walker.walk(place.clone(), part.as_bytes()).map_err(SysError::errno)?.place;
         if found.inode().is_none() {
             let kind = if file && parts.peek().is_none() { NewKind::Regular } else { NewKind::Directory };
             let parent = place.existing()?;
@@ -124,6 +191,7 @@ fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> 
 fn mount_one(
     kernel: &Arc<Kernel>,
     namespace: &Arc<MountNamespace>,
+    terminals: &Arc<DevPts>,
     place: PathRef,
     kind: MountKind,
     flags: MountFlags,
@@ -136,9 +204,8 @@ fn mount_one(
         MountKind::Memory { size, mode } => (MemFs::tmpfs(MemOptions { size, mode }), "tmpfs"),
         MountKind::Devices => (devices()?, "dev"),
         MountKind::Processes => (kernel::fs::proc::ProcFs::new(kernel), "proc"),
-        MountKind::Terminals | MountKind::System => {
-            (MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 }), "none")
-        }
+        MountKind::Terminals => (Arc::clone(terminals) as _, "devpts"),
+        MountKind::System => (MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 }), "none"),
     };
     namespace.mount(place, file_system, source, flags)?;
     Ok(())
@@ -146,18 +213,26 @@ fn mount_one(
 
 /// The file system of `/dev`.
 fn devices() -> anyhow::Result<Arc<MemFs>> {
-    use kernel::fs::devices::{FULL, NULL, RANDOM, URANDOM, ZERO};
+    use kernel::fs::devices::{CONSOLE, FULL, NULL, RANDOM, TTY, URANDOM, ZERO};
     let memory = MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 });
     let root = memory.root();
     let make = |name: &str, kind: NewKind, mode: u32| {
         Arc::clone(&root).create(name.as_bytes(), &NewFile { kind, mode, uid: 0, gid: 0 })
     };
-    for (name, device) in
-        [("null", NULL), ("zero", ZERO), ("full", FULL), ("random", RANDOM), ("urandom", URANDOM)]
-    {
+    let all = [
+        ("null", NULL),
+        ("zero", ZERO),
+        ("full", FULL),
+        ("random", RANDOM),
+        ("urandom", URANDOM),
+        ("tty", TTY),
+        ("console", CONSOLE),
+    ];
+    for (name, device) in all {
         make(name, NewKind::CharDevice(device), 0o666)?;
     }
     for (name, target) in [
+        ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
         ("stdout", "/proc/self/fd/1"),

@@ -9,6 +9,7 @@
 mod boot;
 mod process;
 mod spec;
+mod terminal;
 
 pub use process::run;
 pub use spec::{Mount, MountKind, Spec, Streams};

@@ -5,8 +5,10 @@ use std::io::{Read, Write};
 use anyhow::{Context, anyhow, bail};
 use host::rustix;
 use host::signals::Signals;
+use kernel::tty::Termios;
 
-use crate::{Spec, boot};
+use crate::terminal::RawMode;
+use crate::{Spec, Streams, boot};
 
 /// Signals that are passed on to the program: all that somebody outside may send on purpose.
 const FORWARDED: [i32; 9] = [1, 2, 3, 10, 12, 15, 18, 20, 28];
@@ -20,6 +22,13 @@ const FAILED: i32 = 255;
 /// # Errors
 /// What kept the sandbox from starting.
 pub fn run(spec: Spec) -> anyhow::Result<u8> {
+    let raw = match &spec.streams {
+        Streams::Terminal { input, .. } => {
+            RawMode::enter(input).context("cannot use the caller's terminal")?
+        }
+        Streams::Files(_) => None,
+    };
+    let settings = raw.as_ref().map(RawMode::settings);
     let signals = [&FORWARDED[..], &[SIGCHLD]].concat();
     let signals = Signals::receive(&signals).context("cannot receive signals")?;
     let (mut ready, start) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -38,7 +47,7 @@ pub fn run(spec: Spec) -> anyhow::Result<u8> {
         if ready.read_exact(&mut go).is_err() {
             return FAILED;
         }
-        match child(spec, &signals) {
+        match child(spec, &signals, settings) {
             Ok(status) => i32::from(status),
             Err(error) => {
                 let _ = report.write_all(format!("{error:#}").as_bytes());
@@ -86,7 +95,7 @@ fn wait(pid: i32, signals: &Signals) -> anyhow::Result<u8> {
 }
 
 /// The sandbox process's life.
-fn child(spec: Spec, signals: &Signals) -> anyhow::Result<u8> {
+fn child(spec: Spec, signals: &Signals, settings: Option<Termios>) -> anyhow::Result<u8> {
     host::namespace::follow_parent().context("cannot follow the parent process")?;
     host::namespace::raise_open_files();
     let mut boot_id = [0; 16];
@@ -98,5 +107,5 @@ fn child(spec: Spec, signals: &Signals) -> anyhow::Result<u8> {
     let platform = platform::stub::StubPlatform::new(zygote, procfs.map(Into::into))
         .context("cannot start the platform")?;
     host::namespace::drop_privileges().context("cannot drop privileges")?;
-    boot::run(spec, platform, info, signals.try_clone()?)
+    boot::run(spec, platform, info, signals.try_clone()?, settings)
 }

@@ -69,5 +69,16 @@ pub enum MountKind {
     System,
 }
 
-/// Standard input, output and error. `None` for one that is closed.
-pub struct Streams(pub [Option<OwnedFd>; 3]);
+/// What the program has as standard input, output and error.
+pub enum Streams {
+    /// Files of the host; `None` for one that is closed.
+    Files([Option<OwnedFd>; 3]),
+    /// A terminal of its own. What is read from `input` is typed there, what it shows is written to `output`. If `input`
+    /// is a terminal of the host, it is in raw mode meanwhile.
+    Terminal {
+        /// The keyboard.
+        input: OwnedFd,
+        /// The screen.
+        output: OwnedFd,
+    },
+}

@@ -1,13 +1,14 @@
-//! The memory devices: null, zero, full, random.
+//! Character devices by number: null, zero, full, random, and the names that stand for terminals.
 
 use std::sync::Arc;
 
-use abi::fs::make_device;
+use abi::fs::{OpenFlags, make_device};
 use abi::{Errno, SysResult};
 
 use super::{File, Mappable, OpenFile};
 use crate::error::SyscallResult;
 use crate::task::CurrentTask;
+use crate::tty::terminal::Slave;
 use crate::user::{UserReader, UserWriter};
 
 /// `/dev/null`
@@ -16,6 +17,10 @@ pub const NULL: u64 = make_device(1, 3);
 pub const ZERO: u64 = make_device(1, 5);
 /// `/dev/full`
 pub const FULL: u64 = make_device(1, 7);
+/// `/dev/tty`: the controlling terminal
+pub const TTY: u64 = make_device(5, 0);
+/// `/dev/console`
+pub const CONSOLE: u64 = make_device(5, 1);
 /// `/dev/random`
 pub const RANDOM: u64 = make_device(1, 8);
 /// `/dev/urandom`
@@ -24,9 +29,18 @@ pub const URANDOM: u64 = make_device(1, 9);
 struct Memory(u64);
 
 /// Opens the character device with this number: `ENXIO` if there is no driver.
-pub fn open(_task: Option<&CurrentTask>, device: u64) -> SyscallResult<Arc<dyn OpenFile>> {
+pub fn open(task: Option<&CurrentTask>, device: u64) -> SyscallResult<Arc<dyn OpenFile>> {
     match device {
         NULL | ZERO | FULL | RANDOM | URANDOM => Ok(Arc::new(Memory(device))),
+        TTY | CONSOLE => {
+            let task = task.ok_or(Errno::ENXIO)?;
+            let terminal = if device == TTY {
+                task.group.terminal.lock().clone()
+            } else {
+                task.kernel.console.get().cloned()
+            };
+            Ok(Slave::open(&terminal.ok_or(Errno::ENXIO)?, Some(task), OpenFlags::NOCTTY, true)?)
+        }
         _ => Err(Errno::ENXIO.into()),
     }
 }

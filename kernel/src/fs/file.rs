@@ -131,9 +131,12 @@ impl File {
             *offset += count as u64;
             return Ok(count);
         }
-        task.block_on(self, Events::READABLE, self.deadline_for(Events::READABLE), || {
-            self.ops.read(task, self, to)
-        })
+        let deadline = self.deadline_for(Events::READABLE);
+        let result = task.block_on(self, Events::READABLE, deadline, || self.ops.read(task, self, to));
+        match (result, deadline) {
+            (Err(SysError::Errno(Errno::EAGAIN)), Deadline::At(_)) => self.ops.read_timed_out(),
+            (result, _) => result,
+        }
     }
 
     /// `write(2)`: at the file's offset or its end, or to the stream. A blocking write to a stream goes on until all

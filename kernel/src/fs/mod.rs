@@ -467,6 +467,11 @@ pub trait OpenFile: Any + Send + Sync {
         None
     }
 
+    /// What a read returns whose time is over.
+    fn read_timed_out(&self) -> SyscallResult<usize> {
+        Err(Errno::EAGAIN.into())
+    }
+
     /// Whom the object wakes; `None` if it is always ready.
     fn wait_queue(&self) -> Option<&WaitQueue> {
         None

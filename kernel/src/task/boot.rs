@@ -32,6 +32,8 @@ pub struct InitSpec {
     pub limits: Limits,
     /// Descriptors 0, 1, 2, …
     pub files: Vec<Arc<File>>,
+    /// The controlling terminal, if it is to have one.
+    pub terminal: Option<Arc<crate::tty::Terminal>>,
 }
 
 impl Kernel {
@@ -63,6 +65,9 @@ impl Kernel {
         let task = Task::create(self, new, loaded.context);
         task.set_comm(&loaded.name);
         self.add_first(&task, pid);
+        if let Some(terminal) = spec.terminal {
+            terminal.set_session(&task.group, pid);
+        }
         task.start()
     }
 

@@ -155,7 +155,9 @@ impl CurrentTask {
             Arc::clone(&self.group)
         } else {
             let signals = crate::signal::GroupSignals::for_clone(&self.group.signals, flags);
-            ThreadGroup::new(tid, signals, self.group.limits.lock().clone())
+            let group = ThreadGroup::new(tid, signals, self.group.limits.lock().clone());
+            *group.terminal.lock() = self.group.terminal.lock().clone();
+            group
         };
         let files = if has(CloneFlags::FILES) { self.files() } else { Arc::new(self.files().copy()) };
         let fs = if has(CloneFlags::FS) { self.fs() } else { Arc::new(FsContext::new(self.fs().get())) };

@@ -115,6 +115,7 @@ impl crate::Kernel {
         let status = group.exit.lock().unwrap_or(ExitStatus::Exited(0));
         let mut signals: Vec<(Arc<ThreadGroup>, SigInfo)> = Vec::new();
         let pid = group.pid;
+        crate::tty::terminal::leave(self, group, true);
         let own_group = self.tasks.with(|tree| {
             let own_group = tree.process(pid).map(|process| process.process_group);
             let reaper = tree.reaper_of(pid);

@@ -346,6 +346,8 @@ pub struct ThreadGroup {
     pub exit: Mutex<Option<ExitStatus>>,
     /// `alarm(2)`, interval timers, POSIX timers.
     pub timers: crate::time::interval::GroupTimers,
+    /// The controlling terminal.
+    pub terminal: Mutex<Option<Arc<crate::tty::Terminal>>>,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: AtomicI32,
     /// `PR_SET_DUMPABLE`.
@@ -368,6 +370,7 @@ impl ThreadGroup {
             limits: Mutex::new(limits),
             exit: Mutex::new(None),
             timers: crate::time::interval::GroupTimers::default(),
+            terminal: Mutex::default(),
             oom_score_adj: AtomicI32::new(0),
             dumpable: AtomicBool::new(true),
             child_queue: WaitQueue::new(),

@@ -181,6 +181,7 @@ pub fn setsid(task: &CurrentTask) -> SysResult<Pid> {
         if let Some(process) = tree.process_mut(own) {
             process.session = own;
             process.process_group = own;
+            *process.group.terminal.lock() = None;
         }
         Ok(own)
     })

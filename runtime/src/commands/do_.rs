@@ -15,7 +15,7 @@ use super::{open_directory, open_path, own_streams, usual_mounts};
 /// Arguments of `nacelle do`.
 #[derive(Args)]
 pub struct Do {
-    /// Give the program a terminal of its own (not supported yet).
+    /// Give the program a terminal of its own, for shells and editors. Standard error goes there too.
     #[arg(short = 't', long)]
     tty: bool,
     /// The root directory; read-only, under a writable layer in memory that vanishes at the end.
@@ -46,9 +46,6 @@ pub struct Do {
 
 /// Runs the command.
 pub fn run(arguments: Do) -> anyhow::Result<u8> {
-    if arguments.tty {
-        bail!("a terminal of its own (-t) is not supported yet");
-    }
     let mut mounts = usual_mounts();
     for volume in &arguments.volumes {
         mounts.push(parse_volume(volume)?);
@@ -82,7 +79,7 @@ pub fn run(arguments: Do) -> anyhow::Result<u8> {
         root: open_directory(&arguments.root)?,
         root_read_only: false,
         mounts,
-        streams: own_streams(),
+        streams: own_streams(arguments.tty)?,
         strace,
         umask: own_umask(),
     })

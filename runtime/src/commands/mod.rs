@@ -24,10 +24,16 @@ pub fn open_directory(path: &Path) -> anyhow::Result<OwnedFd> {
         .with_context(|| format!("cannot open the directory {}", path.display()))
 }
 
-/// Our own standard streams, for the program.
-pub fn own_streams() -> Streams {
+/// Our own standard streams for the program, or a terminal of its own between them.
+pub fn own_streams(terminal: bool) -> anyhow::Result<Streams> {
     let stdio = [host::rustix::stdio::stdin(), host::rustix::stdio::stdout(), host::rustix::stdio::stderr()];
-    Streams(stdio.map(|stream| host::rustix::io::fcntl_dupfd_cloexec(stream, 3).ok()))
+    let [input, output, error] = stdio.map(|stream| host::rustix::io::fcntl_dupfd_cloexec(stream, 3).ok());
+    if !terminal {
+        return Ok(Streams::Files([input, output, error]));
+    }
+    let input = input.context("a terminal needs standard input, which is closed")?;
+    let output = output.context("a terminal needs standard output, which is closed")?;
+    Ok(Streams::Terminal { input, output })
 }
 
 /// The mounts that every sandbox has unless it says otherwise.

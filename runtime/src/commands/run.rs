@@ -52,9 +52,6 @@ fn convert(spec: &OciSpec, bundle: &Path, id: &str) -> anyhow::Result<Spec> {
         bail!("config.json: process.args must not be empty");
     };
     ensure!(process.cwd().is_absolute(), "config.json: process.cwd must be an absolute path");
-    if process.terminal().unwrap_or(false) {
-        bail!("config.json: process.terminal is not supported yet");
-    }
     if spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci::Hooks::default()) {
         bail!("config.json: hooks are not supported yet");
     }
@@ -82,7 +79,7 @@ fn convert(spec: &OciSpec, bundle: &Path, id: &str) -> anyhow::Result<Spec> {
         root: open_directory(&path).context("config.json: root.path")?,
         root_read_only: root.readonly().unwrap_or(false),
         mounts: mounts(spec, bundle)?,
-        streams: own_streams(),
+        streams: own_streams(process.terminal().unwrap_or(false))?,
         strace: None,
         umask: process.user().umask().unwrap_or(0o022) & 0o777,
     })

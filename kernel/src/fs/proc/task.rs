@@ -196,8 +196,11 @@ fn stat(kernel: &Kernel, task: &Task, thread: bool) -> String {
     let start = ticks(task.started.saturating_duration_since(kernel.boot));
     let nice = task.nice.load(std::sync::atomic::Ordering::Relaxed);
     let id = if thread { task.tid() } else { task.group.pid };
+    let terminal = task.group.terminal.lock().clone();
+    let device = terminal.as_ref().map_or(0, |terminal| terminal.device());
+    let foreground = terminal.as_ref().map_or(-1, |terminal| terminal.foreground().unwrap_or(-1));
     format!(
-        "{id} ({}) {} {parent} {group} {session} 0 -1 0 0 0 0 0 {} {} 0 0 {} {nice} {threads} 0 {start} {size} {} {} {} {} {} \
+        "{id} ({}) {} {parent} {group} {session} {device} {foreground} 0 0 0 0 0 {} {} 0 0 {} {nice} {threads} 0 {start} {size} {} {} {} {} {} \
          0 0 {} {} {} {} 0 0 0 17 0 0 0 0 0 0 0 0 {} {} {} {} {} 0\n",
         task.comm(),
         state(task),
