@@ -835,6 +835,38 @@ TEST(zombies_of_a_dead_parent_are_reaped_by_the_subreaper) {
     CHECK_EXIT(pids[0], 17);
 }
 
+/* A child that ends with SIGUSR1, which nobody but its parent has asked for. */
+static pid_t child_that_ends_with_sigusr1(void) {
+    return syscall(SYS_clone, SIGUSR1, 0, 0, 0, 0);
+}
+
+TEST(orphans_end_with_sigchld) {
+    CHECK_OK(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+    struct gate orphaned = gate_new();
+    int *pids = shared_page();
+    pid_t middle = CHILD({
+        pid_t pid = child_that_ends_with_sigusr1();
+        if (pid == 0) {
+            gate_wait(&orphaned);
+            _exit(21);
+        }
+        pids[0] = pid;
+    });
+    CHECK_EXIT(middle, 0);
+    gate_open(&orphaned);
+    /* SIGUSR1 would kill; and without __WALL only a child that ends with SIGCHLD is waited for. */
+    CHECK_EXIT(pids[0], 21);
+}
+
+TEST(exec_makes_the_exit_signal_sigchld) {
+    pid_t pid = child_that_ends_with_sigusr1();
+    if (pid == 0) {
+        execl("/bin/sh", "sh", "-c", "exit 22", NULL);
+        _exit(1);
+    }
+    CHECK_EXIT(pid, 22);
+}
+
 TEST(newly_orphaned_stopped_group_gets_sighup_and_sigcont) {
     CHECK_OK(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
     int *pids = shared_page();

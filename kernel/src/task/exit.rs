@@ -77,6 +77,8 @@ impl CurrentTask {
         self.kernel.tasks.with(|tree| {
             if let Some(process) = tree.process_mut(pid) {
                 process.executed = true;
+                // The parent agreed to another signal with the old program.
+                process.exit_signal = Some(Signal::SIGCHLD);
             }
         });
         Ok(())
@@ -126,6 +128,8 @@ impl crate::Kernel {
             for child in children {
                 let Some(process) = tree.process_mut(child) else { continue };
                 process.parent = reaper;
+                // Who inherits it has not agreed to any other signal.
+                process.exit_signal = Some(Signal::SIGCHLD);
                 let (zombie, group_of_child) = (process.zombie, process.process_group);
                 if let Some(signal) = process.group.signals.parent_death_signal() {
                     signals.push((Arc::clone(&process.group), SigInfo::user(signal, 0, pid, 0)));
