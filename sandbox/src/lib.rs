@@ -8,6 +8,7 @@
 
 mod boot;
 mod process;
+mod seccomp;
 mod spec;
 mod terminal;
 

@@ -8,11 +8,13 @@ use host::signals::Signals;
 use kernel::tty::Termios;
 
 use crate::terminal::RawMode;
-use crate::{Spec, Streams, boot};
+use crate::{Spec, Streams, boot, seccomp};
 
 /// Signals that are passed on to the program: all that somebody outside may send on purpose.
 const FORWARDED: [i32; 9] = [1, 2, 3, 10, 12, 15, 18, 20, 28];
 const SIGCHLD: i32 = 17;
+/// The death of a process that breaks the rules of [`seccomp`].
+const SIGSYS: i32 = 31;
 /// How the sandbox process tells its parent that it did not get as far as the program.
 const FAILED: i32 = 255;
 
@@ -89,6 +91,9 @@ fn wait(pid: i32, signals: &Signals) -> anyhow::Result<u8> {
         let Some((_, status)) = rustix::process::waitpid(Some(child), options)? else { continue };
         return match (status.exit_status(), status.terminating_signal()) {
             (Some(status), _) => Ok(status as u8),
+            (None, Some(SIGSYS)) => bail!(
+                "the sandbox process made a system call that it must not make: the host's log has its number"
+            ),
             (None, signal) => bail!("the sandbox process died of signal {}", signal.unwrap_or(0)),
         };
     }
@@ -104,8 +109,10 @@ fn child(spec: Spec, signals: &Signals, settings: Option<Termios>) -> anyhow::Re
         kernel::HostInfo { cpuinfo: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), boot_id };
     let procfs = host::namespace::enter_empty_root().context("cannot enter an empty root")?;
     let zygote = platform::stub::Zygote::spawn().context("cannot start the first stub process")?;
+    // Before there are other threads: privileges are a thread's own.
+    host::namespace::drop_privileges().context("cannot drop privileges")?;
     let platform = platform::stub::StubPlatform::new(zygote, procfs.map(Into::into))
         .context("cannot start the platform")?;
-    host::namespace::drop_privileges().context("cannot drop privileges")?;
+    seccomp::enter()?;
     boot::run(spec, platform, info, signals.try_clone()?, settings)
 }
