@@ -269,7 +269,7 @@ fn a_terminal_of_its_own_is_like_the_callers() {
     let stream = || Stdio::from(slave.try_clone().expect("a descriptor"));
     let mut child = nacelle()
         .args(["do", "-t", "--", "bash", "--norc", "-c"])
-        .arg("trap 'echo interrupted' INT; stty size; read line; echo got $line; trap 'stty size; exit 5' WINCH; echo now; while :; do sleep 0.1; done")
+        .arg("trap 'echo interrupted; stop=1' INT; stty size; echo ready; until [ $stop ]; do sleep 5; done; read line; echo got $line; trap 'stty size; exit 5' WINCH; echo now; while :; do sleep 0.1; done")
         .stdin(stream())
         .stdout(stream())
         .stderr(stream())
@@ -280,13 +280,21 @@ fn a_terminal_of_its_own_is_like_the_callers() {
     let mut wait_for = |master: &mut File, text: &str| {
         let mut buffer = [0; 1024];
         while !seen.contains(text) {
+            let limit = rustix::time::Timespec { tv_sec: 30, tv_nsec: 0 };
+            let mut fds = [rustix::event::PollFd::new(&*master, rustix::event::PollFlags::IN)];
+            let ready = rustix::event::poll(&mut fds, Some(&limit)).expect("a terminal can be polled");
+            assert!(ready > 0, "no {text:?} in {seen:?}");
             let count = master.read(&mut buffer).expect("the terminal shows something");
             seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
         }
-        seen.clear();
+        // What came behind it, perhaps in one piece with it, is for the next time.
+        let end = seen.find(text).map_or(0, |start| start + text.len());
+        seen.drain(..end);
     };
     wait_for(&mut master, "33 99\r\n");
     assert!(!tcgetattr(&slave).expect("a terminal").local_modes.contains(LocalModes::ICANON));
+    // Not while bash waits for a command that does not die of it, nor as it begins to read: it would forget its trap.
+    wait_for(&mut master, "ready\r\n");
     master.write_all(b"\x03").expect("nacelle reads");
     wait_for(&mut master, "interrupted\r\n");
     master.write_all(b"wrong\x15right\r").expect("nacelle reads");
