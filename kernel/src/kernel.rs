@@ -1,19 +1,18 @@
 //! [`Kernel`]: everything that the tasks of a sandbox share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 use platform::Platform;
 
+use crate::container::Container;
+use crate::namespace::PidNamespace;
 use crate::syscalls::strace::{Strace, Unimplemented};
 use crate::task::TaskTable;
 
 /// How a kernel is set up. Nothing in it comes from a guest.
 pub struct Config {
-    /// `uname(2)`'s node name.
-    pub hostname: String,
-    /// `uname(2)`'s domain name.
-    pub domainname: String,
     /// Prints system calls as they happen.
     pub strace: Option<Strace>,
     /// What the kernel shows of the host.
@@ -35,6 +34,10 @@ pub struct Kernel {
     pub platform: Arc<dyn Platform>,
     /// All tasks, process groups and sessions.
     pub tasks: TaskTable,
+    /// The numbering that no guest sees, above all others.
+    pub pid_namespace: Arc<PidNamespace>,
+    /// All containers by name.
+    pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// Who sleeps on which word of guest memory.
     pub futexes: crate::ipc::futex::Futexes,
     /// The terminal that `/dev/console` stands for.
@@ -47,8 +50,6 @@ pub struct Kernel {
     pub memory_files: Arc<crate::fs::memfs::MemFs>,
     /// Everything that goes off at a set time.
     pub timers: Arc<crate::time::timers::Timers>,
-    /// Host and domain name.
-    pub uts: RwLock<Uts>,
     /// What is shown of the host.
     pub host: HostInfo,
     /// Prints system calls, if wanted.
@@ -57,15 +58,6 @@ pub struct Kernel {
     pub unimplemented: Unimplemented,
     /// When the kernel started; `sysinfo(2)` and `/proc/uptime` count from here.
     pub boot: std::time::Instant,
-}
-
-/// The names that `CLONE_NEWUTS` would separate.
-#[derive(Clone, Debug)]
-pub struct Uts {
-    /// The node name.
-    pub hostname: Vec<u8>,
-    /// The NIS domain name.
-    pub domainname: Vec<u8>,
 }
 
 impl Kernel {
@@ -77,16 +69,14 @@ impl Kernel {
         Arc::new(Kernel {
             platform,
             tasks: TaskTable::default(),
+            pid_namespace: PidNamespace::root(),
+            containers: Mutex::default(),
             console: std::sync::OnceLock::new(),
             sockets: crate::net::Sockets::default(),
             lock_waiters: crate::fs::locks::LockWaiters::default(),
             timers: Arc::default(),
             memory_files: crate::fs::memfs::MemFs::tmpfs(crate::fs::memfs::MemOptions::default()),
             futexes: crate::ipc::futex::Futexes::default(),
-            uts: RwLock::new(Uts {
-                hostname: config.hostname.into_bytes(),
-                domainname: config.domainname.into_bytes(),
-            }),
             host: config.host,
             strace: config.strace,
             unimplemented: Unimplemented::default(),

@@ -3,6 +3,7 @@
 //! A [`Kernel`] has tasks, each served by a kernel thread of its own that drives a [`platform::Context`]
 //! ([`task`]); a call is one row in [`syscalls`]. Subsystems: [`mm`] (memory maps), [`signal`], [`fs`] (files), [`ipc`]
 //! (futexes, pipes, event files, System V), [`net`] (sockets), [`tty`] (terminals), [`time`] (clocks and timers).
+//! Tasks run in containers ([`container`]) and see namespaces ([`namespace`]).
 //!
 //! Lock order, outermost first; a lock is never held across [`task::CurrentTask::block_on`]:
 //!
@@ -15,11 +16,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod container;
 pub mod error;
 pub mod fs;
 pub mod ipc;
 mod kernel;
 pub mod mm;
+pub mod namespace;
 pub mod net;
 pub mod signal;
 pub mod syscalls;

@@ -66,6 +66,9 @@ pub trait AddressSpace: Send + Sync {
     /// What the host accounts to this address space.
     fn usage(&self) -> MemoryUsage;
 
+    /// Processor time that guest code has used in this address space, in all threads.
+    fn cpu_time(&self) -> Duration;
+
     /// Ends all guest threads in it at once. Their contexts' `run` returns [`Event::Died`]. Idempotent.
     fn kill(&self);
 }

@@ -8,6 +8,7 @@ use abi::fs::OpenFlags;
 use abi::signal::{SI_KERNEL, SigInfo, Signal};
 use anyhow::Context;
 use host::signals::Signals;
+use kernel::container::{Cancel, ContainerLimits, ContainerSpec, InitSpec, NamespaceSpec, Role};
 use kernel::error::SysError;
 use kernel::fs::file::Place;
 use kernel::fs::hostfs::{HostFs, Writing};
@@ -15,16 +16,20 @@ use kernel::fs::memfs::{MemFs, MemOptions};
 use kernel::fs::mount::{MountFlags, MountNamespace};
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
 use kernel::fs::{File, FileSystem, FileType, NewFile, NewKind};
+use kernel::namespace::Namespaces;
 use kernel::syscalls::Strace;
 use kernel::task::Credentials;
-use kernel::task::boot::InitSpec;
 use kernel::tty::console::Console;
 use kernel::tty::terminal::{Slave, Terminal};
 use kernel::tty::{DevPts, Termios};
+use kernel::wait::Deadline;
 use kernel::{Config, HostInfo, Kernel};
 use platform::stub::StubPlatform;
 
 use crate::spec::{MountKind, Spec, Streams};
+
+/// The name of the one container.
+const CONTAINER: &str = "init";
 
 /// Boots a kernel, runs the program and returns its status. What `signals` receives goes to the program.
 /// `settings` are those of the caller's terminal.
@@ -36,8 +41,11 @@ pub fn run(
     settings: Option<Termios>,
 ) -> anyhow::Result<u8> {
     let strace = spec.strace.map(|filter| Strace::new(filter, Box::new(|line| eprintln!("{line}"))));
-    let config = Config { hostname: spec.hostname, domainname: spec.domainname, strace, host };
+    let config = Config { strace, host };
     let kernel = Kernel::new(Arc::new(platform), config);
+    let names =
+        NamespaceSpec { hostname: spec.hostname, domainname: spec.domainname, ..NamespaceSpec::default() };
+    let namespaces = kernel.make_namespaces(&names).context("cannot make the namespaces")?;
     let namespace = root(spec.root, spec.root_read_only)?;
     let terminals = DevPts::new(&kernel);
     for mount in spec.mounts {
@@ -47,7 +55,7 @@ pub fn run(
             matches!(&mount.kind, MountKind::Host(fd) if !is_directory(fd)),
         )
         .with_context(|| format!("cannot make the mount point {}", mount.destination))?;
-        mount_one(&kernel, &namespace, &terminals, place, mount.kind, mount.flags)
+        mount_one(&kernel, &namespace, &namespaces, &terminals, place, mount.kind, mount.flags)
             .with_context(|| format!("cannot mount {}", mount.destination))?;
     }
 
@@ -79,6 +87,7 @@ pub fn run(
     let (terminal, console) = console.unzip();
     let program = spec.program.clone();
     let init = InitSpec {
+        role: Role::Init,
         program: spec.program.into_bytes(),
         arguments: spec.arguments.into_iter().map(String::into_bytes).collect(),
         environment: spec.environment.into_iter().map(String::into_bytes).collect(),
@@ -87,9 +96,18 @@ pub fn run(
         limits: spec.limits,
         files,
         terminal,
+        oom_score_adj: 0,
     };
-    match kernel.start_init(init) {
-        Ok(()) => {}
+    let container = ContainerSpec {
+        id: CONTAINER.into(),
+        namespaces,
+        mounts: namespace,
+        limits: ContainerLimits::default(),
+    };
+    let container = kernel.create_container(container).context("cannot make the container")?;
+    let started = container.prepare(init).and_then(kernel::container::Prepared::start);
+    match started {
+        Ok(_) => {}
         Err(error @ (Errno::ENOENT | Errno::ENOTDIR)) => {
             eprintln!("nacelle: cannot run {program}: {error}");
             return Ok(127);
@@ -100,11 +118,12 @@ pub fn run(
         }
     }
     let forwarded = Arc::clone(&kernel);
+    let receiver = Arc::clone(&container);
     let resized = console.clone();
     let thread = std::thread::Builder::new().name("signals".into()).stack_size(128 << 10);
     let spawned = thread.spawn(move || {
         while let Ok(signal) = signals.next() {
-            let (Some(signal), Some(init)) = (Signal::new(signal), forwarded.tasks.group(1)) else {
+            let (Some(signal), Some(init)) = (Signal::new(signal), receiver.init_group()) else {
                 continue;
             };
             if let (Signal::SIGWINCH, Some(console)) = (signal, &resized) {
@@ -115,7 +134,8 @@ pub fn run(
         }
     });
     spawned.context("cannot start the thread that forwards signals")?;
-    let status = kernel.wait_init();
+    let status = container.wait_init(Deadline::Never, &Cancel::default());
+    let status = status.context("the container has gone")?;
     if let Some(console) = console {
         console.finish();
     }
@@ -191,6 +211,7 @@ fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> 
 fn mount_one(
     kernel: &Arc<Kernel>,
     namespace: &Arc<MountNamespace>,
+    namespaces: &Namespaces,
     terminals: &Arc<DevPts>,
     place: PathRef,
     kind: MountKind,
@@ -203,7 +224,7 @@ fn mount_one(
         }
         MountKind::Memory { size, mode } => (MemFs::tmpfs(MemOptions { size, mode }), "tmpfs"),
         MountKind::Devices => (devices()?, "dev"),
-        MountKind::Processes => (kernel::fs::proc::ProcFs::new(kernel), "proc"),
+        MountKind::Processes => (kernel::fs::proc::ProcFs::new(kernel, &namespaces.pid_for_children), "proc"),
         MountKind::Terminals => (Arc::clone(terminals) as _, "devpts"),
         MountKind::System => (MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 }), "none"),
     };

@@ -264,7 +264,7 @@ fn lock(
                 argument.start = held.start.cast_signed();
                 argument.length =
                     if held.end == u64::MAX { 0 } else { (held.end - held.start).cast_signed() };
-                argument.pid = if let Owner::Process(pid) = held.owner { pid } else { -1 };
+                argument.pid = if let Owner::Process(pid) = held.owner { task.number_of(pid) } else { -1 };
             }
         }
         return Ok(task.write_object(pointer, &argument)?);

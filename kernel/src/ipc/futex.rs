@@ -170,7 +170,7 @@ pub fn release_robust_list(task: &CurrentTask) {
         return;
     }
     let Ok([first, offset, pending]) = task.read_object(UserPtr::<[u64; 3]>::new(head)) else { return };
-    let tid = task.tid().cast_unsigned();
+    let tid = task.number().cast_unsigned();
     let release = |entry: u64| {
         let address = (entry & !1).wrapping_add(offset);
         if address % 4 != 0 {
@@ -295,7 +295,7 @@ const PI_TID: u32 = 0x3fff_ffff;
 
 /// `FUTEX_LOCK_PI` without a change of priorities, of which there is but one.
 fn lock_pi(task: &CurrentTask, address: u64, private: bool, deadline: Deadline) -> SyscallResult<u64> {
-    let own = task.tid().cast_unsigned();
+    let own = task.number().cast_unsigned();
     loop {
         let value = read_word(task, address)?;
         if value & PI_TID == own {
@@ -308,7 +308,7 @@ fn lock_pi(task: &CurrentTask, address: u64, private: bool, deadline: Deadline) 
             }
             continue;
         }
-        if task.kernel.tasks.get((value & PI_TID).cast_signed()).is_none() {
+        if task.find_task((value & PI_TID).cast_signed()).is_err() {
             return Err(Errno::ESRCH.into());
         }
         let marked = value | PI_WAITERS;
@@ -325,7 +325,7 @@ fn lock_pi(task: &CurrentTask, address: u64, private: bool, deadline: Deadline) 
 
 /// `FUTEX_UNLOCK_PI`.
 fn unlock_pi(task: &CurrentTask, address: u64, private: bool) -> SyscallResult<u64> {
-    let own = task.tid().cast_unsigned();
+    let own = task.number().cast_unsigned();
     let key = key(task, address, private)?;
     loop {
         let value = read_word(task, address)?;

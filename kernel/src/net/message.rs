@@ -10,9 +10,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::Kernel;
 use crate::error::SyscallResult;
 use crate::fs::File;
+use crate::namespace::NamespaceId;
 use crate::syscalls::Fd;
-use crate::task::CurrentTask;
 use crate::task::credentials::Capability;
+use crate::task::{CurrentTask, Pid};
 use crate::user::UserPtr;
 
 const SOL_SOCKET: i32 = 1;
@@ -56,43 +57,67 @@ const HEADER: usize = size_of::<ControlHeader>();
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SocketCredentials {
-    /// The process.
+    /// The process, by its number in the pid namespace of whoever reads it.
     pub pid: i32,
-    /// Its effective user.
+    /// Its user.
     pub uid: u32,
-    /// Its effective group.
+    /// Its group.
     pub gid: u32,
 }
 
-impl SocketCredentials {
-    /// Those of nobody: what `SO_PEERCRED` says without a peer.
-    pub const NONE: SocketCredentials = SocketCredentials { pid: 0, uid: u32::MAX, gid: u32::MAX };
+/// Who sent a message or is at the other end: [`SocketCredentials`] that are the same for all readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    pid: Pid,
+    /// The number in this pid namespace, which is known even when the process is gone.
+    number: Pid,
+    namespace: NamespaceId,
+    uid: u32,
+    gid: u32,
+}
 
-    /// The caller's, as `SO_PEERCRED` has them.
-    pub fn effective(task: &CurrentTask) -> SocketCredentials {
-        let credentials = task.credentials();
-        SocketCredentials {
-            pid: task.group.pid,
-            uid: credentials.effective_uid,
-            gid: credentials.effective_gid,
-        }
+impl Sender {
+    /// Nobody: what `SO_PEERCRED` says without a peer.
+    pub const NONE: Sender =
+        Sender { pid: 0, number: 0, namespace: NamespaceId(0), uid: u32::MAX, gid: u32::MAX };
+
+    fn new(task: &CurrentTask, uid: u32, gid: u32) -> Sender {
+        let group = &task.group;
+        Sender { pid: group.pid, number: group.number, namespace: group.pid_namespace.id, uid, gid }
     }
 
-    /// The caller's, as a message has them that does not say otherwise.
-    pub fn real(task: &CurrentTask) -> SocketCredentials {
+    /// The caller with its effective ids, as `SO_PEERCRED` has them.
+    pub fn effective(task: &CurrentTask) -> Sender {
         let credentials = task.credentials();
-        SocketCredentials { pid: task.group.pid, uid: credentials.uid, gid: credentials.gid }
+        Sender::new(task, credentials.effective_uid, credentials.effective_gid)
     }
 
-    /// `EPERM` unless the caller may claim to be this.
-    fn check_claim(&self, task: &CurrentTask) -> SysResult<()> {
+    /// The caller with its real ids, as a message has them that does not say otherwise.
+    pub fn real(task: &CurrentTask) -> Sender {
+        let credentials = task.credentials();
+        Sender::new(task, credentials.uid, credentials.gid)
+    }
+
+    /// Whom the caller claims to be: `EPERM` unless it may, `ESRCH` if there is no such process.
+    fn claimed(task: &CurrentTask, claim: SocketCredentials) -> SysResult<Sender> {
         let own = task.credentials();
         let uid =
-            [own.uid, own.effective_uid, own.saved_uid].contains(&self.uid) || own.has(Capability::SETUID);
+            [own.uid, own.effective_uid, own.saved_uid].contains(&claim.uid) || own.has(Capability::SETUID);
         let gid =
-            [own.gid, own.effective_gid, own.saved_gid].contains(&self.gid) || own.has(Capability::SETGID);
-        let pid = self.pid == task.group.pid || own.has(Capability::SYS_ADMIN);
-        if uid && gid && pid { Ok(()) } else { Err(Errno::EPERM) }
+            [own.gid, own.effective_gid, own.saved_gid].contains(&claim.gid) || own.has(Capability::SETGID);
+        let pid = claim.pid == task.group.number || own.has(Capability::SYS_ADMIN);
+        if !(uid && gid && pid) {
+            return Err(Errno::EPERM);
+        }
+        let sender = Sender::new(task, claim.uid, claim.gid);
+        Ok(Sender { pid: task.pid_of(claim.pid)?, number: claim.pid, ..sender })
+    }
+
+    /// The credentials as a task of the caller's pid namespace is told them.
+    pub fn seen_by(&self, task: &CurrentTask) -> SocketCredentials {
+        let same = task.group.pid_namespace.id == self.namespace;
+        let pid = if same { self.number } else { task.number_of(self.pid) };
+        SocketCredentials { pid, uid: self.uid, gid: self.gid }
     }
 }
 
@@ -172,13 +197,13 @@ pub struct Ancillary {
     /// Files.
     pub files: Files,
     /// Who sent it.
-    pub credentials: SocketCredentials,
+    pub credentials: Sender,
 }
 
 impl Ancillary {
     /// What a message of the caller carries at least.
     pub fn plain(task: &CurrentTask) -> Ancillary {
-        Ancillary { files: Files::none(), credentials: SocketCredentials::real(task) }
+        Ancillary { files: Files::none(), credentials: Sender::real(task) }
     }
 
     /// Reads the ancillary data of a message to be sent.
@@ -210,8 +235,7 @@ impl Ancillary {
                 }
                 (SOL_SOCKET, SCM_CREDENTIALS) => {
                     let claimed = SocketCredentials::read_from_bytes(data).map_err(|_| Errno::EINVAL)?;
-                    claimed.check_claim(task)?;
-                    ancillary.credentials = claimed;
+                    ancillary.credentials = Sender::claimed(task, claimed)?;
                 }
                 (SOL_SOCKET, _) => return Err(Errno::EINVAL),
                 _ => {}
@@ -234,7 +258,7 @@ impl Ancillary {
     ) -> SyscallResult<(u64, bool)> {
         let mut buffer = ControlWriter { task, at: control, room, used: 0, cut: false };
         if credentials {
-            buffer.put(SCM_CREDENTIALS, self.credentials.as_bytes())?;
+            buffer.put(SCM_CREDENTIALS, self.credentials.seen_by(task).as_bytes())?;
         }
         if self.files.is_empty() {
             return Ok((buffer.used, buffer.cut));

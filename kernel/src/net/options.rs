@@ -158,7 +158,7 @@ pub fn get(task: &CurrentTask, socket: &Socket, option: i32) -> SysResult<Vec<u8
             return Ok(timeout_value(options.receive_timeout).as_bytes().to_vec());
         }
         SO_SNDTIMEO | SO_SNDTIMEO_NEW => return Ok(timeout_value(options.send_timeout).as_bytes().to_vec()),
-        SO_PEERCRED => return Ok(socket.endpoint.peer_credentials().as_bytes().to_vec()),
+        SO_PEERCRED => return Ok(socket.endpoint.peer_credentials().seen_by(task).as_bytes().to_vec()),
         SO_PEERGROUPS => {
             let groups = socket.endpoint.peer_groups().ok_or(Errno::ENODATA)?;
             return Ok(groups.as_bytes().to_vec());

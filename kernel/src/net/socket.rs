@@ -100,7 +100,7 @@ impl Socket {
         let broken = result.as_ref().is_err_and(|error| error.is(Errno::EPIPE));
         if broken && first && !quiet && self.kind() == Kind::Stream {
             let mut info = SigInfo::new(Signal::SIGPIPE, SI_USER);
-            info.put(0, &task.group.pid.to_ne_bytes());
+            info.put(0, &task.group.number.to_ne_bytes());
             info.put(4, &task.credentials().uid.to_ne_bytes());
             crate::signal::send_to_task(&task.kernel, &task.task, info);
         }

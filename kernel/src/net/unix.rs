@@ -13,7 +13,7 @@ use abi::{Errno, SysResult};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::address::{Address, Name};
-use super::message::{Ancillary, Files, SocketCredentials};
+use super::message::{Ancillary, Files, Sender};
 use super::socket::Kind;
 use crate::error::SyscallResult;
 use crate::fs::open::make;
@@ -74,14 +74,14 @@ enum Role {
 /// Who a process was when it made a socket, listened or connected.
 #[derive(Clone)]
 struct Identity {
-    credentials: SocketCredentials,
+    credentials: Sender,
     groups: Arc<[u32]>,
 }
 
 impl Identity {
     fn of(task: &CurrentTask) -> Identity {
         let groups = task.credentials().groups.as_slice().into();
-        Identity { credentials: SocketCredentials::effective(task), groups }
+        Identity { credentials: Sender::effective(task), groups }
     }
 }
 
@@ -224,8 +224,8 @@ impl Endpoint {
     }
 
     /// Who the peer was when the connection was made.
-    pub fn peer_credentials(&self) -> SocketCredentials {
-        self.state.lock().peer.as_ref().map_or(SocketCredentials::NONE, |peer| peer.credentials)
+    pub fn peer_credentials(&self) -> Sender {
+        self.state.lock().peer.as_ref().map_or(Sender::NONE, |peer| peer.credentials)
     }
 
     /// The peer's supplementary groups; `None` without a peer.
@@ -643,7 +643,7 @@ impl Endpoint {
         let mut wanted = to.remaining().min(CHUNK);
         let mut data = Vec::new();
         let mut files = Files::none();
-        let (mut credentials, mut sender) = (SocketCredentials::NONE, None);
+        let (mut credentials, mut sender) = (Sender::NONE, None);
         let mut index = 0;
         while let Some(message) = state.inbox.get_mut(index) {
             if index == 0 && data.is_empty() {

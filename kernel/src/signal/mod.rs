@@ -272,14 +272,14 @@ fn default_action(signal: Signal) -> Default_ {
 const STOPS: SignalSet = SignalSet(1 << 18 | 1 << 19 | 1 << 20 | 1 << 21);
 const CONTINUE: SignalSet = SignalSet(1 << 17);
 
+/// Whether `group` is the first of its pid namespace and does not handle the signal: it then gets it from no process, but
+/// for SIGKILL and SIGSTOP from a namespace above.
+pub(crate) fn shields(group: &ThreadGroup, signal: Signal) -> bool {
+    group.number == 1 && group.signals.action(signal).handler == SIG_DFL
+}
+
 /// What sending a signal changes at once, before anybody takes it. Returns whether it is to be queued.
-fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, info: &SigInfo, blocked: bool) -> bool {
-    // Nobody inside can kill the first process, but it can end itself, as it could outside of a sandbox.
-    let from_other = info.code <= 0 && info.code != abi::signal::SI_TIMER && info.word(0) != group.pid;
-    let protected = group.pid == 1 && from_other;
-    if signal == Signal::SIGKILL && protected {
-        return false;
-    }
+fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, blocked: bool) -> bool {
     if signal == Signal::SIGKILL {
         let status = crate::task::ExitStatus::Signaled { signal, core: false };
         kernel.end_group(group, status);
@@ -295,9 +295,6 @@ fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, info: &Sig
         tasks.iter().for_each(|task| task.signals.state.lock().pending.discard(STOPS));
     }
     let action = group.signals.action(signal).handler;
-    if protected && action == SIG_DFL {
-        return false;
-    }
     let ignored = match action {
         SIG_IGN => true,
         SIG_DFL => matches!(default_action(signal), Default_::Ignore | Default_::Continue),
@@ -323,7 +320,7 @@ pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -
     let Some(signal) = Signal::new(info.signo) else { return true };
     let tasks = kernel.tasks.tasks_of(group.pid);
     let blocks = |task: &Arc<Task>| task.signals.mask().contains(signal);
-    if !prepare(kernel, group, signal, &info, !tasks.is_empty() && tasks.iter().all(blocks)) {
+    if !prepare(kernel, group, signal, !tasks.is_empty() && tasks.iter().all(blocks)) {
         resume(kernel, group, signal);
         return true;
     }
@@ -346,7 +343,7 @@ pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -
 /// Sends a signal to one task. Returns false if a queued signal found no room (`EAGAIN`).
 pub fn send_to_task(kernel: &Kernel, task: &Arc<Task>, info: SigInfo) -> bool {
     let Some(signal) = Signal::new(info.signo) else { return true };
-    if !prepare(kernel, &task.group, signal, &info, task.signals.mask().contains(signal)) {
+    if !prepare(kernel, &task.group, signal, task.signals.mask().contains(signal)) {
         resume(kernel, &task.group, signal);
         return true;
     }

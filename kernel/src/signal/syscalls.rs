@@ -158,6 +158,20 @@ fn parse(signal: i32) -> SysResult<Option<Signal>> {
     if signal == 0 { Ok(None) } else { Signal::new(signal).map(Some).ok_or(Errno::EINVAL) }
 }
 
+/// Whether the first process of a pid namespace does not get the signal from `task`. Itself it can end, as it could
+/// outside of a sandbox.
+fn shielded(task: &CurrentTask, target: &Arc<ThreadGroup>, signal: Signal) -> bool {
+    let above = !Arc::ptr_eq(&task.group.pid_namespace, &target.pid_namespace)
+        && task.group.pid_namespace.sees(&target.pid_namespace);
+    let forced = above && SignalSet::UNBLOCKABLE.contains(signal);
+    !Arc::ptr_eq(&task.group, target) && !forced && crate::signal::shields(target, signal)
+}
+
+/// A record that says that `task` is the sender, in the receiver's words.
+fn sender(task: &CurrentTask, target: &ThreadGroup, signal: Signal, code: i32) -> SigInfo {
+    SigInfo::user(signal, code, target.pid_namespace.number(task.group.pid), task.credentials().uid)
+}
+
 fn send_checked(
     task: &CurrentTask,
     group: &Arc<ThreadGroup>,
@@ -168,6 +182,7 @@ fn send_checked(
         may_signal(task, leader, signal)?;
     }
     match signal {
+        Some(signal) if shielded(task, group, signal) => Ok(()),
         Some(_) if !send_to_group(&task.kernel, group, info) => Err(Errno::EAGAIN),
         _ => Ok(()),
     }
@@ -175,31 +190,32 @@ fn send_checked(
 
 /// `kill(2)`.
 pub fn kill(task: &CurrentTask, pid: Pid, signal: i32) -> SysResult<()> {
-    let number = signal;
     let signal = parse(signal)?;
-    let info = SigInfo {
-        signo: number,
-        ..SigInfo::user(signal.unwrap_or(Signal::SIGHUP), SI_USER, task.group.pid, task.credentials().uid)
-    };
+    // Without a signal the record is not used.
+    let info = |group: &ThreadGroup| sender(task, group, signal.unwrap_or(Signal::SIGHUP), SI_USER);
     if pid > 0 {
-        let group =
-            task.kernel.tasks.group(pid).or_else(|| task.kernel.tasks.get(pid).map(|t| Arc::clone(&t.group)));
-        return send_checked(task, &group.ok_or(Errno::ESRCH)?, signal, info);
+        let found =
+            task.find_group(pid).or_else(|_| task.find_task(pid).map(|found| Arc::clone(&found.group)));
+        let group = found?;
+        return send_checked(task, &group, signal, info(&group));
     }
     let targets = match pid {
         -1 => task.kernel.tasks.with(|tree| {
-            let others = tree.processes().filter(|p| p.group.pid != 1 && p.group.pid != task.group.pid);
-            others.filter(|p| p.zombie.is_none()).map(|p| Arc::clone(&p.group)).collect()
+            let own = &task.group.pid_namespace;
+            let others = tree.processes().filter(|p| p.group.pid != task.group.pid && p.zombie.is_none());
+            let seen = others.filter(|p| own.sees(&p.group.pid_namespace) && own.init() != Some(p.group.pid));
+            seen.map(|p| Arc::clone(&p.group)).collect()
         }),
         0 => task.kernel.tasks.members(crate::task::wait::own_process_group(task)?),
         i32::MIN => return Err(Errno::ESRCH),
-        group => task.kernel.tasks.members(-group),
+        group => task.kernel.tasks.members(task.pid_of(-group)?),
     };
     if targets.is_empty() {
         return Err(Errno::ESRCH);
     }
     // Success if one could be sent.
-    let results: Vec<_> = targets.iter().map(|group| send_checked(task, group, signal, info)).collect();
+    let results: Vec<_> =
+        targets.iter().map(|group| send_checked(task, group, signal, info(group))).collect();
     if results.iter().any(Result::is_ok) { Ok(()) } else { results.into_iter().next().unwrap_or(Ok(())) }
 }
 
@@ -213,12 +229,16 @@ fn send_thread(
     if tid <= 0 || group.is_some_and(|group| group <= 0) {
         return Err(Errno::EINVAL);
     }
-    let target =
-        task.kernel.tasks.get(tid).filter(|target| group.is_none_or(|group| target.group.pid == group));
-    let target = target.ok_or(Errno::ESRCH)?;
+    let target = task.find_task(tid)?;
+    if group.is_some_and(|group| task.number_of(target.group.pid) != group) {
+        return Err(Errno::ESRCH);
+    }
     let Some(signal) = parse(signal)? else { return may_signal(task, &target, None) };
     may_signal(task, &target, Some(signal))?;
-    let own = SigInfo::user(signal, SI_TKILL, task.group.pid, task.credentials().uid);
+    if shielded(task, &target.group, signal) {
+        return Ok(());
+    }
+    let own = sender(task, &target.group, signal, SI_TKILL);
     if send_to_task(&task.kernel, &target, info.unwrap_or(own)) { Ok(()) } else { Err(Errno::EAGAIN) }
 }
 
@@ -236,7 +256,7 @@ pub fn tgkill(task: &CurrentTask, group: Pid, tid: Pid, signal: i32) -> SysResul
 fn read_info(task: &CurrentTask, info: UserPtr<SigInfo>, target: Pid, signal: i32) -> SysResult<SigInfo> {
     let mut info = task.read_object(info)?;
     info.signo = signal;
-    if (info.code >= 0 || info.code == SI_TKILL) && target != task.group.pid {
+    if (info.code >= 0 || info.code == SI_TKILL) && target != task.group.number {
         return Err(Errno::EPERM);
     }
     Ok(info)
@@ -245,7 +265,7 @@ fn read_info(task: &CurrentTask, info: UserPtr<SigInfo>, target: Pid, signal: i3
 /// `rt_sigqueueinfo(2)`.
 pub fn rt_sigqueueinfo(task: &CurrentTask, pid: Pid, signal: i32, info: UserPtr<SigInfo>) -> SysResult<()> {
     let info = read_info(task, info, pid, signal)?;
-    let group = task.kernel.tasks.group(pid).ok_or(Errno::ESRCH)?;
+    let group = task.find_group(pid)?;
     send_checked(task, &group, parse(signal)?, info)
 }
 

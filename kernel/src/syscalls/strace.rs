@@ -64,7 +64,7 @@ impl Strace {
     pub fn enter(&self, task: &CurrentTask, number: u64, raw: &[u64; 6]) -> Entry {
         let mut text = String::new();
         let name = lookup(number).map_or("syscall", |row| row.name);
-        let _ = write!(text, "[{:>4}] {} {name}(", task.tid(), task.comm());
+        let _ = write!(text, "[{:>4}] {} {name}(", task.number(), task.comm());
         table::show(number, task, raw, &mut text);
         text.push(')');
         // A call that may not return, or not soon, is worth a line of its own.

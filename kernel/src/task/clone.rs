@@ -106,6 +106,25 @@ pub struct CloneArguments {
     pub cgroup: u64,
 }
 
+/// A pid for a task that is being made; given back when dropped, unless [`ReservedPid::keep`] hands it over.
+struct ReservedPid<'a> {
+    kernel: &'a crate::Kernel,
+    pid: Pid,
+}
+
+impl ReservedPid<'_> {
+    /// The task is in the process tree, which gives the pid back.
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for ReservedPid<'_> {
+    fn drop(&mut self) {
+        self.kernel.tasks.with(|tree| tree.release_pid(self.pid));
+    }
+}
+
 impl CurrentTask {
     /// Makes a new task, starts it, and returns its id.
     pub fn clone_task(&self, arguments: &CloneArguments) -> SyscallResult<Pid> {
@@ -133,6 +152,7 @@ impl CurrentTask {
             return Err(Errno::EINVAL.into());
         }
         self.check_process_limit()?;
+        let charge = self.group.container.charge_task()?;
 
         let parent_memory = self.mm()?;
         let (memory, mut context) = if has(CloneFlags::VM) {
@@ -150,12 +170,19 @@ impl CurrentTask {
             registers.fs_base = arguments.tls;
         }
 
-        let tid = self.kernel.tasks.with(|tree| tree.allocate_pid()).ok_or(Errno::EAGAIN)?;
+        let namespaces = self.namespaces();
+        // A thread is numbered where its process is.
+        let pids =
+            if has(CloneFlags::THREAD) { &self.group.pid_namespace } else { &namespaces.pid_for_children };
+        let tid = self.kernel.tasks.with(|tree| tree.allocate_pid(pids))?;
+        let reserved = ReservedPid { kernel: &self.kernel, pid: tid };
         let group = if has(CloneFlags::THREAD) {
             Arc::clone(&self.group)
         } else {
             let signals = crate::signal::GroupSignals::for_clone(&self.group.signals, flags);
-            let group = ThreadGroup::new(tid, signals, self.group.limits.lock().clone());
+            let limits = self.group.limits.lock().clone();
+            let group = ThreadGroup::new(tid, pids, &self.group.container, signals, limits);
+            group.oom_score_adj.store(self.group.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
             *group.terminal.lock() = self.group.terminal.lock().clone();
             group
         };
@@ -172,6 +199,7 @@ impl CurrentTask {
                 memory: Arc::clone(&memory),
                 credentials: self.credentials(),
                 signals: crate::signal::TaskSignals::for_clone(self, flags),
+                namespaces: Arc::clone(&namespaces),
             },
             context,
         );
@@ -180,12 +208,16 @@ impl CurrentTask {
         }
         if has(CloneFlags::CHILD_SETTID) {
             // An error is the child's own business, as in Linux.
-            memory.space().write(arguments.child_tid, &tid.to_ne_bytes());
+            memory.space().write(arguments.child_tid, &child.number().to_ne_bytes());
         }
+        // What the caller calls it.
+        let number = self.number_of(tid);
         if has(CloneFlags::PARENT_SETTID) {
-            self.write_bytes(arguments.parent_tid, &tid.to_ne_bytes())?;
+            self.write_bytes(arguments.parent_tid, &number.to_ne_bytes())?;
         }
         self.add_to_tree(&child, flags, exit_signal)?;
+        reserved.keep();
+        charge.keep();
         let child_task = Arc::clone(&child.task);
         if let Err(error) = child.start() {
             self.kernel.tasks.with(|tree| {
@@ -198,7 +230,7 @@ impl CurrentTask {
         if has(CloneFlags::VFORK) {
             self.wait_for_vfork(&child_task);
         }
-        Ok(tid)
+        Ok(number)
     }
 
     /// Puts a new task into the tree: into its group, or as a new process.
@@ -216,6 +248,9 @@ impl CurrentTask {
                 }
                 tree.add_task(&child.task);
                 return Ok(());
+            }
+            if child.group.pid_namespace.is_closed() || self.group.container.is_ending() {
+                return Err(Errno::ENOMEM);
             }
             let own = tree.process(self.group.pid).ok_or(Errno::EAGAIN)?;
             let (process_group, session, grandparent) = (own.process_group, own.session, own.parent);

@@ -379,6 +379,7 @@ impl CurrentTask {
         let old_memory = self.set_memory(Some(loaded.memory));
         self.set_comm(&loaded.name);
         self.release_address_space();
+        self.group.replace_time(old_context.cpu_time());
         drop(old_context);
         drop(old_memory);
         let files = self.own_files();

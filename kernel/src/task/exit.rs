@@ -32,6 +32,10 @@ impl CurrentTask {
                 let _ = file.ops().flush(&self);
             }
         }
+        if let Some(memory) = self.memory().filter(|memory| Arc::strong_count(memory) == 2) {
+            // Nobody else's: all that was used in it is this process's.
+            self.group.set_space_time(memory.space().cpu_time());
+        }
         self.group.add_time(self.context.borrow().cpu_time(), host_thread_time());
         drop(self.set_memory(None));
         let task = Arc::clone(&self.task);
@@ -72,7 +76,7 @@ impl CurrentTask {
         }
         self.block_on(&self.group.exec_queue, Events::IN, Deadline::Never, alone)?;
         if self.tid() != pid {
-            self.kernel.tasks.with(|tree| tree.rename_task(&self.task, pid));
+            self.kernel.tasks.with(|tree| tree.make_leader(&self.task));
         }
         self.kernel.tasks.with(|tree| {
             if let Some(process) = tree.process_mut(pid) {
@@ -117,6 +121,7 @@ impl crate::Kernel {
         let status = group.exit.lock().unwrap_or(ExitStatus::Exited(0));
         let mut signals: Vec<(Arc<ThreadGroup>, SigInfo)> = Vec::new();
         let pid = group.pid;
+        self.end_with(group);
         crate::tty::terminal::leave(self, group, true);
         let own_group = self.tasks.with(|tree| {
             let own_group = tree.process(pid).map(|process| process.process_group);
@@ -132,7 +137,8 @@ impl crate::Kernel {
                 process.exit_signal = Some(Signal::SIGCHLD);
                 let (zombie, group_of_child) = (process.zombie, process.process_group);
                 if let Some(signal) = process.group.signals.parent_death_signal() {
-                    signals.push((Arc::clone(&process.group), SigInfo::user(signal, 0, pid, 0)));
+                    let number = process.group.pid_namespace.number(pid);
+                    signals.push((Arc::clone(&process.group), SigInfo::user(signal, 0, number, 0)));
                 }
                 if let Some(parent) = tree.process_mut(reaper) {
                     parent.children.push(child);
@@ -145,6 +151,7 @@ impl crate::Kernel {
             if let Some(process) = tree.process_mut(pid) {
                 process.zombie = Some(status);
             }
+            group.container.record_exit(group, status);
             self.tell_parent(tree, pid, &mut signals);
             own_group
         });
@@ -154,9 +161,33 @@ impl crate::Kernel {
         for (group, info) in signals {
             signal::send_to_group(self, &group, info);
         }
-        if pid == 1 {
-            self.kill_all();
-            self.tasks.init_exited.wake(Events::IN);
+        self.tasks.ended.wake(Events::IN);
+    }
+
+    /// Ends what cannot go on without a process: its pid namespace, if it was the first in it, and its container, if it
+    /// was its init. Returns when all that is gone.
+    fn end_with(&self, group: &Arc<ThreadGroup>) {
+        let (pid, namespace, container) = (group.pid, &group.pid_namespace, &group.container);
+        if namespace.init() == Some(pid) {
+            self.tasks.with(|_| namespace.close());
+            let inside =
+                |process: &Process| process.group.pid != pid && namespace.sees(&process.group.pid_namespace);
+            self.end_processes(&inside);
+            self.tasks.with(|tree| {
+                // Those whose parents are outside wait for them.
+                let alone = |parent: Pid| {
+                    tree.process(parent).is_none_or(|parent| namespace.sees(&parent.group.pid_namespace))
+                };
+                let left = tree.processes().filter(|p| inside(p) && p.zombie.is_some() && alone(p.parent));
+                let left: Vec<Pid> = left.map(|process| process.group.pid).collect();
+                left.into_iter().for_each(|pid| drop(tree.reap(pid)));
+            });
+        }
+        if container.is_init(pid) {
+            self.tasks.with(|_| container.set_ending());
+            self.end_processes(&|process| {
+                process.group.pid != pid && Arc::ptr_eq(&process.group.container, container)
+            });
         }
     }
 
@@ -165,8 +196,12 @@ impl crate::Kernel {
         let Some(process) = tree.process(pid) else { return };
         let Some(status) = process.zombie else { return };
         let exit_signal = process.exit_signal;
-        let info = child_info(process, ChildEvent::Exited(status));
-        let Some(parent) = tree.process(process.parent) else { return };
+        let info_for = |parent: &Process| child_info(process, ChildEvent::Exited(status), parent);
+        let Some(parent) = tree.process(process.parent) else {
+            tree.reap(pid);
+            return;
+        };
+        let info = info_for(parent);
         let parent_group = Arc::clone(&parent.group);
         let discard = exit_signal == Some(Signal::SIGCHLD) && parent_group.signals.discards_children();
         if let Some(signal) = exit_signal {
@@ -193,10 +228,9 @@ impl crate::Kernel {
         let told = self.tasks.with(|tree| {
             let process = tree.process_mut(pid)?;
             process.news = Some(event);
-            let info = child_info(process, event);
-            let parent = process.parent;
-            let parent = Arc::clone(&tree.process(parent)?.group);
-            Some((parent, info))
+            let process = tree.process(pid)?;
+            let parent = tree.process(process.parent)?;
+            Some((Arc::clone(&parent.group), child_info(process, event, parent)))
         });
         let Some((parent, info)) = told else { return };
         if parent.signals.wants_stops() {
@@ -204,18 +238,10 @@ impl crate::Kernel {
         }
         parent.child_queue.wake(Events::IN);
     }
-
-    /// Ends everything: the first process has ended.
-    pub fn kill_all(&self) {
-        let groups: Vec<_> = self.tasks.with(|tree| tree.processes().map(|p| Arc::clone(&p.group)).collect());
-        for group in groups {
-            self.end_group(&group, ExitStatus::Signaled { signal: Signal::SIGKILL, core: false });
-        }
-    }
 }
 
-/// The SIGCHLD that tells of a change.
-pub(super) fn child_info(process: &Process, event: ChildEvent) -> SigInfo {
+/// The SIGCHLD that tells a parent of a change.
+pub(super) fn child_info(process: &Process, event: ChildEvent, parent: &Process) -> SigInfo {
     let (code, status) = match event {
         ChildEvent::Exited(ExitStatus::Exited(code)) => (CLD_EXITED, i32::from(code)),
         ChildEvent::Exited(ExitStatus::Signaled { signal, core: false }) => (CLD_KILLED, signal.number()),
@@ -226,7 +252,8 @@ pub(super) fn child_info(process: &Process, event: ChildEvent) -> SigInfo {
     let (user, system) = process.group.time();
     let ticks = |time: std::time::Duration| i64::try_from(time.as_millis() / 10).unwrap_or(i64::MAX);
     let uid = process.tasks.first().map_or_else(|| process.group.last_uid(), |task| task.credentials().uid);
-    SigInfo::child(code, process.group.pid, uid, status, ticks(user), ticks(system))
+    let number = parent.group.pid_namespace.number(process.group.pid);
+    SigInfo::child(code, number, uid, status, ticks(user), ticks(system))
 }
 
 /// `exit(2)`: ends the thread; the group ends with its last one.

@@ -294,7 +294,7 @@ pub fn capget(task: &CurrentTask, header: UserPtr<[u32; 2]>, data: UserPtr<u32>)
     let credentials = match pid {
         0 => task.credentials(),
         pid if pid < 0 => return Err(Errno::EINVAL),
-        pid => task.kernel.tasks.get(pid).ok_or(Errno::ESRCH)?.credentials(),
+        number => task.find_task(number)?.credentials(),
     };
     if data.is_null() {
         return Ok(());
@@ -307,7 +307,7 @@ pub fn capget(task: &CurrentTask, header: UserPtr<[u32; 2]>, data: UserPtr<u32>)
 /// `capset(2)`.
 pub fn capset(task: &CurrentTask, header: UserPtr<[u32; 2]>, data: UserPtr<u32>) -> SysResult<()> {
     let Ok((parts, pid)) = capability_header(task, header)? else { return Err(Errno::EINVAL) };
-    if pid != 0 && pid != task.tid() {
+    if pid != 0 && pid != task.number() {
         return Err(Errno::EPERM);
     }
     let words = task.read_array(data, parts * 3)?;

@@ -15,13 +15,14 @@ use parking_lot::{Mutex, RwLock};
 use platform::{Context, Interrupter};
 
 use crate::Kernel;
+use crate::container::Container;
 use crate::fs::{FdTable, File, FsContext};
 use crate::mm::MemoryMap;
+use crate::namespace::{Namespaces, PidNamespace};
 use crate::signal::{GroupSignals, TaskSignals};
 use crate::syscalls::Fd;
 use crate::wait::{WaitQueue, Waiter};
 
-pub mod boot;
 pub mod clone;
 pub mod credentials;
 mod elf;
@@ -34,14 +35,17 @@ mod processor;
 mod run;
 pub mod syscalls;
 pub mod table;
-mod usage;
+pub(crate) mod usage;
 pub mod wait;
 
 pub use credentials::Credentials;
 pub use limits::Limits;
 pub use table::TaskTable;
 
-/// The number of a task, a thread group, a process group or a session.
+/// The kernel-wide number of a task, a thread group, a process group or a session, or what a guest gave as one.
+///
+/// Guests know other numbers, those of their pid namespace: see [`Task::number_of`] and [`Task::pid_of`], which stand
+/// wherever such a number crosses to or from a guest.
 pub type Pid = i32;
 
 /// How a thread group ended, or is to end.
@@ -83,6 +87,8 @@ pub struct Task {
     /// The thread group that it belongs to.
     pub group: Arc<ThreadGroup>,
     tid: AtomicI32,
+    number: AtomicI32,
+    namespaces: Mutex<Arc<Namespaces>>,
     comm: Mutex<[u8; 16]>,
     files: Mutex<Option<Arc<FdTable>>>,
     fs: Mutex<Arc<FsContext>>,
@@ -101,6 +107,8 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     /// `set_robust_list(2)`; zero for none.
     pub robust_list: AtomicU64,
+    /// The host's number of the kernel thread that serves the task; zero before it runs.
+    host_thread: AtomicI32,
     /// When the task was made.
     pub started: std::time::Instant,
     /// Whether it executes guest code or a system call, rather than sleep.
@@ -133,6 +141,8 @@ pub struct NewTask {
     pub credentials: Arc<Credentials>,
     /// Signal mask and the like.
     pub signals: TaskSignals,
+    /// Namespaces.
+    pub namespaces: Arc<Namespaces>,
 }
 
 impl Task {
@@ -140,8 +150,10 @@ impl Task {
     pub fn create(kernel: &Arc<Kernel>, new: NewTask, context: Box<dyn Context>) -> CurrentTask {
         let task = Arc::new(Task {
             kernel: Arc::clone(kernel),
-            group: new.group,
+            number: AtomicI32::new(new.group.pid_namespace.number(new.tid)),
+            namespaces: Mutex::new(new.namespaces),
             tid: AtomicI32::new(new.tid),
+            host_thread: AtomicI32::new(0),
             comm: Mutex::new(new.comm),
             files: Mutex::new(Some(new.files)),
             fs: Mutex::new(new.fs),
@@ -160,6 +172,7 @@ impl Task {
             timer_slack: AtomicU64::new(50_000),
             vfork_done: AtomicBool::new(false),
             vfork_queue: WaitQueue::new(),
+            group: new.group,
         });
         CurrentTask { task, context: RefCell::new(context), restart: RefCell::new(None) }
     }
@@ -170,8 +183,52 @@ impl Task {
     }
 
     /// Changes the thread id; `execve(2)` by a thread that does not lead its group takes the leader's.
-    pub(crate) fn set_tid(&self, tid: Pid) {
+    pub(crate) fn set_tid(&self, tid: Pid, number: Pid) {
         self.tid.store(tid, Ordering::Relaxed);
+        self.number.store(number, Ordering::Relaxed);
+    }
+
+    /// The thread id in the task's own pid namespace, as `gettid(2)` gives it.
+    pub fn number(&self) -> Pid {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// The number of `pid` in the task's own pid namespace; zero if it cannot be seen from there.
+    pub fn number_of(&self, pid: Pid) -> Pid {
+        self.group.pid_namespace.number(pid)
+    }
+
+    /// What a number in the task's own pid namespace stands for: `ESRCH`.
+    pub fn pid_of(&self, number: Pid) -> SysResult<Pid> {
+        self.group.pid_namespace.pid(number).ok_or(abi::Errno::ESRCH)
+    }
+
+    /// The task with this number in the task's own pid namespace: `ESRCH`.
+    pub fn find_task(&self, number: Pid) -> SysResult<Arc<Task>> {
+        self.kernel.tasks.get(self.pid_of(number)?).ok_or(abi::Errno::ESRCH)
+    }
+
+    /// The thread group with this number in the task's own pid namespace, zombies included: `ESRCH`.
+    pub fn find_group(&self, number: Pid) -> SysResult<Arc<ThreadGroup>> {
+        self.kernel.tasks.group(self.pid_of(number)?).ok_or(abi::Errno::ESRCH)
+    }
+
+    /// The namespaces.
+    pub fn namespaces(&self) -> Arc<Namespaces> {
+        Arc::clone(&self.namespaces.lock())
+    }
+
+    /// Processor time that the task's kernel thread has used.
+    pub fn kernel_time(&self) -> Duration {
+        match self.host_thread.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            thread => host::process::thread_cpu_time(thread).unwrap_or_default(),
+        }
+    }
+
+    /// Notes which thread of the host serves the task.
+    pub(crate) fn set_host_thread(&self, thread: i32) {
+        self.host_thread.store(thread, Ordering::Relaxed);
     }
 
     /// The name (`comm`), without zero bytes, as text.
@@ -336,8 +393,14 @@ impl CurrentTask {
 
 /// A process: tasks that share an address space, signal actions, timers, limits.
 pub struct ThreadGroup {
-    /// The number of the group, that of its first task.
+    /// The kernel-wide number of the group, that of its first task.
     pub pid: Pid,
+    /// The same in its own pid namespace, as `getpid(2)` gives it.
+    pub number: Pid,
+    /// Its pid namespace.
+    pub pid_namespace: Arc<PidNamespace>,
+    /// The container that it runs in.
+    pub container: Arc<Container>,
     /// Signal actions and signals pending for the group as a whole.
     pub signals: GroupSignals,
     /// Resource limits.
@@ -358,14 +421,27 @@ pub struct ThreadGroup {
     pub exec_queue: WaitQueue,
     /// Processor time of tasks that have ended: in guest code, in the kernel.
     ended_time: Mutex<(Duration, Duration)>,
+    /// The part of it that was used in address spaces that `execve(2)` has replaced.
+    replaced_time: Mutex<Duration>,
+    /// Processor time in guest code in the last address space, once it is given up.
+    space_time: Mutex<Option<Duration>>,
     last_uid: AtomicU32,
 }
 
 impl ThreadGroup {
     /// A group without tasks.
-    pub fn new(pid: Pid, signals: GroupSignals, limits: Limits) -> Arc<ThreadGroup> {
+    pub fn new(
+        pid: Pid,
+        pid_namespace: &Arc<PidNamespace>,
+        container: &Arc<Container>,
+        signals: GroupSignals,
+        limits: Limits,
+    ) -> Arc<ThreadGroup> {
         Arc::new(ThreadGroup {
             pid,
+            number: pid_namespace.number(pid),
+            pid_namespace: Arc::clone(pid_namespace),
+            container: Arc::clone(container),
             signals,
             limits: Mutex::new(limits),
             exit: Mutex::new(None),
@@ -376,6 +452,8 @@ impl ThreadGroup {
             child_queue: WaitQueue::new(),
             exec_queue: WaitQueue::new(),
             ended_time: Mutex::default(),
+            replaced_time: Mutex::default(),
+            space_time: Mutex::default(),
             last_uid: AtomicU32::new(0),
         })
     }
@@ -390,6 +468,37 @@ impl ThreadGroup {
         let mut time = self.ended_time.lock();
         time.0 += user;
         time.1 += system;
+    }
+
+    /// Adds processor time in guest code of an address space that `execve(2)` replaces.
+    pub(crate) fn replace_time(&self, user: Duration) {
+        self.add_time(user, Duration::ZERO);
+        *self.replaced_time.lock() += user;
+    }
+
+    /// Notes what was used in the last address space, when it is given up.
+    pub(crate) fn set_space_time(&self, user: Duration) {
+        *self.space_time.lock() = Some(user);
+    }
+
+    /// Processor time of a group that has ended: in guest code, in the kernel.
+    pub fn final_time(&self) -> (Duration, Duration) {
+        let (user, system) = self.time();
+        let space = *self.space_time.lock();
+        (space.map_or(user, |space| space + self.replaced_time()), system)
+    }
+
+    /// Processor time in guest code in address spaces that `execve(2)` has replaced.
+    pub fn replaced_time(&self) -> Duration {
+        *self.replaced_time.lock()
+    }
+
+    /// Processor time of the whole group, whose living tasks are these: in guest code, in the kernel.
+    pub fn total_time(&self, tasks: &[Arc<Task>]) -> (Duration, Duration) {
+        let memory = tasks.iter().find_map(|task| task.memory());
+        let user = memory.map(|memory| memory.space().cpu_time()).unwrap_or_default();
+        let system: Duration = tasks.iter().map(|task| task.kernel_time()).sum();
+        (self.replaced_time() + user, self.time().1 + system)
     }
 
     /// Processor time of tasks that have ended: in guest code, in the kernel.

@@ -13,6 +13,7 @@ impl CurrentTask {
     /// Runs the guest thread until it ends. Called on its kernel thread; the caller then takes the task down.
     pub fn run(&self) {
         super::set_current(Some(std::sync::Arc::clone(&self.task)));
+        self.set_host_thread(rustix::thread::gettid().as_raw_nonzero().get());
         self.run_guest();
         super::set_current(None);
     }
@@ -21,6 +22,7 @@ impl CurrentTask {
         let mut restart = None;
         loop {
             if self.attention.swap(false, Ordering::SeqCst) || restart.is_some() {
+                self.park_while_paused();
                 signal::deliver(self, restart.take());
             }
             if self.is_exiting() {

@@ -24,23 +24,25 @@ pub use super::wait::{wait4, waitid};
 
 /// `getpid(2)`.
 pub fn getpid(task: &CurrentTask) -> SysResult<Pid> {
-    Ok(task.group.pid)
+    Ok(task.group.number)
 }
 
 /// `gettid(2)`.
 pub fn gettid(task: &CurrentTask) -> SysResult<Pid> {
-    Ok(task.tid())
+    Ok(task.number())
 }
 
 /// `getppid(2)`.
 pub fn getppid(task: &CurrentTask) -> SysResult<Pid> {
-    Ok(task.kernel.tasks.with(|tree| tree.process(task.group.pid).map_or(0, |process| process.parent)))
+    let parent =
+        task.kernel.tasks.with(|tree| tree.process(task.group.pid).map_or(0, |process| process.parent));
+    Ok(task.number_of(parent))
 }
 
 /// `set_tid_address(2)`.
 pub fn set_tid_address(task: &CurrentTask, address: u64) -> SysResult<Pid> {
     task.clear_child_tid.store(address, Ordering::Relaxed);
-    Ok(task.tid())
+    Ok(task.number())
 }
 
 /// `set_robust_list(2)`.
@@ -120,8 +122,9 @@ pub fn execve(
 
 /// `getpgid(2)`.
 pub fn getpgid(task: &CurrentTask, pid: Pid) -> SysResult<Pid> {
-    let pid = if pid == 0 { task.group.pid } else { pid };
-    task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.process_group)).ok_or(Errno::ESRCH)
+    let pid = if pid == 0 { task.group.pid } else { task.pid_of(pid)? };
+    let group = task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.process_group));
+    Ok(task.number_of(group.ok_or(Errno::ESRCH)?))
 }
 
 /// `getpgrp(2)`.
@@ -131,18 +134,20 @@ pub fn getpgrp(task: &CurrentTask) -> SysResult<Pid> {
 
 /// `getsid(2)`.
 pub fn getsid(task: &CurrentTask, pid: Pid) -> SysResult<Pid> {
-    let pid = if pid == 0 { task.group.pid } else { pid };
-    task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.session)).ok_or(Errno::ESRCH)
+    let pid = if pid == 0 { task.group.pid } else { task.pid_of(pid)? };
+    let session = task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.session));
+    Ok(task.number_of(session.ok_or(Errno::ESRCH)?))
 }
 
 /// `setpgid(2)`.
 pub fn setpgid(task: &CurrentTask, pid: Pid, process_group: Pid) -> SysResult<()> {
     let own = task.group.pid;
-    let pid = if pid == 0 { own } else { pid };
-    let process_group = if process_group == 0 { pid } else { process_group };
     if process_group < 0 {
         return Err(Errno::EINVAL);
     }
+    let pid = if pid == 0 { own } else { task.pid_of(pid)? };
+    // A number that stands for nothing is no group of the session.
+    let process_group = if process_group == 0 { pid } else { task.pid_of(process_group).unwrap_or(0) };
     task.kernel.tasks.with(|tree| {
         let session = tree.process(own).map(|process| process.session);
         let target = tree.process(pid).filter(|process| process.zombie.is_none()).ok_or(Errno::ESRCH)?;
@@ -164,9 +169,7 @@ pub fn setpgid(task: &CurrentTask, pid: Pid, process_group: Pid) -> SysResult<()
         if process_group != pid && !exists {
             return Err(Errno::EPERM);
         }
-        if let Some(target) = tree.process_mut(pid) {
-            target.process_group = process_group;
-        }
+        tree.set_process_group(pid, process_group);
         Ok(())
     })
 }
@@ -178,12 +181,9 @@ pub fn setsid(task: &CurrentTask) -> SysResult<Pid> {
         if tree.processes().any(|process| process.process_group == own) {
             return Err(Errno::EPERM);
         }
-        if let Some(process) = tree.process_mut(own) {
-            process.session = own;
-            process.process_group = own;
-            *process.group.terminal.lock() = None;
-        }
-        Ok(own)
+        tree.set_session(own);
+        *task.group.terminal.lock() = None;
+        Ok(task.group.number)
     })
 }
 
@@ -218,7 +218,7 @@ pub fn prlimit64(
     let resource = Resource::from_raw(resource).ok_or(Errno::EINVAL)?;
     let group = match pid {
         0 => std::sync::Arc::clone(&task.group),
-        pid => std::sync::Arc::clone(&task.kernel.tasks.get(pid).ok_or(Errno::ESRCH)?.group),
+        number => std::sync::Arc::clone(&task.find_task(number)?.group),
     };
     let new = new.non_null().map(|new| task.read_object(new)).transpose()?;
     let before = {
@@ -259,7 +259,7 @@ pub struct UtsName([[u8; 65]; 6]);
 
 /// `uname(2)`.
 pub fn uname(task: &CurrentTask, buffer: UserPtr<UtsName>) -> SysResult<()> {
-    let uts = task.kernel.uts.read().clone();
+    let uts = task.namespaces().uts.names();
     let mut name = UtsName([[0; 65]; 6]);
     let fields: [&[u8]; 6] =
         [b"Linux", &uts.hostname, crate::Kernel::RELEASE.as_bytes(), b"#1 SMP", b"x86_64", &uts.domainname];

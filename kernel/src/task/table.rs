@@ -3,12 +3,15 @@
 //! All of it is under one lock, the outermost of the kernel; what is done under it is short and sends no signals.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use abi::signal::Signal;
+use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 
 use super::{ExitStatus, Pid, Task, ThreadGroup};
+use crate::namespace::PidNamespace;
 use crate::wait::WaitQueue;
 
 /// The largest pid, as `/proc/sys/kernel/pid_max` has it.
@@ -29,13 +32,13 @@ pub enum ChildEvent {
 pub struct Process {
     /// The group.
     pub group: Arc<ThreadGroup>,
-    /// Its parent; zero for the first process.
+    /// Its parent; zero for a process that was started from outside, or whose parent and reaper are gone.
     pub parent: Pid,
     /// Its children, oldest first.
     pub children: Vec<Pid>,
-    /// Its process group.
+    /// Its process group. Changed by [`Tree::set_process_group`].
     pub process_group: Pid,
-    /// Its session.
+    /// Its session. Changed by [`Tree::set_session`].
     pub session: Pid,
     /// Its living tasks; empty for a zombie.
     pub tasks: Vec<Arc<Task>>,
@@ -58,15 +61,22 @@ pub struct Process {
 pub struct Tree {
     tasks: BTreeMap<Pid, Arc<Task>>,
     processes: BTreeMap<Pid, Process>,
+    pids: BTreeMap<Pid, Numbered>,
     last: Pid,
+}
+
+/// A pid in use: as that of a task, a process (until it is reaped), a process group or a session.
+struct Numbered {
+    namespace: Arc<PidNamespace>,
+    users: usize,
 }
 
 /// All tasks of a kernel.
 #[derive(Default)]
 pub struct TaskTable {
     inner: Mutex<Tree>,
-    /// Wakes who waits for the first process to end.
-    pub init_exited: WaitQueue,
+    /// Wakes who waits for processes to end.
+    pub ended: WaitQueue,
 }
 
 impl TaskTable {
@@ -102,25 +112,48 @@ impl TaskTable {
 }
 
 impl Tree {
-    /// A number that no task, process group or session has. Counts up, and wraps around at [`PID_MAX`].
-    pub fn allocate_pid(&mut self) -> Option<Pid> {
+    /// A pid that no task, process group or session has, with numbers in `namespace` and above it. It belongs to a task
+    /// that is being made, and goes with it ([`Tree::remove_task`]) or by [`Tree::release_pid`].
+    ///
+    /// # Errors
+    /// `EAGAIN` if all are in use, `ENOMEM` if the namespace's first process has ended.
+    pub fn allocate_pid(&mut self, namespace: &Arc<PidNamespace>) -> SysResult<Pid> {
         for _ in 0..PID_MAX {
             self.last = if self.last >= PID_MAX - 1 { 300 } else { self.last + 1 };
-            let candidate = self.last;
-            let used = self.tasks.contains_key(&candidate)
-                || self.processes.contains_key(&candidate)
-                || self.processes.values().any(|p| p.process_group == candidate || p.session == candidate);
-            if !used {
-                return Some(candidate);
+            let pid = self.last;
+            if let Entry::Vacant(free) = self.pids.entry(pid) {
+                namespace.enter(pid)?;
+                free.insert(Numbered { namespace: Arc::clone(namespace), users: 1 });
+                return Ok(pid);
             }
         }
-        None
+        Err(Errno::EAGAIN)
+    }
+
+    fn retain_pid(&mut self, pid: Pid) {
+        if let Some(numbered) = self.pids.get_mut(&pid) {
+            numbered.users += 1;
+        }
+    }
+
+    /// Gives back one use of a pid; with the last one it is free for others.
+    pub fn release_pid(&mut self, pid: Pid) {
+        let Some(numbered) = self.pids.get_mut(&pid) else { return };
+        numbered.users -= 1;
+        if numbered.users == 0
+            && let Some(numbered) = self.pids.remove(&pid)
+        {
+            numbered.namespace.leave(pid);
+        }
     }
 
     /// Adds a process with its first task.
     pub fn add_process(&mut self, task: &Arc<Task>, process: Process) {
         if let Some(parent) = self.processes.get_mut(&process.parent) {
             parent.children.push(task.group.pid);
+        }
+        for pid in [task.group.pid, process.process_group, process.session] {
+            self.retain_pid(pid);
         }
         self.processes.insert(task.group.pid, process);
         self.add_task(task);
@@ -137,16 +170,42 @@ impl Tree {
     /// Removes a task that has ended; returns whether it was the last of its process.
     pub fn remove_task(&mut self, task: &Task) -> bool {
         self.tasks.remove(&task.tid());
+        self.release_pid(task.tid());
         let Some(process) = self.processes.get_mut(&task.group.pid) else { return false };
         process.tasks.retain(|other| !std::ptr::eq(Arc::as_ptr(other), task));
-        process.tasks.is_empty()
+        let last = process.tasks.is_empty();
+        if !last {
+            // The last one counts until it is waited for.
+            task.group.container.uncharge_task();
+        }
+        last
     }
 
-    /// Changes a task's id.
-    pub fn rename_task(&mut self, task: &Arc<Task>, tid: Pid) {
-        self.tasks.remove(&task.tid());
-        task.set_tid(tid);
-        self.tasks.insert(tid, Arc::clone(task));
+    /// Gives a task its process's pid.
+    pub fn make_leader(&mut self, task: &Arc<Task>) {
+        let before = task.tid();
+        self.tasks.remove(&before);
+        task.set_tid(task.group.pid, task.group.number);
+        self.retain_pid(task.group.pid);
+        self.release_pid(before);
+        self.tasks.insert(task.group.pid, Arc::clone(task));
+    }
+
+    /// Moves a process into another process group.
+    pub fn set_process_group(&mut self, pid: Pid, process_group: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let before = std::mem::replace(&mut process.process_group, process_group);
+        self.retain_pid(process_group);
+        self.release_pid(before);
+    }
+
+    /// Makes a process the leader of a session of its own.
+    pub fn set_session(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let before = std::mem::replace(&mut process.session, pid);
+        self.retain_pid(pid);
+        self.release_pid(before);
+        self.set_process_group(pid, pid);
     }
 
     /// A process by its pid, zombies included.
@@ -187,19 +246,30 @@ impl Tree {
         if let Some(parent) = self.processes.get_mut(&process.parent) {
             parent.children.retain(|child| *child != pid);
         }
+        for pid in [pid, process.process_group, process.session] {
+            self.release_pid(pid);
+        }
+        process.group.container.uncharge_task();
         Some(process)
     }
 
-    /// Who inherits the children of `pid`: the nearest living subreaper above it, or the first process.
+    /// Who inherits the children of `pid`: the nearest living subreaper above it in its pid namespace, or that
+    /// namespace's first process; zero if there is neither.
     pub fn reaper_of(&self, pid: Pid) -> Pid {
-        let mut at = self.processes.get(&pid).map_or(0, |process| process.parent);
+        let Some(process) = self.processes.get(&pid) else { return 0 };
+        let namespace = &process.group.pid_namespace;
+        let mut at = process.parent;
         while let Some(process) = self.processes.get(&at) {
+            if !Arc::ptr_eq(&process.group.pid_namespace, namespace) {
+                break;
+            }
             if process.subreaper && process.zombie.is_none() {
                 return at;
             }
             at = process.parent;
         }
-        1
+        let alive = |init: &Pid| *init != pid && self.processes.get(init).is_some_and(|p| p.zombie.is_none());
+        namespace.init().filter(alive).unwrap_or(0)
     }
 
     /// Whether a process group is orphaned: no member has a parent outside the group but in the same session.

@@ -106,7 +106,7 @@ fn target(task: &CurrentTask, pid: Pid) -> SysResult<std::sync::Arc<Task>> {
     match pid {
         0 => Ok(std::sync::Arc::clone(&task.task)),
         pid if pid < 0 => Err(Errno::EINVAL),
-        pid => task.kernel.tasks.get(pid).ok_or(Errno::ESRCH),
+        number => task.find_task(number),
     }
 }
 
@@ -284,12 +284,10 @@ fn set_name(task: &CurrentTask, name: u64, length: i32, domain: bool) -> SysResu
     let length = usize::try_from(length).ok().filter(|length| *length <= 64).ok_or(Errno::EINVAL)?;
     let mut bytes = vec![0; length];
     task.read_bytes(name, &mut bytes)?;
-    let mut uts = task.kernel.uts.write();
-    if domain {
-        uts.domainname = bytes;
-    } else {
-        uts.hostname = bytes;
-    }
+    let set = |names: &mut crate::namespace::UtsNames| {
+        if domain { names.domainname = bytes } else { names.hostname = bytes }
+    };
+    task.namespaces().uts.update(set);
     Ok(())
 }
 

@@ -54,7 +54,6 @@ pub struct Rusage {
 
 /// A child that was found.
 struct Found {
-    pid: Pid,
     event: ChildEvent,
     info: SigInfo,
     rusage: Rusage,
@@ -75,6 +74,10 @@ impl CurrentTask {
 /// Looks for a child with news: `ECHILD` if there is none of the selection at all, `EAGAIN` if none has news.
 fn find(tree: &mut Tree, parent: Pid, selection: Selection, options: u32) -> SyscallResult<Found> {
     let children = tree.process(parent).map(|process| process.children.clone()).unwrap_or_default();
+    let info = |tree: &Tree, pid, event| {
+        let (process, parent) = (tree.process(pid)?, tree.process(parent)?);
+        Some(child_info(process, event, parent))
+    };
     let mut any = false;
     for pid in children {
         let Some(process) = tree.process_mut(pid) else { continue };
@@ -91,10 +94,12 @@ fn find(tree: &mut Tree, parent: Pid, selection: Selection, options: u32) -> Sys
             (None, Some(ChildEvent::Continued)) if options & WCONTINUED != 0 => ChildEvent::Continued,
             _ => continue,
         };
-        let info = child_info(process, event);
         let rusage = rusage(process.group.time());
+        let found = info(tree, pid, event).ok_or(Errno::ECHILD)?;
         if options & WNOWAIT == 0 {
-            process.news = None;
+            if let Some(process) = tree.process_mut(pid) {
+                process.news = None;
+            }
             if matches!(event, ChildEvent::Exited(_))
                 && let Some(child) = tree.reap(pid)
             {
@@ -105,7 +110,7 @@ fn find(tree: &mut Tree, parent: Pid, selection: Selection, options: u32) -> Sys
                 }
             }
         }
-        return Ok(Found { pid, event, info, rusage });
+        return Ok(Found { event, info: found, rusage });
     }
     Err(if any { Errno::EAGAIN } else { Errno::ECHILD }.into())
 }
@@ -131,8 +136,9 @@ pub fn wait4(
         -1 => Selection::All,
         0 => Selection::Group(own_process_group(task)?),
         i32::MIN => return Err(Errno::ESRCH.into()),
-        pid if pid < 0 => Selection::Group(-pid),
-        pid => Selection::Process(pid),
+        // A number that stands for nothing selects no child.
+        pid if pid < 0 => Selection::Group(task.pid_of(-pid).unwrap_or(0)),
+        pid => Selection::Process(task.pid_of(pid).unwrap_or(0)),
     };
     let Some(found) = task.wait_child(selection, options | WEXITED)? else { return Ok(0) };
     if let Some(status) = status.non_null() {
@@ -146,7 +152,7 @@ pub fn wait4(
     if let Some(usage) = usage.non_null() {
         task.write_object(usage, &found.rusage)?;
     }
-    Ok(found.pid)
+    Ok(found.info.word(0))
 }
 
 /// The process group of the calling process.
@@ -173,9 +179,9 @@ pub fn waitid(
     }
     let selection = match kind {
         P_ALL => Selection::All,
-        P_PID if id > 0 => Selection::Process(id),
+        P_PID if id > 0 => Selection::Process(task.pid_of(id).unwrap_or(0)),
         P_PGID if id == 0 => Selection::Group(own_process_group(task)?),
-        P_PGID if id > 0 => Selection::Group(id),
+        P_PGID if id > 0 => Selection::Group(task.pid_of(id).unwrap_or(0)),
         _ => return Err(Errno::EINVAL.into()),
     };
     let found = task.wait_child(selection, options)?;

@@ -412,11 +412,11 @@ impl Terminal {
                 }
                 leave(&task.kernel, &task.group, false);
             }
-            TIOCGPGRP => task.write_object(word(), &self.foreground().unwrap_or(0))?,
+            TIOCGPGRP => task.write_object(word(), &task.number_of(self.foreground().unwrap_or(0)))?,
             TIOCSPGRP => self.set_foreground(task, task.read_object(word())?)?,
             TIOCGSID => {
                 let session = self.state.lock().session.ok_or(Errno::ENOTTY)?;
-                task.write_object(word(), &session)?;
+                task.write_object(word(), &task.number_of(session))?;
             }
             TIOCOUTQ => task.write_object(word(), &(self.state.lock().discipline.output_bytes() as i32))?,
             // Typing on behalf of others is how programs have broken out of terminals they shared.
@@ -443,15 +443,16 @@ impl Terminal {
         Ok(0)
     }
 
-    fn set_foreground(self: &Arc<Self>, task: &CurrentTask, group: Pid) -> SyscallResult<()> {
+    fn set_foreground(self: &Arc<Self>, task: &CurrentTask, number: Pid) -> SyscallResult<()> {
         self.check_foreground(task, Signal::SIGTTOU)?;
         let (session, _) = own_place(task);
         if !self.controls(task) || self.state.lock().session != Some(session) {
             return Err(Errno::ENOTTY.into());
         }
-        if group < 0 {
+        if number < 0 {
             return Err(Errno::EINVAL.into());
         }
+        let group = task.pid_of(number)?;
         let found = task.kernel.tasks.with(|tree| {
             tree.processes().find(|process| process.process_group == group).map(|process| process.session)
         });

@@ -281,6 +281,10 @@ impl AddressSpace for MockSpace {
         MemoryUsage { resident, shared, peak: resident }
     }
 
+    fn cpu_time(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+
     fn kill(&self) {
         self.dead.store(true, Ordering::SeqCst);
         let threads: Vec<Arc<Link>> = self.threads.lock().iter().filter_map(Weak::upgrade).collect();

@@ -266,6 +266,10 @@ impl AddressSpace for Space {
         MemoryUsage { resident, shared, peak }
     }
 
+    fn cpu_time(&self) -> Duration {
+        self.with_pid(|pid| host::process::cpu_time(pid).ok()).flatten().unwrap_or_default()
+    }
+
     fn kill(&self) {
         self.kill_process();
     }

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::Kernel;
 use crate::error::SyscallResult;
-use crate::task::{CurrentTask, Pid};
+use crate::namespace::PidNamespace;
+use crate::task::{CurrentTask, Pid, Task};
 use crate::user::{UserReader, UserWriter};
 
 mod system;
@@ -83,16 +84,19 @@ struct Node {
     kernel: Weak<Kernel>,
     entry: Entry,
     born: TimeSpec,
+    /// Whose tasks are shown, by their numbers there.
+    pids: Arc<PidNamespace>,
 }
 
 impl ProcFs {
-    /// A procfs of a kernel.
-    pub fn new(kernel: &Arc<Kernel>) -> Arc<ProcFs> {
+    /// A procfs that shows the tasks of a pid namespace.
+    pub fn new(kernel: &Arc<Kernel>, pids: &Arc<PidNamespace>) -> Arc<ProcFs> {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let born = TimeSpec { sec: time.tv_sec, nsec: time.tv_nsec };
         let kernel = Arc::downgrade(kernel);
+        let pids = Arc::clone(pids);
         let root =
-            Node { common: InodeCommon::new(), kernel: Weak::clone(&kernel), entry: Entry::Root, born };
+            Node { common: InodeCommon::new(), kernel: Weak::clone(&kernel), entry: Entry::Root, born, pids };
         Arc::new(ProcFs { kernel, root: Arc::new(root), born })
     }
 }
@@ -127,7 +131,13 @@ impl Node {
 
     fn child(&self, entry: Entry) -> InodeRef {
         let kernel = Weak::clone(&self.kernel);
-        Arc::new(Node { common: InodeCommon::new(), kernel, entry, born: self.born })
+        let pids = Arc::clone(&self.pids);
+        Arc::new(Node { common: InodeCommon::new(), kernel, entry, born: self.born, pids })
+    }
+
+    /// The number that a task has here: `ENOENT` if it is not to be seen.
+    fn number_of(&self, pid: Pid) -> SysResult<Pid> {
+        Some(self.pids.number(pid)).filter(|number| *number != 0).ok_or(Errno::ENOENT)
     }
 
     /// The number that `stat(2)` shows: the same for the same entry.
@@ -161,7 +171,10 @@ impl Node {
                 names.extend([(text("self"), FileType::Symlink), (text("thread-self"), FileType::Symlink)]);
                 let pids: Vec<Pid> =
                     kernel.tasks.with(|tree| tree.processes().map(|p| p.group.pid).collect());
-                names.extend(pids.into_iter().map(|pid| (text(&pid.to_string()), FileType::Directory)));
+                let mut numbers: Vec<Pid> = pids.into_iter().map(|pid| self.pids.number(pid)).collect();
+                numbers.sort_unstable();
+                let seen = numbers.into_iter().filter(|number| *number != 0);
+                names.extend(seen.map(|number| (text(&number.to_string()), FileType::Directory)));
                 names
             }
             Entry::Directory(path) => system::names(path).map(|(name, kind)| (text(name), kind)).collect(),
@@ -176,7 +189,8 @@ impl Node {
             Entry::ProcessDirectory { pid, name, .. } => match *name {
                 "task" => {
                     let tasks = kernel.tasks.tasks_of(*pid);
-                    tasks.iter().map(|task| (text(&task.tid().to_string()), FileType::Directory)).collect()
+                    let name = |task: &Arc<Task>| text(&self.pids.number(task.tid()).to_string());
+                    tasks.iter().map(|task| (name(task), FileType::Directory)).collect()
                 }
                 "ns" => task::NAMESPACES.iter().map(|name| (text(name), FileType::Symlink)).collect(),
                 directory => {
@@ -204,7 +218,7 @@ impl Node {
                 _ => match system::find("", name) {
                     Some(entry) => Ok(entry),
                     None => {
-                        let pid = number()?;
+                        let pid = self.pids.pid(number()?).ok_or(Errno::ENOENT)?;
                         let exists = kernel.tasks.group(pid).is_some() || kernel.tasks.get(pid).is_some();
                         if exists { Ok(Entry::Process { pid, thread: false }) } else { Err(Errno::ENOENT) }
                     }
@@ -226,7 +240,7 @@ impl Node {
             }
             Entry::ProcessDirectory { pid, name: directory, .. } => match *directory {
                 "task" => {
-                    let tid = number()?;
+                    let tid = self.pids.pid(number()?).ok_or(Errno::ENOENT)?;
                     let task =
                         kernel.tasks.get(tid).filter(|task| task.group.pid == *pid).ok_or(Errno::ENOENT)?;
                     Ok(Entry::Process { pid: task.tid(), thread: true })
@@ -252,7 +266,9 @@ impl Node {
         let kernel = self.kernel()?;
         match &self.entry {
             Entry::System(path) => system::text(&kernel, path, reader),
-            Entry::ProcessFile { pid, thread, name } => task::text(&kernel, *pid, *thread, name, reader),
+            Entry::ProcessFile { pid, thread, name } => {
+                task::text(&kernel, &self.pids, *pid, *thread, name, reader)
+            }
             Entry::DescriptorInfo { pid, fd } => task::descriptor_info(&kernel, *pid, *fd),
             _ => Err(Errno::EINVAL),
         }
@@ -313,10 +329,13 @@ impl Inode for Node {
     fn readlink(&self, task: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
         let kernel = self.kernel()?;
         match &self.entry {
-            Entry::SelfLink => Ok(task.ok_or(Errno::ENOENT)?.group.pid.to_string().into_bytes()),
+            Entry::SelfLink => {
+                Ok(self.number_of(task.ok_or(Errno::ENOENT)?.group.pid)?.to_string().into_bytes())
+            }
             Entry::ThreadSelf => {
                 let task = task.ok_or(Errno::ENOENT)?;
-                Ok(format!("{}/task/{}", task.group.pid, task.tid()).into_bytes())
+                let (group, thread) = (self.number_of(task.group.pid)?, self.number_of(task.tid())?);
+                Ok(format!("{group}/task/{thread}").into_bytes())
             }
             Entry::System("mounts") => Ok(b"self/mounts".to_vec()),
             Entry::Descriptor { pid, fd } => task::descriptor_name(&kernel, *pid, *fd, task),

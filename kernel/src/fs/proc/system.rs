@@ -69,8 +69,8 @@ pub fn find(directory: &str, name: &str) -> Option<Entry> {
 }
 
 /// The text of a file.
-pub fn text(kernel: &Kernel, path: &str, _reader: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
-    let uts = kernel.uts.read().clone();
+pub fn text(kernel: &Kernel, path: &str, reader: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
+    let uts = reader.map(|reader| reader.namespaces().uts.names()).unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let text = match path {
         "cmdline" => "\n".to_owned(),

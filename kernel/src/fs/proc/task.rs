@@ -10,6 +10,7 @@ use crate::fs::file::Place;
 use crate::fs::mount::{Mount, MountFlags};
 use crate::fs::{File, PathRef};
 use crate::mm::{Backing, Protection, VmaFlags};
+use crate::namespace::PidNamespace;
 use crate::syscalls::Fd;
 use crate::task::credentials::Capability;
 use crate::task::limits::{INFINITY, Resource};
@@ -79,6 +80,7 @@ fn check_access(task: &Task, reader: Option<&CurrentTask>) -> SysResult<()> {
 /// The text of a file.
 pub fn text(
     kernel: &Kernel,
+    pids: &PidNamespace,
     pid: Pid,
     thread: bool,
     name: &str,
@@ -87,8 +89,9 @@ pub fn text(
     let zombie = kernel.tasks.tasks_of(pid).is_empty() && kernel.tasks.get(pid).is_none();
     if zombie {
         return match name {
-            "stat" => zombie_stat(kernel, pid),
+            "stat" => zombie_stat(kernel, pids, pid),
             "status" => {
+                let pid = pids.number(pid);
                 Ok(format!("Name:\tdefunct\nState:\tZ (zombie)\nTgid:\t{pid}\nPid:\t{pid}\n").into_bytes())
             }
             "comm" | "cmdline" => Ok(Vec::new()),
@@ -129,7 +132,7 @@ pub fn text(
         "limits" => limits(&task).into_bytes(),
         "maps" => maps(&task, reader),
         "mountinfo" | "mounts" => mounts(&task, name == "mountinfo"),
-        "stat" => stat(kernel, &task, thread).into_bytes(),
+        "stat" => stat(kernel, pids, &task, thread).into_bytes(),
         "statm" => {
             let usage = memory.as_ref().map(|memory| memory.space().usage()).unwrap_or_default();
             let size = memory.as_ref().map_or(0, |memory| memory.size().0);
@@ -137,7 +140,7 @@ pub fn text(
             let code = pages(layout.code.end - layout.code.start);
             format!("{} {} {} {code} 0 {} 0\n", pages(size), pages(usage.resident), pages(usage.shared), pages(size)).into_bytes()
         }
-        "status" => status(kernel, &task, thread).into_bytes(),
+        "status" => status(kernel, pids, &task, thread).into_bytes(),
         _ => return Err(Errno::ENOENT),
     })
 }
@@ -172,33 +175,40 @@ fn state(task: &Task) -> char {
     }
 }
 
-fn relations(kernel: &Kernel, pid: Pid) -> (Pid, Pid, Pid, usize) {
-    kernel.tasks.with(|tree| {
+fn relations(kernel: &Kernel, pids: &PidNamespace, pid: Pid) -> (Pid, Pid, Pid, usize) {
+    let (parent, group, session, threads) = kernel.tasks.with(|tree| {
         tree.process(pid).map_or((0, 0, 0, 0), |p| (p.parent, p.process_group, p.session, p.tasks.len()))
-    })
+    });
+    (pids.number(parent), pids.number(group), pids.number(session), threads)
 }
 
-fn zombie_stat(kernel: &Kernel, pid: Pid) -> SysResult<Vec<u8>> {
+fn zombie_stat(kernel: &Kernel, pids: &PidNamespace, pid: Pid) -> SysResult<Vec<u8>> {
     kernel.tasks.group(pid).ok_or(Errno::ESRCH)?;
-    let (parent, group, session, _) = relations(kernel, pid);
+    let (parent, group, session, _) = relations(kernel, pids, pid);
+    let pid = pids.number(pid);
     let zeros = " 0".repeat(44);
     Ok(format!("{pid} (defunct) Z {parent} {group} {session} 0 -1{zeros}\n").into_bytes())
 }
 
-fn stat(kernel: &Kernel, task: &Task, thread: bool) -> String {
-    let (parent, group, session, threads) = relations(kernel, task.group.pid);
+fn stat(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool) -> String {
+    let (parent, group, session, threads) = relations(kernel, pids, task.group.pid);
     let memory = task.memory();
     let usage = memory.as_ref().map(|memory| memory.space().usage()).unwrap_or_default();
     let size = memory.as_ref().map_or(0, |memory| memory.size().0);
     let layout = memory.as_ref().map(|memory| memory.layout.lock().clone()).unwrap_or_default();
-    let (user, system) = task.group.time();
+    let (user, system) = if thread {
+        (std::time::Duration::ZERO, task.kernel_time())
+    } else {
+        task.group.total_time(&kernel.tasks.tasks_of(task.group.pid))
+    };
     let ticks = |time: std::time::Duration| time.as_millis() / 10;
     let start = ticks(task.started.saturating_duration_since(kernel.boot));
     let nice = task.nice.load(std::sync::atomic::Ordering::Relaxed);
-    let id = if thread { task.tid() } else { task.group.pid };
+    let id = pids.number(if thread { task.tid() } else { task.group.pid });
     let terminal = task.group.terminal.lock().clone();
     let device = terminal.as_ref().map_or(0, |terminal| terminal.device());
-    let foreground = terminal.as_ref().map_or(-1, |terminal| terminal.foreground().unwrap_or(-1));
+    let foreground =
+        terminal.as_ref().map_or(-1, |terminal| terminal.foreground().map_or(-1, |group| pids.number(group)));
     format!(
         "{id} ({}) {} {parent} {group} {session} {device} {foreground} 0 0 0 0 0 {} {} 0 0 {} {nice} {threads} 0 {start} {size} {} {} {} {} {} \
          0 0 {} {} {} {} 0 0 0 17 0 0 0 0 0 0 0 0 {} {} {} {} {} 0\n",
@@ -224,8 +234,8 @@ fn stat(kernel: &Kernel, task: &Task, thread: bool) -> String {
     )
 }
 
-fn status(kernel: &Kernel, task: &Task, thread: bool) -> String {
-    let (parent, ..) = relations(kernel, task.group.pid);
+fn status(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool) -> String {
+    let (parent, ..) = relations(kernel, pids, task.group.pid);
     let threads = kernel.tasks.tasks_of(task.group.pid).len();
     let memory = task.memory();
     let usage = memory.as_ref().map(|memory| memory.space().usage()).unwrap_or_default();
@@ -240,11 +250,20 @@ fn status(kernel: &Kernel, task: &Task, thread: bool) -> String {
     };
     let kib = |bytes: u64| bytes / 1024;
     let id = if thread { task.tid() } else { task.group.pid };
+    // From the reader's namespace down to the task's own.
+    let numbers = |pid: Pid| {
+        let mut chain: Vec<_> =
+            task.group.pid_namespace.chain().map(|at| (at.level, at.number(pid))).collect();
+        chain.retain(|(level, _)| *level >= pids.level);
+        chain.iter().rev().map(|(_, number)| number.to_string()).collect::<Vec<_>>().join("\t")
+    };
+    let (group, own) = (numbers(task.group.pid), numbers(id));
+    let id = pids.number(id);
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mask = (1u128 << processors.min(64)) - 1;
     format!(
         "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{}\nNgid:\t0\nPid:\t{id}\nPPid:\t{parent}\nTracerPid:\t0\n\
-         Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{}\nGroups:\t{groups}\nNStgid:\t{}\nNSpid:\t{id}\n\
+         Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{}\nGroups:\t{groups}\nNStgid:\t{group}\nNSpid:\t{own}\n\
          VmPeak:\t{:>8} kB\nVmSize:\t{:>8} kB\nVmLck:\t{:>8} kB\nVmHWM:\t{:>8} kB\nVmRSS:\t{:>8} kB\nThreads:\t{threads}\n\
          SigQ:\t0/{}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n\
          CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\n\
@@ -252,7 +271,7 @@ fn status(kernel: &Kernel, task: &Task, thread: bool) -> String {
          Mems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n",
         task.comm(),
         task.fs().get().umask,
-        task.group.pid,
+        pids.number(task.group.pid),
         c.uid,
         c.effective_uid,
         c.saved_uid,
@@ -262,7 +281,6 @@ fn status(kernel: &Kernel, task: &Task, thread: bool) -> String {
         c.saved_gid,
         c.fs_gid,
         task.files().capacity(),
-        task.group.pid,
         kib(peak),
         kib(size),
         kib(memory.as_ref().map_or(0, |memory| memory.locked())),
