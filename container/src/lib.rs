@@ -2,6 +2,7 @@
 //!
 //! - [`id`]: names of containers and sandboxes; [`state`]: what is known of them, on disk.
 //! - [`status`]: the states of a container and what may be done in each.
+//! - [`spec`]: the bundle's `config.json`, read, checked and turned into plain values.
 //! - [`process`]: host processes, recognised although pids are used again.
 //!
 //! Nothing here runs guest code: that is the `sandbox` crate's work.
@@ -10,6 +11,7 @@
 
 pub mod id;
 pub mod process;
+pub mod spec;
 pub mod state;
 pub mod status;
 
