@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "with `platform`, the only crate that may")]
 
+pub mod enter;
 pub mod memory;
 pub mod namespace;
 pub mod process;
