@@ -3,6 +3,7 @@
 //! - [`id`]: names of containers and sandboxes; [`state`]: what is known of them, on disk.
 //! - [`status`]: the states of a container and what may be done in each.
 //! - [`spec`]: the bundle's `config.json`, read, checked and turned into plain values.
+//! - [`cgroup`]: control groups: limits, statistics, lack of memory.
 //! - [`hooks`]: programs that engines have run at points of its life; [`console`]: its terminal.
 //! - [`process`]: host processes, recognised although pids are used again.
 //!
@@ -10,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cgroup;
 pub mod console;
 pub mod hooks;
 pub mod id;
