@@ -163,6 +163,21 @@ TEST(open_tmpfile) {
     CHECK_ERR(open(".", O_TMPFILE | O_RDONLY, 0600), EINVAL);
 }
 
+TEST(a_hole_takes_no_room) {
+    enter_scratch();
+    int fd = open_new("file");
+    struct stat status;
+    CHECK_OK(ftruncate(fd, 10 << 20));
+    CHECK_OK(fstat(fd, &status));
+    CHECK_EQ(status.st_size, 10 << 20);
+    CHECK(status.st_blocks < 64);
+    static char bytes[1 << 20] = {1};
+    CHECK_EQ(pwrite(fd, bytes, sizeof bytes, 4 << 20), sizeof bytes);
+    CHECK_OK(fsync(fd));
+    CHECK_OK(fstat(fd, &status));
+    CHECK(status.st_blocks >= 2048 && status.st_blocks < 4096);
+}
+
 TEST(deleted_file_lives_on) {
     enter_scratch();
     int fd = open_new("file");

@@ -423,6 +423,14 @@ impl Content {
             Content::Lower(lower) => Ok(lower.metadata()?.size),
         }
     }
+
+    /// The memory that it takes, in units of 512 bytes; holes take none.
+    fn blocks(&self) -> SysResult<u64> {
+        match self {
+            Content::Memory { fd, .. } => Ok(rustix::fs::fstat(fd)?.st_blocks.cast_unsigned()),
+            Content::Bytes(_) | Content::Lower(_) => Ok(self.size()?.div_ceil(4096) * 8),
+        }
+    }
 }
 
 /// The node behind an inode of the same file system.
@@ -450,7 +458,10 @@ impl Inode for Node {
             matches!(&self.body, Body::File(content) if matches!(*content.read(), Content::Lower(_)));
         if !lower_content {
             metadata.size = size;
-            metadata.blocks = size.div_ceil(4096) * 8;
+            metadata.blocks = match &self.body {
+                Body::File(content) => content.read().blocks()?,
+                _ => size.div_ceil(4096) * 8,
+            };
         }
         Ok(metadata)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::fs::OpenFlags;
 use abi::signal::{SI_KERNEL, SigInfo, Signal};
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::error::SyscallResult;
 use crate::fs::file::Place;
-use crate::fs::{File, FileType, Inode, InodeCommon, InodeRef, Metadata, OpenFile};
+use crate::fs::{File, FileType, Inode, InodeCommon, InodeRef, Metadata, OpenFile, SetAttributes};
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::{Deadline, Events, WaitQueue};
@@ -80,13 +81,14 @@ pub struct PipeEnd {
     writes: bool,
 }
 
-/// Makes a pipe: the end to read and the end to write.
-pub fn new_pipe(flags: OpenFlags) -> (Arc<File>, Arc<File>) {
+/// Makes a pipe that belongs to a user and a group: the end to read and the end to write.
+pub fn new_pipe((uid, gid): (u32, u32), flags: OpenFlags) -> (Arc<File>, Arc<File>) {
     let pipe = Pipe::new(true);
     let common = InodeCommon::new();
     *common.fifo.lock() = Arc::downgrade(&pipe);
     let name = format!("pipe:[{}]", common.id);
-    let inode: InodeRef = Arc::new(PipeInode { common });
+    let inode: InodeRef =
+        Arc::new(PipeInode { common, mode: 0o600.into(), uid: uid.into(), gid: gid.into() });
     let status = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
     let open = |mode: OpenFlags| {
         let place = Place::Anonymous { name: name.clone(), inode: Some(Arc::clone(&inode)) };
@@ -98,6 +100,9 @@ pub fn new_pipe(flags: OpenFlags) -> (Arc<File>, Arc<File>) {
 /// What `fstat(2)` sees of a pipe, and what `/proc/PID/fd/N` opens again.
 struct PipeInode {
     common: InodeCommon,
+    mode: AtomicU32,
+    uid: AtomicU32,
+    gid: AtomicU32,
 }
 
 impl Inode for PipeInode {
@@ -113,11 +118,27 @@ impl Inode for PipeInode {
         Ok(Metadata {
             device: abi::fs::make_device(0, 14),
             inode: self.common.id,
-            mode: abi::fs::S_IFIFO | 0o600,
+            mode: abi::fs::S_IFIFO | self.mode.load(Ordering::Relaxed),
+            uid: self.uid.load(Ordering::Relaxed),
+            gid: self.gid.load(Ordering::Relaxed),
             links: 1,
             block_size: 4096,
             ..Metadata::default()
         })
+    }
+
+    fn set_attributes(&self, attributes: &SetAttributes) -> SysResult<()> {
+        if attributes.size.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let changes =
+            [(&self.mode, attributes.mode), (&self.uid, attributes.uid), (&self.gid, attributes.gid)];
+        for (field, value) in changes {
+            if let Some(value) = value {
+                field.store(value, Ordering::Relaxed);
+            }
+        }
+        Ok(())
     }
 
     fn open(

@@ -22,7 +22,8 @@ pub fn pipe2(task: &CurrentTask, fds: u64, flags: Flags) -> SyscallResult<()> {
     if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK | OpenFlags::DIRECT).contains(flags) {
         return Err(Errno::EINVAL.into());
     }
-    let (read, write) = new_pipe(flags);
+    let owner = task.credentials();
+    let (read, write) = new_pipe((owner.fs_uid, owner.fs_gid), flags);
     let close = flags.contains(OpenFlags::CLOEXEC);
     let read = task.install(read, close)?;
     let written = task.install(write, close).and_then(|write| {

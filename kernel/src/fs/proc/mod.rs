@@ -296,7 +296,7 @@ impl Inode for Node {
         let mode = match (&self.entry, kind) {
             (Entry::ProcessDirectory { name: "fd" | "fdinfo", .. }, _) => 0o500,
             (Entry::ProcessFile { name, .. }, _) => task::mode(name),
-            (Entry::Descriptor { .. }, _) => 0o700,
+            (Entry::Descriptor { pid, fd }, _) => task::descriptor_mode(&*self.kernel()?, *pid, *fd)?,
             (_, FileType::Directory) => 0o555,
             (_, FileType::Symlink) => 0o777,
             _ => 0o444,

@@ -441,6 +441,13 @@ fn root_of(reader: Option<&CurrentTask>, task: &Task) -> PathRef {
     reader.map_or_else(|| task.fs().get().root, |reader| reader.fs().get().root)
 }
 
+/// The permission bits of `fd/N`: what the file was opened for.
+pub fn descriptor_mode(kernel: &Kernel, pid: Pid, fd: i32) -> SysResult<u32> {
+    let file = task(kernel, pid)?.file(Fd(fd)).map_err(|_| Errno::ENOENT)?;
+    let (readable, writable) = (file.flags().readable(), file.flags().writable());
+    Ok(if readable { 0o500 } else { 0 } | if writable { 0o300 } else { 0 })
+}
+
 /// What `fd/N` says that it leads to.
 pub fn descriptor_name(
     kernel: &Kernel,
