@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use abi::{Errno, SysResult};
 use parking_lot::{Mutex, RwLock};
@@ -22,6 +22,8 @@ pub struct Dentry {
     children: Mutex<HashMap<Box<[u8]>, Arc<Dentry>>>,
     /// Set when the name was removed while the file is still in use.
     deleted: AtomicBool,
+    /// How many mounts lie on it, in all trees of mounts.
+    mounts: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -49,6 +51,7 @@ impl Dentry {
             inode: RwLock::new(inode),
             children: Mutex::default(),
             deleted: AtomicBool::new(false),
+            mounts: AtomicUsize::new(0),
         })
     }
 
@@ -88,7 +91,7 @@ impl Dentry {
         if let Some(child) = children.get(name) {
             // Somebody else was faster; or, in a file system that changes by itself, the name is known already.
             let same = match (&*child.inode.read(), &found) {
-                (Some(old), Some(new)) => cacheable || Arc::ptr_eq(old, new),
+                (Some(old), Some(new)) => cacheable || child.has_mounts() || Arc::ptr_eq(old, new),
                 (None, None) => true,
                 _ => cacheable,
             };
@@ -102,6 +105,36 @@ impl Dentry {
         }
         children.insert(name.into(), Arc::clone(&child));
         Ok(child)
+    }
+
+    /// Whether something is mounted on it in some tree of mounts. Its name then keeps standing for it, even in a file
+    /// system whose names are looked up anew each time.
+    pub fn has_mounts(&self) -> bool {
+        self.mounts.load(Ordering::SeqCst) > 0
+    }
+
+    /// Notes that something was mounted on it.
+    pub(super) fn add_mount(&self) {
+        self.mounts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Notes that a mount on it has gone.
+    pub(super) fn remove_mount(&self) {
+        self.mounts.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The path from the root of its file system.
+    pub fn path(&self) -> Vec<u8> {
+        let mut names = vec![self.name()];
+        let mut at = self.parent();
+        while let Some(dentry) = at {
+            names.push(dentry.name());
+            at = dentry.parent();
+        }
+        // The root's name is empty.
+        names.pop();
+        let path: Vec<u8> = names.iter().rev().flat_map(|name| [b"/", &name[..]].concat()).collect();
+        if path.is_empty() { b"/".to_vec() } else { path }
     }
 
     /// Makes the name stand for a new file.

@@ -48,7 +48,7 @@ impl PathRef {
     pub fn parent(&self) -> Option<PathRef> {
         let mut place = self.clone();
         while Arc::ptr_eq(&place.dentry, &place.mount.root) {
-            place = place.mount.parent.clone()?;
+            place = place.mount.parent()?;
         }
         let dentry = place.dentry.parent()?;
         Some(PathRef { mount: place.mount, dentry })
@@ -64,7 +64,7 @@ impl PathRef {
                 break true;
             }
             if Arc::ptr_eq(&place.dentry, &place.mount.root) {
-                match place.mount.parent.clone() {
+                match place.mount.parent() {
                     Some(parent) => place = parent,
                     None => break false,
                 }

@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
+mod file;
 mod pid;
+pub mod syscalls;
 
+pub use file::{AnyNamespace, of_file, of_inode};
 pub use pid::PidNamespace;
 
 /// The inode number by which a namespace is known, `/proc/PID/ns/*`.

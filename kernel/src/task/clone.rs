@@ -141,10 +141,21 @@ impl CurrentTask {
         {
             return Err(Errno::EINVAL.into());
         }
-        // No namespaces but the sandbox's own; programs that try expect to be told so.
-        if flags.intersects(CloneFlags::NAMESPACES) || has(CloneFlags::INTO_CGROUP) {
+        if has(CloneFlags::FS) && has(CloneFlags::NEWUSER)
+            || has(CloneFlags::THREAD) && flags.intersects(CloneFlags::NEWUSER | CloneFlags::NEWPID)
+            || has(CloneFlags::NEWIPC) && has(CloneFlags::SYSVSEM)
+        {
+            return Err(Errno::EINVAL.into());
+        }
+        let own_pids = &self.namespaces().pid_for_children;
+        if has(CloneFlags::THREAD) && !Arc::ptr_eq(own_pids, &self.group.pid_namespace) {
+            return Err(Errno::EINVAL.into());
+        }
+        // There is one cgroup.
+        if has(CloneFlags::INTO_CGROUP) {
             return Err(Errno::EPERM.into());
         }
+        let namespaces = self.namespaces_for(flags)?;
         if arguments.set_tid_size != 0 {
             return Err(Errno::EPERM.into());
         }
@@ -170,7 +181,6 @@ impl CurrentTask {
             registers.fs_base = arguments.tls;
         }
 
-        let namespaces = self.namespaces();
         // A thread is numbered where its process is.
         let pids =
             if has(CloneFlags::THREAD) { &self.group.pid_namespace } else { &namespaces.pid_for_children };
@@ -187,7 +197,8 @@ impl CurrentTask {
             group
         };
         let files = if has(CloneFlags::FILES) { self.files() } else { Arc::new(self.files().copy()) };
-        let fs = if has(CloneFlags::FS) { self.fs() } else { Arc::new(FsContext::new(self.fs().get())) };
+        let fs =
+            if has(CloneFlags::FS) { self.fs() } else { Arc::new(FsContext::new(self.fs_state_for(flags))) };
         let child = Task::create(
             &self.kernel,
             NewTask {

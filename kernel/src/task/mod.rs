@@ -218,6 +218,11 @@ impl Task {
         Arc::clone(&self.namespaces.lock())
     }
 
+    /// Replaces the namespaces (`unshare(2)`, `setns(2)`). Only the task itself does so.
+    pub(crate) fn set_namespaces(&self, namespaces: Arc<Namespaces>) {
+        *self.namespaces.lock() = namespaces;
+    }
+
     /// Processor time that the task's kernel thread has used.
     pub fn kernel_time(&self) -> Duration {
         match self.host_thread.load(Ordering::Relaxed) {

@@ -9,10 +9,7 @@ use super::credentials::Capability;
 use super::exit::host_thread_time;
 use super::wait::{Rusage, rusage};
 use super::{CurrentTask, Pid, Task};
-use crate::error::SyscallResult;
-use crate::fs::FsContext;
 use crate::syscalls::arguments::Flags;
-use crate::task::clone::CloneFlags;
 use crate::user::UserPtr;
 
 /// Processor time of the calling task: in guest code, in the kernel.
@@ -252,28 +249,6 @@ pub fn getcpu(task: &CurrentTask, cpu: UserPtr<u32>, node: UserPtr<u32>, _cache:
 pub fn personality(_task: &CurrentTask, persona: u32) -> SysResult<u32> {
     const ADDR_NO_RANDOMIZE: u32 = 0x0004_0000;
     if persona == u32::MAX || persona & !ADDR_NO_RANDOMIZE == 0 { Ok(0) } else { Err(Errno::EINVAL) }
-}
-
-/// `unshare(2)`.
-pub fn unshare(task: &CurrentTask, flags: CloneFlags) -> SyscallResult<()> {
-    let own = CloneFlags::FILES | CloneFlags::FS | CloneFlags::SYSVSEM;
-    let threads = CloneFlags::THREAD | CloneFlags::SIGHAND | CloneFlags::VM;
-    if flags.intersects(CloneFlags::NAMESPACES) {
-        return Err(Errno::EPERM.into());
-    }
-    if !(own | threads).contains(flags) {
-        return Err(Errno::EINVAL.into());
-    }
-    if flags.intersects(threads) && task.kernel.tasks.tasks_of(task.group.pid).len() > 1 {
-        return Err(Errno::EINVAL.into());
-    }
-    if flags.contains(CloneFlags::FILES) {
-        task.set_files(Some(std::sync::Arc::new(task.files().copy())));
-    }
-    if flags.contains(CloneFlags::FS) {
-        task.set_fs(std::sync::Arc::new(FsContext::new(task.fs().get())));
-    }
-    Ok(())
 }
 
 /// Sets the host name (`sethostname(2)`) or the domain name.

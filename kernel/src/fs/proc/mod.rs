@@ -75,6 +75,7 @@ enum Entry {
         fd: i32,
     },
     Namespace {
+        pid: Pid,
         name: &'static str,
     },
 }
@@ -156,7 +157,8 @@ impl Node {
             | Entry::ProcessDirectory { pid, .. }
             | Entry::ProcessLink { pid, .. }
             | Entry::Descriptor { pid, .. }
-            | Entry::DescriptorInfo { pid, .. } => Some(pid),
+            | Entry::DescriptorInfo { pid, .. }
+            | Entry::Namespace { pid, .. } => Some(pid),
             _ => None,
         }
     }
@@ -245,7 +247,10 @@ impl Node {
                         kernel.tasks.get(tid).filter(|task| task.group.pid == *pid).ok_or(Errno::ENOENT)?;
                     Ok(Entry::Process { pid: task.tid(), thread: true })
                 }
-                "ns" => Ok(Entry::Namespace { name: fixed(task::NAMESPACES).ok_or(Errno::ENOENT)? }),
+                "ns" => {
+                    let name = fixed(task::NAMESPACES).ok_or(Errno::ENOENT)?;
+                    Ok(Entry::Namespace { pid: *pid, name })
+                }
                 directory => {
                     let fd = number()?;
                     let task = kernel.tasks.get(*pid).ok_or(Errno::ENOENT)?;
@@ -340,7 +345,9 @@ impl Inode for Node {
             Entry::System("mounts") => Ok(b"self/mounts".to_vec()),
             Entry::Descriptor { pid, fd } => task::descriptor_name(&kernel, *pid, *fd, task),
             Entry::ProcessLink { pid, name } => task::link_name(&kernel, *pid, name, task),
-            Entry::Namespace { name } => Ok(task::namespace_name(name)),
+            Entry::Namespace { pid, name } => {
+                Ok(task::namespace(&kernel, *pid, name, task)?.name().into_bytes())
+            }
             _ => Err(Errno::EINVAL),
         }
     }
@@ -350,7 +357,10 @@ impl Inode for Node {
         match &self.entry {
             Entry::Descriptor { pid, fd } => Ok(Some(task::descriptor_place(&kernel, *pid, *fd, task)?)),
             Entry::ProcessLink { pid, name } => Ok(Some(task::link_place(&kernel, *pid, name, task)?)),
-            Entry::Namespace { .. } => Err(Errno::EACCES.into()),
+            Entry::Namespace { pid, name } => {
+                let namespace = task::namespace(&kernel, *pid, name, Some(task))?;
+                Ok(Some(task::namespace_place(task, namespace)))
+            }
             _ => Ok(None),
         }
     }

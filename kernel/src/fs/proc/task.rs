@@ -10,7 +10,7 @@ use crate::fs::file::Place;
 use crate::fs::mount::{Mount, MountFlags};
 use crate::fs::{File, PathRef};
 use crate::mm::{Backing, Protection, VmaFlags};
-use crate::namespace::PidNamespace;
+use crate::namespace::{AnyNamespace, PidNamespace};
 use crate::syscalls::Fd;
 use crate::task::credentials::Capability;
 use crate::task::limits::{INFINITY, Resource};
@@ -47,7 +47,7 @@ pub const LINKS: &[&str] = &["cwd", "exe", "root"];
 /// Directories.
 pub const DIRECTORIES: &[&str] = &["fd", "fdinfo", "ns", "task"];
 /// Kinds of namespaces.
-pub const NAMESPACES: &[&str] = &["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+pub const NAMESPACES: &[&str] = &["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "uts"];
 
 /// The permission bits of a file.
 pub fn mode(name: &str) -> u32 {
@@ -401,13 +401,15 @@ fn mounts(task: &Task, with_ids: bool) -> Vec<u8> {
         let options = options(&mount);
         let kind = mount.file_system.name();
         let line = if with_ids {
-            let parent = mount.parent.as_ref().map_or(1, |parent| parent.mount.id);
+            let parent = mount.parent().map_or(1, |parent| parent.mount.id);
             let device = mount.file_system.device();
             let write = if mount.flags().contains(MountFlags::READ_ONLY) { "ro" } else { "rw" };
             let (major, minor) = (device >> 8 & 0xfff, device & 0xff);
             format!(
-                "{} {parent} {major}:{minor} / {path} {options} - {kind} {} {write}\n",
-                mount.id, mount.source
+                "{} {parent} {major}:{minor} {} {path} {options} - {kind} {} {write}\n",
+                mount.id,
+                String::from_utf8_lossy(&escape(&mount.root.path())),
+                mount.source
             )
         } else {
             format!("{} {path} {kind} {options} 0 0\n", mount.source)
@@ -425,7 +427,9 @@ fn options(mount: &Mount) -> String {
         (MountFlags::NO_DEV, "nodev"),
         (MountFlags::NO_EXEC, "noexec"),
         (MountFlags::NO_ATIME, "noatime"),
+        (MountFlags::NO_DIR_ATIME, "nodiratime"),
         (MountFlags::RELATIME, "relatime"),
+        (MountFlags::NO_SYMLINKS, "nosymfollow"),
     ];
     options.extend(names.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| *name));
     options.join(",")
@@ -512,8 +516,22 @@ pub fn link_name(kernel: &Kernel, pid: Pid, name: &str, reader: Option<&CurrentT
     Ok(place.display(&reader.fs().get().root).0)
 }
 
-/// What a link in `ns` says: all processes are in the same namespaces.
-pub fn namespace_name(name: &str) -> Vec<u8> {
-    let index = NAMESPACES.iter().position(|known| *known == name).unwrap_or(0) as u64;
-    format!("{name}:[{}]", 4_026_531_835 + index).into_bytes()
+/// The namespace that a link in `ns` stands for.
+pub fn namespace(
+    kernel: &Kernel,
+    pid: Pid,
+    name: &str,
+    reader: Option<&CurrentTask>,
+) -> SysResult<AnyNamespace> {
+    let task = task(kernel, pid)?;
+    check_access(&task, reader)?;
+    AnyNamespace::of_task(&task, name).ok_or(Errno::ENOENT)
+}
+
+/// A place for the occasion at which a namespace can be opened and bound.
+pub fn namespace_place(reader: &CurrentTask, namespace: AnyNamespace) -> PathRef {
+    let root = reader.fs().get().root;
+    let name = namespace.name();
+    let dentry = crate::fs::dentry::Dentry::detached(name.as_bytes(), &root.dentry, namespace.inode());
+    PathRef { mount: root.mount, dentry }
 }
