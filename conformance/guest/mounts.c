@@ -326,3 +326,16 @@ TEST(mount_setattr_changes_flags) {
     CHECK_ERR(syscall(SYS_mount_setattr, AT_FDCWD, "a", 0, &change, sizeof change), EINVAL);
     CHECK_ERR(syscall(SYS_mount_setattr, AT_FDCWD, "a", 0, &change, 8), EINVAL);
 }
+
+TEST(proc_can_be_mounted_upon) {
+    enter_tree();
+    CHECK_OK(mount("proc", "a", "proc", 0, NULL));
+    CHECK_OK(mount("a/sys", "a/sys", NULL, MS_BIND, NULL));
+    CHECK_OK(mount("none", "a/sys", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL));
+    CHECK_ERR(open("a/sys/kernel/hostname", O_WRONLY), EROFS);
+    CHECK_OK(mount("/dev/null", "a/cmdline", NULL, MS_BIND, NULL));
+    char text[16];
+    CHECK_EQ(get_file("a/cmdline", text, sizeof text), 0);
+    CHECK_OK(umount("a/cmdline"));
+    CHECK(get_file("a/cmdline", text, sizeof text) > 0);
+}

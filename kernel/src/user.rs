@@ -235,6 +235,15 @@ impl<'a> Cursor<'a> {
         None
     }
 
+    fn limit(&mut self, count: usize) {
+        self.remaining = self.remaining.min(count);
+        let mut room = count as u64 + self.offset;
+        for vector in &mut self.vectors[self.index..] {
+            vector.length = vector.length.min(room);
+            room -= vector.length;
+        }
+    }
+
     fn advance(&mut self, count: usize) {
         self.offset += count as u64;
         self.remaining -= count;
@@ -369,6 +378,22 @@ impl<'a> UserReader<'a> {
         match &self.source {
             Source::Guest(cursor) => cursor.remaining,
             Source::Buffer(bytes) => bytes.len(),
+        }
+    }
+
+    /// The task whose memory it is, if it is a guest's.
+    pub fn task(&self) -> Option<&'a CurrentTask> {
+        match &self.source {
+            Source::Guest(cursor) => Some(cursor.task),
+            Source::Buffer(_) => None,
+        }
+    }
+
+    /// Leaves out what is beyond `count` more bytes.
+    pub fn limit(&mut self, count: usize) {
+        match &mut self.source {
+            Source::Guest(cursor) => cursor.limit(count),
+            Source::Buffer(bytes) => *bytes = &bytes[..bytes.len().min(count)],
         }
     }
 

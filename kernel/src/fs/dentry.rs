@@ -113,9 +113,13 @@ impl Dentry {
         self.mounts.load(Ordering::SeqCst) > 0
     }
 
-    /// Notes that something was mounted on it.
-    pub(super) fn add_mount(&self) {
+    /// Notes that something was mounted on it. In a file system whose names are looked up anew each time another dentry
+    /// may have taken its place meanwhile; it comes back.
+    pub(super) fn add_mount(self: &Arc<Dentry>) {
         self.mounts.fetch_add(1, Ordering::SeqCst);
+        if let Some(parent) = self.parent().filter(|_| !self.is_deleted()) {
+            parent.children.lock().insert(self.name(), Arc::clone(self));
+        }
     }
 
     /// Notes that a mount on it has gone.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::fs::OpenFlags;
+use abi::signal::{SI_KERNEL, SigInfo, Signal};
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 
 use super::{FileType, InodeRef, OpenFile, PathRef, Whence};
 use crate::error::{SysError, SyscallResult};
 use crate::task::CurrentTask;
+use crate::task::limits::{INFINITY, Resource};
 use crate::user::{UserReader, UserWriter};
 use crate::wait::{Deadline, Events};
 
@@ -145,6 +147,7 @@ impl File {
         self.check_writable()?;
         if self.ops.seekable() {
             let mut offset = self.offset.lock();
+            self.limit_size(*offset, from)?;
             let (count, end) = self.ops.write_at(self, *offset, from)?;
             *offset = end;
             return Ok(count);
@@ -179,7 +182,29 @@ impl File {
             return Err(Errno::ESPIPE.into());
         }
         self.check_writable()?;
+        self.limit_size(offset, from)?;
         self.ops.write_at(self, offset, from).map(|(count, _)| count)
+    }
+
+    /// Cuts a write down to what `RLIMIT_FSIZE` allows of a regular file: `EFBIG` and SIGXFSZ if that is nothing.
+    fn limit_size(&self, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<()> {
+        let Some(task) = from.task() else { return Ok(()) };
+        let limit = task.group.limit(Resource::FileSize);
+        if limit == INFINITY || from.remaining() == 0 {
+            return Ok(());
+        }
+        let Some(inode) = self.inode().filter(|inode| inode.file_type() == FileType::Regular) else {
+            return Ok(());
+        };
+        let append = self.flags().contains(OpenFlags::APPEND);
+        let start = if append { inode.metadata()?.size } else { offset };
+        if start >= limit {
+            let info = SigInfo::new(Signal::SIGXFSZ, SI_KERNEL);
+            crate::signal::send_to_task(&task.kernel, &task.task, info);
+            return Err(Errno::EFBIG.into());
+        }
+        from.limit(usize::try_from(limit - start).unwrap_or(usize::MAX));
+        Ok(())
     }
 
     /// `lseek(2)`.

@@ -51,6 +51,9 @@ impl MountFlags {
         MountFlags::NO_ATIME.union(MountFlags::NO_DIR_ATIME).union(MountFlags::RELATIME);
 }
 
+/// Mounts with their copies.
+type Pairs = Vec<(Arc<Mount>, Arc<Mount>)>;
+
 /// A file system at a place in the tree.
 pub struct Mount {
     /// A number that no other mount of this kernel has.
@@ -168,7 +171,7 @@ impl Mount {
 
     /// A copy of the mount with `root` as its root, and with `deep` of the mounts below `root`. Returns it with pairs
     /// of old and new mounts.
-    fn copy(self: &Arc<Self>, root: &Arc<Dentry>, deep: bool) -> (Arc<Mount>, Vec<(Arc<Mount>, Arc<Mount>)>) {
+    fn copy(self: &Arc<Self>, root: &Arc<Dentry>, deep: bool) -> (Arc<Mount>, Pairs) {
         let fresh = |old: &Arc<Mount>, root: &Arc<Dentry>| {
             let new = Mount::new(Arc::clone(&old.file_system), Arc::clone(root), &old.source, old.flags());
             new.locked_flags.store(old.locked_flags.load(Ordering::Relaxed), Ordering::Relaxed);

@@ -597,6 +597,26 @@ impl MemoryMap {
         (vmas.set.total(), vmas.peak)
     }
 
+    /// How many bytes are data: private and writable, but for stacks (`RLIMIT_DATA`).
+    pub fn data_size(&self) -> u64 {
+        self.vmas.lock().set.iter().filter(|vma| is_data(vma)).map(Vma::length).sum()
+    }
+
+    /// How many bytes are stacks that grow.
+    pub fn stack_size(&self) -> u64 {
+        let vmas = self.vmas.lock();
+        vmas.set.iter().filter(|vma| vma.flags.contains(VmaFlags::GROWS_DOWN)).map(Vma::length).sum()
+    }
+
+    /// How many bytes of `range` would become data if they could be written.
+    pub fn future_data(&self, range: Range<u64>) -> u64 {
+        let vmas = self.vmas.lock();
+        let overlapping = vmas.set.overlapping(range.clone());
+        let becomes = overlapping
+            .filter(|vma| !vma.flags.intersects(VmaFlags::SHARED | VmaFlags::GROWS_DOWN) && !is_data(vma));
+        becomes.map(|vma| vma.end.min(range.end) - vma.start.max(range.start)).sum()
+    }
+
     /// Whether every address of `range` is mapped.
     pub fn covers(&self, range: Range<u64>) -> bool {
         self.vmas.lock().set.covers(range)
@@ -651,7 +671,22 @@ impl CurrentTask {
     }
 }
 
+fn is_data(vma: &Vma) -> bool {
+    vma.protection.contains(Protection::WRITE)
+        && !vma.flags.intersects(VmaFlags::SHARED | VmaFlags::GROWS_DOWN)
+}
+
 impl ThreadGroup {
+    /// `ENOMEM` if `added` more bytes of data would go beyond the limit.
+    pub fn check_data(&self, memory: &MemoryMap, added: u64) -> SysResult<()> {
+        let limit = self.limit(Resource::Data);
+        // Without a limit nothing is counted.
+        if limit == crate::task::limits::INFINITY || added == 0 {
+            return Ok(());
+        }
+        if memory.data_size().saturating_add(added) > limit { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
     /// `ENOMEM` if `added` more bytes would go beyond the limit of the address space.
     pub fn check_address_space(&self, memory: &MemoryMap, added: u64) -> SysResult<()> {
         let limit = self.limit(Resource::AddressSpace);

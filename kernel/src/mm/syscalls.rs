@@ -74,6 +74,9 @@ pub fn mmap(
     }
     let memory = task.mm()?;
     task.group.check_address_space(&memory, size)?;
+    if kind == MAP_PRIVATE && protection & Protection::WRITE.bits() != 0 {
+        task.group.check_data(&memory, size)?;
+    }
     if flags & super::map::MAP_LOCKED != 0 {
         check_locked(task, &memory, size)?;
     }
@@ -139,6 +142,9 @@ pub fn mprotect(task: &CurrentTask, address: u64, length: u64, protection: Flags
             _ => return Err(Errno::EINVAL),
         }
     }
+    if protection & Protection::WRITE.bits() != 0 {
+        task.group.check_data(&memory, memory.future_data(range.clone()))?;
+    }
     memory.protect(&mut **task.context.borrow_mut(), range, Protection::from_bits_truncate(protection))
 }
 
@@ -163,7 +169,8 @@ pub fn brk(task: &CurrentTask, end: u64) -> SysResult<u64> {
         return Ok(memory.brk());
     }
     let added = end.saturating_sub(memory.brk());
-    if task.group.check_address_space(&memory, added).is_err() {
+    let group = &task.group;
+    if group.check_address_space(&memory, added).is_err() || group.check_data(&memory, added).is_err() {
         return Ok(memory.brk());
     }
     let limit = task.group.limit(Resource::Data);

@@ -138,7 +138,9 @@ pub fn text(
             let size = memory.as_ref().map_or(0, |memory| memory.size().0);
             let pages = |bytes: u64| bytes / 4096;
             let code = pages(layout.code.end - layout.code.start);
-            format!("{} {} {} {code} 0 {} 0\n", pages(size), pages(usage.resident), pages(usage.shared), pages(size)).into_bytes()
+            let data = memory.as_ref().map_or(0, |memory| memory.data_size() + memory.stack_size());
+            let (size, data) = (pages(size), pages(data));
+            format!("{size} {} {} {code} 0 {data} 0\n", pages(usage.resident), pages(usage.shared)).into_bytes()
         }
         "status" => status(kernel, pids, &task, thread).into_bytes(),
         _ => return Err(Errno::ENOENT),

@@ -253,5 +253,9 @@ pub fn fallocate(task: &CurrentTask, fd: Fd, mode: u32, offset: i64, length: i64
         return Err(Errno::EINVAL.into());
     }
     file.check_writable()?;
+    const KEEP_SIZE: u32 = 1;
+    if mode & KEEP_SIZE == 0 && file.inode().is_some_and(|inode| inode.file_type() == FileType::Regular) {
+        super::stat::check_size(task, offset.saturating_add(length))?;
+    }
     Ok(file.ops().allocate(&file, mode, offset.cast_unsigned(), length.cast_unsigned())?)
 }

@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::SyscallResult;
 use crate::fs::file::Place;
+use crate::fs::mount::MountFlags;
 use crate::fs::path::Walk;
 use crate::fs::permissions::{Access, check, check_metadata, check_writable, is_owner};
 use crate::fs::{File, FileSystem, FileType, InodeRef, Metadata, PathRef, SetAttributes};
@@ -481,7 +482,7 @@ pub fn utime(task: &CurrentTask, path: UserPath, times: UserPtr<[i64; 2]>) -> Sy
 }
 
 /// The size that a file may have: beyond the limit SIGXFSZ and `EFBIG`.
-fn check_size(task: &CurrentTask, length: i64) -> SyscallResult<u64> {
+pub(super) fn check_size(task: &CurrentTask, length: i64) -> SyscallResult<u64> {
     let length = u64::try_from(length).map_err(|_| Errno::EINVAL)?;
     if length > task.group.limit(crate::task::limits::Resource::FileSize) {
         let info = abi::signal::SigInfo::new(abi::signal::Signal::SIGXFSZ, abi::signal::SI_KERNEL);
@@ -553,9 +554,25 @@ fn statistics(place: Option<&PathRef>) -> SyscallResult<StatFs> {
         id: file_system.device(),
         name_length: found.name_length,
         fragment_size: found.block_size,
-        flags: u64::from(place.mount.flags().bits()) & 0xff | 0x20,
+        flags: mount_flags(place.mount.flags()),
         ..StatFs::default()
     })
+}
+
+/// The flags of a mount as `statvfs(3)` has them (`ST_*`).
+fn mount_flags(flags: MountFlags) -> u64 {
+    const VALID: u64 = 0x20;
+    let names = [
+        (MountFlags::READ_ONLY, 1),
+        (MountFlags::NO_SUID, 2),
+        (MountFlags::NO_DEV, 4),
+        (MountFlags::NO_EXEC, 8),
+        (MountFlags::NO_ATIME, 0x400),
+        (MountFlags::NO_DIR_ATIME, 0x800),
+        (MountFlags::RELATIME, 0x1000),
+        (MountFlags::NO_SYMLINKS, 0x2000),
+    ];
+    names.iter().filter(|(flag, _)| flags.contains(*flag)).fold(VALID, |all, (_, value)| all | value)
 }
 
 /// `statfs(2)`.
