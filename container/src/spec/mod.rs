@@ -7,6 +7,7 @@
 pub mod fields;
 pub mod mounts;
 pub mod process;
+pub mod seccomp;
 pub mod template;
 #[cfg(test)]
 mod tests;
@@ -320,6 +321,8 @@ pub struct ContainerConfig {
     pub sysctl: BTreeMap<String, String>,
     /// Where its cgroups are, as written.
     pub cgroups_path: Option<String>,
+    /// What becomes of system calls, for the application kernel.
+    pub seccomp: Option<seccomp::Filter>,
     /// Its place among others.
     pub container_type: ContainerType,
 }
@@ -478,6 +481,7 @@ impl ContainerConfig {
             readonly_paths: absolute_paths(linux.readonly_paths(), "linux.readonlyPaths", warnings),
             sysctl,
             cgroups_path: cgroups_path(linux),
+            seccomp: linux.seccomp().as_ref().map(seccomp::compile).transpose()?,
             container_type: ContainerType::from_annotations(&annotations(spec))?,
         })
     }
