@@ -7,10 +7,11 @@ use platform::mock::{Guest, MockPlatform};
 
 use super::*;
 use crate::Config;
+use crate::fs::cgroup::CgroupFs;
 use crate::fs::file::Place;
 use crate::fs::memfs::{MemFs, MemOptions};
 use crate::fs::mount::MountFlags;
-use crate::fs::path::FsState;
+use crate::fs::path::{FsState, PathRef};
 use crate::fs::{File, FileSystem, NewFile, NewKind};
 use crate::task::{Credentials, Limits};
 use crate::user::UserReader;
@@ -63,7 +64,13 @@ impl Machine {
             let ops = Arc::clone(&inode).open(None, OpenFlags::RDWR).unwrap();
             File::new(place, ops, OpenFlags::RDWR).write_at(0, &mut UserReader::buffer(&contents)).unwrap();
         }
+        let new = NewFile { kind: NewKind::Directory, mode: 0o755, uid: 0, gid: 0 };
+        root.root().create(b"cgroup", &new).unwrap();
         let mounts = MountNamespace::new(root, "none", MountFlags::empty());
+        let top = mounts.root();
+        let dentry = top.dentry.lookup(&*top.mount.file_system, b"cgroup").unwrap();
+        let place = PathRef { mount: top.mount, dentry };
+        mounts.mount(place, CgroupFs::new(), "cgroup", MountFlags::READ_ONLY).unwrap();
         Machine { platform, kernel, mounts }
     }
 
@@ -349,4 +356,40 @@ fn names_of_containers_are_theirs_alone() {
     assert_eq!(machine.kernel.create_container(again).err(), Some(Errno::EEXIST));
     let shared = NamespaceSpec { uts: Sharing::OfContainer("none".into()), ..NamespaceSpec::default() };
     assert_eq!(machine.kernel.make_namespaces(&shared).err(), Some(Errno::ESRCH));
+}
+
+/// What a guest reads from a file.
+fn read_file(guest: &mut Guest, path: &str) -> Result<String, i64> {
+    let buffer = guest.registers().rsp - 8192;
+    guest.write(buffer, format!("{path}\0").as_bytes());
+    let fd = guest.syscall(2, &[buffer, 0]);
+    if fd < 0 {
+        return Err(fd);
+    }
+    let count = guest.syscall(0, &[fd as u64, buffer, 4096]);
+    guest.syscall(3, &[fd as u64]);
+    Ok(String::from_utf8(guest.read(buffer, usize::try_from(count).map_err(|_| count)?)).unwrap())
+}
+
+#[test]
+fn a_container_reads_its_own_limits_and_usage() {
+    let machine = Machine::new();
+    let limits = ContainerLimits { pids: Some(64), memory: Some(1 << 30), cpu: Some((150_000, 100_000)) };
+    let (one, two) = (
+        machine.container("one", Sharing::New, limits),
+        machine.container("two", Sharing::New, ContainerLimits::default()),
+    );
+    let names = ["pids.max", "pids.current", "memory.max", "cpu.max", "cgroup.procs"];
+    let look = |container: &Arc<Container>| {
+        let (send, receive) = channel();
+        machine.start(container, Role::Init, move |guest| {
+            let texts = names.map(|name| read_file(guest, &format!("/cgroup/{name}")).unwrap());
+            send.send((texts, read_file(guest, "/cgroup/memory.limit_in_bytes"))).unwrap();
+        });
+        receive.recv().unwrap()
+    };
+    let (texts, missing) = look(&one);
+    assert_eq!(texts, ["64\n", "1\n", "1073741824\n", "150000 100000\n", "1\n"]);
+    assert_eq!(missing, Err(-i64::from(Errno::ENOENT.raw())));
+    assert_eq!(look(&two).0, ["max\n", "1\n", "max\n", "max 100000\n", "1\n"]);
 }

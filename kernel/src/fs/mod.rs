@@ -21,6 +21,7 @@ use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::{Events, Registration, WaitQueue, WaitSource, Wakeup};
 
+pub mod cgroup;
 pub mod dentry;
 pub mod devices;
 pub mod epoll;

@@ -188,7 +188,7 @@ syscalls! {
 162 81  sync() full;
 163 89  acct(name) none;
 164 170 settimeofday(tv, tz) partial "always EPERM";
-165 40  mount(dev_name, dir_name, kind, flags, data) partial "tmpfs, proc, sysfs, devpts and bind mounts; all are private";
+165 40  mount(dev_name, dir_name, kind, flags, data) partial "tmpfs, proc, sysfs, devpts, cgroup2 and bind mounts; all are private";
 166 39  umount2(name, flags) full;
 167 224 swapon(specialfile, swap_flags) none;
 168 225 swapoff(specialfile) none;
@@ -364,7 +364,7 @@ syscalls! {
 427 427 io_uring_register(fd, opcode, arg, nr_args) none;
 428 428 open_tree(dfd, filename, flags) full;
 429 429 move_mount(from_dfd, from_pathname, to_dfd, to_pathname, flags) partial "no groups, not beneath";
-430 430 fsopen(_fs_name, flags) partial "tmpfs, proc, sysfs, devpts";
+430 430 fsopen(_fs_name, flags) partial "tmpfs, proc, sysfs, devpts, cgroup2";
 431 431 fsconfig(fd, cmd, _key, _value, aux) partial "no binary values, paths or descriptors, no reconfiguration";
 432 432 fsmount(fs_fd, flags, attr_flags) full;
 433 433 fspick(dfd, path, flags) none;

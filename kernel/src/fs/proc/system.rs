@@ -9,6 +9,7 @@ use crate::task::CurrentTask;
 
 /// All of them by path; those that end in a slash are directories.
 const PATHS: &[&str] = &[
+    "cgroups",
     "cmdline",
     "cpuinfo",
     "filesystems",
@@ -73,9 +74,15 @@ pub fn text(kernel: &Kernel, path: &str, reader: Option<&CurrentTask>) -> SysRes
     let uts = reader.map(|reader| reader.namespaces().uts.names()).unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let text = match path {
+        // The hierarchy 0 is that of version 2, as runtimes look for it.
+        "cgroups" => "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t0\t1\t1\ncpu\t0\t1\t1\n\
+                      cpuacct\t0\t1\t1\nmemory\t0\t1\t1\npids\t0\t1\t1\n"
+            .to_owned(),
         "cmdline" => "\n".to_owned(),
         "cpuinfo" => kernel.host.cpuinfo.clone(),
-        "filesystems" => "nodev\tproc\nnodev\ttmpfs\nnodev\toverlay\nnodev\thostfs\n".to_owned(),
+        "filesystems" => {
+            "nodev\tproc\nnodev\tcgroup2\nnodev\ttmpfs\nnodev\toverlay\nnodev\thostfs\n".to_owned()
+        }
         "loadavg" => {
             let loads = rustix::system::sysinfo().loads.map(|load| load as f64 / 65536.0);
             let tasks = kernel.tasks.with(|tree| tree.task_count());

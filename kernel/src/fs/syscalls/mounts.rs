@@ -115,7 +115,7 @@ pub(super) fn parse_options(text: &[u8]) -> Vec<(String, Option<String>)> {
 
 /// Whether there is a file system of this name.
 pub(super) fn is_known(kind: &str) -> bool {
-    matches!(kind, "tmpfs" | "ramfs" | "proc" | "sysfs" | "devpts")
+    matches!(kind, "tmpfs" | "ramfs" | "proc" | "sysfs" | "devpts" | "cgroup2")
 }
 
 /// Makes a file system: `ENODEV` for one that is not there, `EINVAL` for options that it does not know.
@@ -145,6 +145,13 @@ pub(super) fn make_file_system(
                 return Err(Errno::EINVAL);
             }
             Ok(crate::tty::DevPts::new(&task.kernel))
+        }
+        "cgroup2" => {
+            let known = ["nsdelegate", "memory_localevents", "memory_recursiveprot"];
+            if !options.iter().all(|(key, value)| known.contains(&key.as_str()) && value.is_none()) {
+                return Err(Errno::EINVAL);
+            }
+            Ok(crate::fs::cgroup::CgroupFs::new())
         }
         _ => Err(Errno::ENODEV),
     }
