@@ -403,3 +403,159 @@ TEST(setns_to_mounts_needs_a_context_of_its_own) {
     }
     CHECK_EXIT(pid, 0);
 }
+
+/* Becomes an ordinary user, in a user namespace of its own without any mapping. */
+static void enter_user_namespace(unsigned long more) {
+    REQUIRE_ROOT();
+    CHECK_OK(setresgid(1000, 1000, 1000));
+    CHECK_OK(setresuid(1000, 1000, 1000));
+    CHECK_OK(prctl(PR_SET_DUMPABLE, 1));
+    if (unshare(CLONE_NEWUSER | more) == -1) {
+        if (errno == ENOSPC || errno == EPERM) {
+            SKIP("user namespaces are switched off: %s", test_errno_name(errno));
+        }
+        FAIL("unshare: %s", test_errno_name(errno));
+    }
+}
+
+static int write_proc(const char *path, const char *text) {
+    int fd = CHECK_OK(open(path, O_WRONLY));
+    ssize_t written = write(fd, text, strlen(text));
+    int error = errno;
+    CHECK_OK(close(fd));
+    errno = error;
+    return written == (ssize_t)strlen(text) ? 0 : -1;
+}
+
+static void map_self_to_root(void) {
+    CHECK_OK(write_proc("/proc/self/setgroups", "deny"));
+    CHECK_OK(write_proc("/proc/self/uid_map", "0 1000 1"));
+    CHECK_OK(write_proc("/proc/self/gid_map", "0 1000 1"));
+}
+
+TEST(ids_without_a_number_are_the_overflow_id) {
+    enter_user_namespace(0);
+    CHECK_EQ(getuid(), 65534);
+    CHECK_EQ(getgid(), 65534);
+    struct stat info;
+    CHECK_OK(stat("/", &info));
+    CHECK_EQ(info.st_uid, 65534);
+    CHECK(has_capability(21));
+    CHECK_ERR(setuid(0), EINVAL);
+}
+
+TEST(user_maps_itself_to_root) {
+    enter_user_namespace(0);
+    CHECK_ERR(write_proc("/proc/self/uid_map", "0 0 1"), EPERM);
+    CHECK_ERR(write_proc("/proc/self/uid_map", "0 1000 2"), EPERM);
+    CHECK_ERR(write_proc("/proc/self/uid_map", "0 1000"), EINVAL);
+    CHECK_ERR(write_proc("/proc/self/uid_map", "0 1000 0"), EINVAL);
+    CHECK_ERR(write_proc("/proc/self/gid_map", "0 1000 1"), EPERM);
+    map_self_to_root();
+    CHECK_ERR(write_proc("/proc/self/uid_map", "0 1000 1"), EPERM);
+    CHECK_ERR(write_proc("/proc/self/setgroups", "allow"), EPERM);
+    CHECK_EQ(getuid(), 0);
+    CHECK_EQ(getegid(), 0);
+    char text[256];
+    get_file("/proc/self/uid_map", text, sizeof text);
+    CHECK_STR(text, "         0       1000          1\n");
+    get_file("/proc/self/setgroups", text, sizeof text);
+    CHECK_STR(text, "deny\n");
+    gid_t group = 0;
+    CHECK_ERR(syscall(SYS_setgroups, 1, &group), EPERM);
+    CHECK_ERR(setuid(5), EINVAL);
+    CHECK_EXIT(CHILD({ CHECK_EQ(getuid(), 0); }), 0);
+}
+
+TEST(root_of_a_user_namespace_has_no_power_outside) {
+    enter_user_namespace(0);
+    map_self_to_root();
+    const char *scratch = enter_scratch();
+    CHECK_ERR(sethostname("x", 1), EPERM);
+    CHECK_ERR(mount("none", scratch, "tmpfs", 0, NULL), EPERM);
+    CHECK_ERR(open("/etc/shadow", O_RDONLY), EACCES);
+    CHECK_ERR(open("/etc/passwd", O_WRONLY), EACCES);
+    CHECK_ERR(chown("/etc/passwd", 0, 0), EPERM);
+    CHECK_ERR(kill(1, 0), EPERM);
+    CHECK_ERR(mknod("device", S_IFCHR | 0600, 0x103), EPERM);
+    put_file("mine", "", 0600);
+    struct stat info;
+    CHECK_OK(stat("mine", &info));
+    CHECK_EQ(info.st_uid, 0);
+    CHECK_ERR(chown("mine", 5, 5), EINVAL);
+    CHECK_OK(chown("mine", 0, 0));
+}
+
+TEST(root_of_a_user_namespace_has_power_inside) {
+    enter_user_namespace(CLONE_NEWUTS | CLONE_NEWNS | CLONE_NEWPID);
+    map_self_to_root();
+    const char *scratch = enter_scratch();
+    CHECK_OK(sethostname("x", 1));
+    CHECK_OK(mount("none", scratch, "tmpfs", 0, "mode=700,uid=0"));
+    CHECK_OK(chdir(scratch));
+    put_file("file", "", 0600);
+    struct stat info;
+    CHECK_OK(stat(".", &info));
+    CHECK_EQ(info.st_uid, 0);
+    CHECK_OK(mkdir("dir", 0700));
+    CHECK_OK(mount("file", "file", NULL, MS_BIND, NULL));
+    CHECK_EXIT(CHILD({
+                   CHECK_EQ(getpid(), 1);
+                   CHECK_OK(chroot("dir"));
+                   CHECK_ERR(unshare(CLONE_NEWUSER), EPERM);
+               }),
+               0);
+    CHECK_OK(unshare(CLONE_NEWIPC));
+}
+
+TEST(parent_maps_the_child) {
+    REQUIRE_ROOT();
+    struct gate made = gate_new(), mapped = gate_new();
+    pid_t pid = raw_clone(CLONE_NEWUSER);
+    if (pid == -1) {
+        SKIP("user namespaces are switched off: %s", test_errno_name(errno));
+    }
+    if (pid == 0) {
+        CHECK_EQ(getuid(), 65534);
+        gate_open(&made);
+        gate_wait(&mapped);
+        CHECK_OK(setresgid(5, 5, 5));
+        CHECK_OK(setresuid(7, 7, 7));
+        CHECK_EQ(getuid(), 7);
+        CHECK_ERR(setuid(1000), EINVAL);
+        gate_open(&made);
+        pause();
+    }
+    gate_wait(&made);
+    char path[64], line[128];
+    snprintf(path, sizeof path, "/proc/%d/uid_map", pid);
+    CHECK_OK(write_proc(path, "0 2000 50\n50 3000 100\n"));
+    snprintf(path, sizeof path, "/proc/%d/gid_map", pid);
+    CHECK_OK(write_proc(path, "0 2000 100\n"));
+    gate_open(&mapped);
+    gate_wait(&made);
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    line_of(path, "Uid:", line, sizeof line);
+    CHECK_STR(line, "Uid:\t2007\t2007\t2007\t2007");
+    line_of(path, "Gid:", line, sizeof line);
+    CHECK_STR(line, "Gid:\t2005\t2005\t2005\t2005");
+    CHECK_OK(kill(pid, SIGKILL));
+    WAIT(pid);
+}
+
+TEST(mounts_that_came_along_are_locked) {
+    require_admin();
+    enter_scratch();
+    CHECK_OK(mkdir("point", 0755));
+    CHECK_OK(unshare(CLONE_NEWNS));
+    CHECK_OK(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL));
+    CHECK_OK(mount("none", "point", "tmpfs", MS_RDONLY | MS_NOSUID, NULL));
+    enter_user_namespace(CLONE_NEWNS);
+    map_self_to_root();
+    CHECK_ERR(umount("point"), EINVAL);
+    CHECK_ERR(umount2("point", MNT_DETACH), EINVAL);
+    CHECK_ERR(mount("none", "point", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID, NULL), EPERM);
+    CHECK_OK(mount("none", "point", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL));
+    CHECK_OK(mount("none", "point", "tmpfs", 0, NULL));
+    CHECK_OK(umount("point"));
+}

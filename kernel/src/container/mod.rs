@@ -22,8 +22,8 @@ use parking_lot::Mutex;
 use crate::Kernel;
 use crate::fs::mount::MountNamespace;
 use crate::namespace::{
-    CgroupNamespace, IpcNamespace, Namespaces, NetworkNamespace, PidNamespace, Sharing, UtsNames,
-    UtsNamespace,
+    CgroupNamespace, IpcNamespace, Namespaces, NetworkNamespace, PidNamespace, Sharing, UserNamespace,
+    UtsNames, UtsNamespace,
 };
 use crate::task::table::Process;
 use crate::task::{CurrentTask, ExitStatus, Pid, ThreadGroup};
@@ -164,13 +164,24 @@ impl Kernel {
         Ok(Namespaces {
             pid_for_children: match pid {
                 Some(other) => Arc::clone(&other.namespaces.pid_for_children),
-                None => PidNamespace::below(&self.pid_namespace)?,
+                None => PidNamespace::below(&self.pid_namespace, &UserNamespace::root())?,
             },
-            uts: uts.map_or_else(|| UtsNamespace::new(names), |other| Arc::clone(&other.namespaces.uts)),
-            ipc: ipc.map_or_else(IpcNamespace::new, |other| Arc::clone(&other.namespaces.ipc)),
-            network: network
-                .map_or_else(NetworkNamespace::new, |other| Arc::clone(&other.namespaces.network)),
-            cgroup: cgroup.map_or_else(CgroupNamespace::new, |other| Arc::clone(&other.namespaces.cgroup)),
+            uts: uts.map_or_else(
+                || UtsNamespace::new(names, &UserNamespace::root()),
+                |other| Arc::clone(&other.namespaces.uts),
+            ),
+            ipc: ipc.map_or_else(
+                || IpcNamespace::new(&UserNamespace::root()),
+                |other| Arc::clone(&other.namespaces.ipc),
+            ),
+            network: network.map_or_else(
+                || NetworkNamespace::new(&UserNamespace::root()),
+                |other| Arc::clone(&other.namespaces.network),
+            ),
+            cgroup: cgroup.map_or_else(
+                || CgroupNamespace::new(&UserNamespace::root()),
+                |other| Arc::clone(&other.namespaces.cgroup),
+            ),
         })
     }
 

@@ -17,7 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use super::dentry::Dentry;
 use super::path::PathRef;
 use super::{FileSystem, FileType};
-use crate::namespace::NamespaceId;
+use crate::namespace::{NamespaceId, UserNamespace};
 
 /// The most mounts of a tree (`fs.mount-max`).
 const MAX_MOUNTS: usize = 100_000;
@@ -204,6 +204,8 @@ impl Mount {
 pub struct MountNamespace {
     /// Its number, `/proc/PID/ns/mnt`.
     pub id: NamespaceId,
+    /// Who has a say in it.
+    pub owner: Arc<UserNamespace>,
     root: RwLock<Arc<Mount>>,
     order: Mutex<Vec<Arc<Mount>>>,
     /// Woken when the tree changes, for who polls `/proc/self/mountinfo`.
@@ -222,13 +224,14 @@ pub enum Depth {
 impl MountNamespace {
     /// A tree whose root is `root`.
     pub fn new(root: Arc<dyn FileSystem>, source: &str, flags: MountFlags) -> Arc<MountNamespace> {
-        MountNamespace::of(Mount::detached(root, source, flags))
+        MountNamespace::of(Mount::detached(root, source, flags), &UserNamespace::root())
     }
 
-    fn of(root: Arc<Mount>) -> Arc<MountNamespace> {
+    fn of(root: Arc<Mount>, owner: &Arc<UserNamespace>) -> Arc<MountNamespace> {
         let order = root.tree();
         Arc::new(MountNamespace {
             id: NamespaceId::allocate(),
+            owner: Arc::clone(owner),
             root: RwLock::new(root),
             order: Mutex::new(order),
             changes: AtomicU64::new(0),
@@ -250,19 +253,22 @@ impl MountNamespace {
     }
 
     /// A copy of the tree (`CLONE_NEWNS`) with a function that finds the place in it that corresponds to one in this
-    /// tree. If it goes to a less privileged user namespace, flags and mounts are locked.
-    pub fn copy(&self, locked: bool) -> (Arc<MountNamespace>, impl Fn(&PathRef) -> PathRef + use<>) {
+    /// tree. If it goes to another user namespace, flags and mounts are locked.
+    pub fn copy(
+        &self,
+        owner: &Arc<UserNamespace>,
+    ) -> (Arc<MountNamespace>, impl Fn(&PathRef) -> PathRef + use<>) {
         let order = self.order.lock();
         let root = Arc::clone(&self.root.read());
         let (copy, pairs) = root.copy(&root.root, true);
-        if locked {
+        if *self.owner != **owner {
             for (_, mount) in &pairs {
                 let flags = mount.flags();
                 mount.locked_flags.fetch_or(flags.bits(), Ordering::Relaxed);
                 mount.locked.store(true, Ordering::Relaxed);
             }
         }
-        let namespace = MountNamespace::of(copy);
+        let namespace = MountNamespace::of(copy, owner);
         // The order stays that of the original.
         let position = |mount: &Arc<Mount>| {
             order.iter().position(|known| Arc::ptr_eq(known, mount)).unwrap_or(usize::MAX)
@@ -492,7 +498,7 @@ mod tests {
         let place = step(&namespace, &namespace.root(), b"a");
         namespace.mount(place.clone(), memory(), "none", MountFlags::READ_ONLY).unwrap();
         let inside = step(&namespace, &namespace.root(), b"a");
-        let (copy, find) = namespace.copy(false);
+        let (copy, find) = namespace.copy(&namespace.owner);
         let twin = find(&inside);
         assert!(!Arc::ptr_eq(&twin.mount, &inside.mount) && Arc::ptr_eq(&twin.dentry, &inside.dentry));
         assert!(step(&copy, &copy.root(), b"a").same(&twin));
@@ -506,7 +512,8 @@ mod tests {
         let namespace = tree();
         let place = step(&namespace, &namespace.root(), b"a");
         namespace.mount(place, memory(), "none", MountFlags::READ_ONLY).unwrap();
-        let (copy, _) = namespace.copy(true);
+        let user = UserNamespace::enter_new(&crate::task::Credentials::new(0, 0)).unwrap();
+        let (copy, _) = namespace.copy(&user.user_namespace);
         let inside = step(&copy, &copy.root(), b"a");
         assert_eq!(copy.unmount(&inside, true), Err(Errno::EINVAL));
         assert_eq!(inside.mount.set_flags(MountFlags::empty()), Err(Errno::EPERM));

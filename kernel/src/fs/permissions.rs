@@ -42,11 +42,13 @@ pub fn check_metadata(metadata: &Metadata, credentials: &Credentials, access: Ac
     }
     let directory = metadata.file_type() == FileType::Directory;
     let any_execute = directory || metadata.mode & 0o111 != 0;
-    if credentials.has(Capability::DAC_OVERRIDE) && (!access.contains(Access::EXECUTE) || any_execute) {
+    if credentials.has_over(metadata.uid, metadata.gid, Capability::DAC_OVERRIDE)
+        && (!access.contains(Access::EXECUTE) || any_execute)
+    {
         return Ok(());
     }
     let reads = access == Access::READ || (directory && !access.contains(Access::WRITE));
-    if reads && credentials.has(Capability::DAC_READ_SEARCH) {
+    if reads && credentials.has_over(metadata.uid, metadata.gid, Capability::DAC_READ_SEARCH) {
         return Ok(());
     }
     Err(Errno::EACCES)
@@ -59,12 +61,16 @@ pub fn check_writable(place: &PathRef) -> SysResult<()> {
 
 /// Whether `credentials` own the file, or override that.
 pub fn is_owner(metadata: &Metadata, credentials: &Credentials) -> bool {
-    metadata.uid == credentials.fs_uid || credentials.has(Capability::FOWNER)
+    metadata.uid == credentials.fs_uid || credentials.has_over(metadata.uid, metadata.gid, Capability::FOWNER)
 }
 
 /// `EPERM` if a sticky directory keeps the caller from removing or renaming somebody else's file.
 pub fn check_sticky(directory: &Metadata, file: &Metadata, credentials: &Credentials) -> SysResult<()> {
     let sticky = directory.mode & S_ISVTX != 0;
     let owner = file.uid == credentials.fs_uid || directory.uid == credentials.fs_uid;
-    if sticky && !owner && !credentials.has(Capability::FOWNER) { Err(Errno::EPERM) } else { Ok(()) }
+    if sticky && !owner && !credentials.has_over(file.uid, file.gid, Capability::FOWNER) {
+        Err(Errno::EPERM)
+    } else {
+        Ok(())
+    }
 }

@@ -7,13 +7,15 @@ use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
 
 use super::{
-    CgroupNamespace, IpcNamespace, NamespaceId, NamespaceKind, NetworkNamespace, PidNamespace, UtsNamespace,
+    CgroupNamespace, IpcNamespace, NamespaceId, NamespaceKind, NetworkNamespace, PidNamespace, UserNamespace,
+    UtsNamespace,
 };
 use crate::error::SyscallResult;
 use crate::fs::mount::MountNamespace;
 use crate::fs::{File, FileType, Inode, InodeCommon, InodeRef, Metadata, OpenFile};
 use crate::task::clone::CloneFlags;
 use crate::task::{CurrentTask, Task};
+use crate::user::UserPtr;
 
 /// A namespace of any kind.
 #[derive(Clone)]
@@ -24,6 +26,7 @@ pub enum AnyNamespace {
     Mount(Arc<MountNamespace>),
     Network(Arc<NetworkNamespace>),
     Pid(Arc<PidNamespace>),
+    User(Arc<UserNamespace>),
     Uts(Arc<UtsNamespace>),
 }
 
@@ -38,6 +41,7 @@ impl AnyNamespace {
             "net" => AnyNamespace::Network(Arc::clone(&own.network)),
             "pid" => AnyNamespace::Pid(Arc::clone(&task.group.pid_namespace)),
             "pid_for_children" => AnyNamespace::Pid(Arc::clone(&own.pid_for_children)),
+            "user" => AnyNamespace::User(Arc::clone(&task.credentials().user_namespace)),
             "uts" => AnyNamespace::Uts(Arc::clone(&own.uts)),
             _ => return None,
         })
@@ -51,7 +55,21 @@ impl AnyNamespace {
             AnyNamespace::Mount(namespace) => namespace.id,
             AnyNamespace::Network(namespace) => namespace.id,
             AnyNamespace::Pid(namespace) => namespace.id,
+            AnyNamespace::User(namespace) => namespace.id,
             AnyNamespace::Uts(namespace) => namespace.id,
+        }
+    }
+
+    /// The user namespace that has a say in it; of one of users, the namespace above, or itself if there is none.
+    pub fn owner(&self) -> &Arc<UserNamespace> {
+        match self {
+            AnyNamespace::Cgroup(namespace) => &namespace.owner,
+            AnyNamespace::Ipc(namespace) => &namespace.owner,
+            AnyNamespace::Mount(namespace) => &namespace.owner,
+            AnyNamespace::Network(namespace) => &namespace.owner,
+            AnyNamespace::Pid(namespace) => &namespace.owner,
+            AnyNamespace::User(namespace) => namespace.parent.as_ref().unwrap_or(namespace),
+            AnyNamespace::Uts(namespace) => &namespace.owner,
         }
     }
 
@@ -63,6 +81,7 @@ impl AnyNamespace {
             AnyNamespace::Mount(_) => NamespaceKind::Mount,
             AnyNamespace::Network(_) => NamespaceKind::Network,
             AnyNamespace::Pid(_) => NamespaceKind::Pid,
+            AnyNamespace::User(_) => NamespaceKind::User,
             AnyNamespace::Uts(_) => NamespaceKind::Uts,
         }
     }
@@ -146,28 +165,43 @@ impl Inode for NamespaceInode {
 struct NamespaceFile(AnyNamespace);
 
 impl OpenFile for NamespaceFile {
-    fn ioctl(&self, task: &CurrentTask, _file: &File, request: u32, _argument: u64) -> SyscallResult {
+    fn ioctl(&self, task: &CurrentTask, _file: &File, request: u32, argument: u64) -> SyscallResult {
         const GET_USERNS: u32 = 0xb701;
         const GET_PARENT: u32 = 0xb702;
         const GET_NSTYPE: u32 = 0xb703;
-        match request {
-            GET_NSTYPE => Ok(self.0.kind().flag().bits()),
-            GET_PARENT => match &self.0 {
-                AnyNamespace::Pid(namespace) => {
-                    // One above the caller's own is not for its eyes.
-                    let parent = namespace.parent.as_ref().ok_or(Errno::EPERM)?;
-                    if !task.group.pid_namespace.sees(parent) {
-                        return Err(Errno::EPERM.into());
-                    }
-                    let name = AnyNamespace::Pid(Arc::clone(parent)).name();
-                    let ops = Arc::new(NamespaceFile(AnyNamespace::Pid(Arc::clone(parent))));
-                    let file = File::anonymous(name, ops, OpenFlags::empty());
-                    Ok(u64::from(task.install(file, true)?.0.cast_unsigned()))
+        const GET_OWNER_UID: u32 = 0xb704;
+        let credentials = task.credentials();
+        let install = |namespace: AnyNamespace| -> SyscallResult {
+            let name = namespace.name();
+            let file = File::anonymous(name, Arc::new(NamespaceFile(namespace)), OpenFlags::empty());
+            Ok(u64::from(task.install(file, true)?.0.cast_unsigned()))
+        };
+        match (request, &self.0) {
+            (GET_NSTYPE, namespace) => Ok(namespace.kind().flag().bits()),
+            // What lies above the caller's own is not for its eyes.
+            (GET_PARENT, AnyNamespace::Pid(namespace)) => {
+                let parent = namespace.parent.as_ref().filter(|parent| task.group.pid_namespace.sees(parent));
+                install(AnyNamespace::Pid(Arc::clone(parent.ok_or(Errno::EPERM)?)))
+            }
+            (GET_PARENT | GET_USERNS, AnyNamespace::User(namespace)) => {
+                let parent = namespace.parent.as_ref();
+                let parent = parent.filter(|parent| credentials.user_namespace.contains(parent));
+                install(AnyNamespace::User(Arc::clone(parent.ok_or(Errno::EPERM)?)))
+            }
+            (GET_PARENT, _) => Err(Errno::EINVAL.into()),
+            (GET_USERNS, namespace) => {
+                let owner = namespace.owner();
+                if !credentials.user_namespace.contains(owner) {
+                    return Err(Errno::EPERM.into());
                 }
-                _ => Err(Errno::EINVAL.into()),
-            },
-            // All are owned by the one user namespace above everybody.
-            GET_USERNS => Err(Errno::EPERM.into()),
+                install(AnyNamespace::User(Arc::clone(owner)))
+            }
+            (GET_OWNER_UID, AnyNamespace::User(namespace)) => {
+                let uid = credentials.shown_uid(namespace.owner.0);
+                task.write_object(UserPtr::new(argument), &uid)?;
+                Ok(0)
+            }
+            (GET_OWNER_UID, _) => Err(Errno::EINVAL.into()),
             _ => Err(Errno::ENOTTY.into()),
         }
     }

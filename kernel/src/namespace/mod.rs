@@ -15,9 +15,11 @@ use parking_lot::RwLock;
 mod file;
 mod pid;
 pub mod syscalls;
+pub mod user;
 
 pub use file::{AnyNamespace, of_file, of_inode};
 pub use pid::PidNamespace;
+pub use user::UserNamespace;
 
 /// The inode number by which a namespace is known, `/proc/PID/ns/*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +50,8 @@ pub enum NamespaceKind {
 pub struct UtsNamespace {
     /// Its number.
     pub id: NamespaceId,
+    /// Who has a say in it.
+    pub owner: Arc<UserNamespace>,
     names: RwLock<UtsNames>,
 }
 
@@ -62,8 +66,9 @@ pub struct UtsNames {
 
 impl UtsNamespace {
     /// A namespace with these names.
-    pub fn new(names: UtsNames) -> Arc<UtsNamespace> {
-        Arc::new(UtsNamespace { id: NamespaceId::allocate(), names: RwLock::new(names) })
+    pub fn new(names: UtsNames, owner: &Arc<UserNamespace>) -> Arc<UtsNamespace> {
+        let owner = Arc::clone(owner);
+        Arc::new(UtsNamespace { id: NamespaceId::allocate(), owner, names: RwLock::new(names) })
     }
 
     /// The names.
@@ -81,12 +86,14 @@ impl UtsNamespace {
 pub struct IpcNamespace {
     /// Its number.
     pub id: NamespaceId,
+    /// Who has a say in it.
+    pub owner: Arc<UserNamespace>,
 }
 
 impl IpcNamespace {
     /// A namespace without objects.
-    pub fn new() -> Arc<IpcNamespace> {
-        Arc::new(IpcNamespace { id: NamespaceId::allocate() })
+    pub fn new(owner: &Arc<UserNamespace>) -> Arc<IpcNamespace> {
+        Arc::new(IpcNamespace { id: NamespaceId::allocate(), owner: Arc::clone(owner) })
     }
 }
 
@@ -94,12 +101,14 @@ impl IpcNamespace {
 pub struct NetworkNamespace {
     /// Its number.
     pub id: NamespaceId,
+    /// Who has a say in it.
+    pub owner: Arc<UserNamespace>,
 }
 
 impl NetworkNamespace {
     /// A namespace without devices.
-    pub fn new() -> Arc<NetworkNamespace> {
-        Arc::new(NetworkNamespace { id: NamespaceId::allocate() })
+    pub fn new(owner: &Arc<UserNamespace>) -> Arc<NetworkNamespace> {
+        Arc::new(NetworkNamespace { id: NamespaceId::allocate(), owner: Arc::clone(owner) })
     }
 }
 
@@ -107,12 +116,14 @@ impl NetworkNamespace {
 pub struct CgroupNamespace {
     /// Its number.
     pub id: NamespaceId,
+    /// Who has a say in it.
+    pub owner: Arc<UserNamespace>,
 }
 
 impl CgroupNamespace {
     /// A namespace whose root is the container's own cgroup.
-    pub fn new() -> Arc<CgroupNamespace> {
-        Arc::new(CgroupNamespace { id: NamespaceId::allocate() })
+    pub fn new(owner: &Arc<UserNamespace>) -> Arc<CgroupNamespace> {
+        Arc::new(CgroupNamespace { id: NamespaceId::allocate(), owner: Arc::clone(owner) })
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 
-use super::NamespaceId;
+use super::{NamespaceId, UserNamespace};
 use crate::task::Pid;
 use crate::task::table::PID_MAX;
 
@@ -26,6 +26,8 @@ pub struct PidNamespace {
     pub parent: Option<Arc<PidNamespace>>,
     /// How many there are above it.
     pub level: u32,
+    /// Who has a say in it.
+    pub owner: Arc<UserNamespace>,
     numbers: Mutex<Numbers>,
 }
 
@@ -45,12 +47,13 @@ impl PidNamespace {
             id: NamespaceId::allocate(),
             parent: None,
             level: 0,
+            owner: UserNamespace::root(),
             numbers: Mutex::default(),
         })
     }
 
     /// One below `parent`: `ENOSPC` if that is too deep.
-    pub fn below(parent: &Arc<PidNamespace>) -> SysResult<Arc<PidNamespace>> {
+    pub fn below(parent: &Arc<PidNamespace>, owner: &Arc<UserNamespace>) -> SysResult<Arc<PidNamespace>> {
         if parent.level >= MAX_LEVEL {
             return Err(Errno::ENOSPC);
         }
@@ -58,6 +61,7 @@ impl PidNamespace {
             id: NamespaceId::allocate(),
             parent: Some(Arc::clone(parent)),
             level: parent.level + 1,
+            owner: Arc::clone(owner),
             numbers: Mutex::default(),
         }))
     }
@@ -155,8 +159,8 @@ mod tests {
     #[test]
     fn a_task_has_a_number_in_each_namespace_above_it() {
         let root = PidNamespace::root();
-        let outer = PidNamespace::below(&root).unwrap();
-        let inner = PidNamespace::below(&outer).unwrap();
+        let outer = PidNamespace::below(&root, &UserNamespace::root()).unwrap();
+        let inner = PidNamespace::below(&outer, &UserNamespace::root()).unwrap();
         outer.enter(7).unwrap();
         inner.enter(9).unwrap();
         assert_eq!((root.number(9), outer.number(9), inner.number(9)), (9, 2, 1));
@@ -169,7 +173,7 @@ mod tests {
 
     #[test]
     fn nobody_enters_after_the_first_process_has_ended() {
-        let namespace = PidNamespace::below(&PidNamespace::root()).unwrap();
+        let namespace = PidNamespace::below(&PidNamespace::root(), &UserNamespace::root()).unwrap();
         namespace.enter(5).unwrap();
         namespace.close();
         assert_eq!(namespace.enter(6), Err(Errno::ENOMEM));
@@ -179,8 +183,8 @@ mod tests {
     fn namespaces_lie_32_deep_at_most() {
         let mut namespace = PidNamespace::root();
         for _ in 0..MAX_LEVEL {
-            namespace = PidNamespace::below(&namespace).unwrap();
+            namespace = PidNamespace::below(&namespace, &UserNamespace::root()).unwrap();
         }
-        assert_eq!(PidNamespace::below(&namespace).err(), Some(Errno::ENOSPC));
+        assert_eq!(PidNamespace::below(&namespace, &UserNamespace::root()).err(), Some(Errno::ENOSPC));
     }
 }

@@ -5,51 +5,77 @@ use std::sync::Arc;
 use abi::{Errno, SysResult};
 
 use super::file::{AnyNamespace, of_file};
-use super::{CgroupNamespace, IpcNamespace, Namespaces, NetworkNamespace, PidNamespace, UtsNamespace};
+use super::{
+    CgroupNamespace, IpcNamespace, Namespaces, NetworkNamespace, PidNamespace, UserNamespace, UtsNamespace,
+};
 use crate::error::SyscallResult;
 use crate::fs::FsContext;
 use crate::fs::path::FsState;
 use crate::syscalls::Fd;
-use crate::task::CurrentTask;
 use crate::task::clone::CloneFlags;
 use crate::task::credentials::Capability;
+use crate::task::{Credentials, CurrentTask};
+
+/// What a task is to have after it has left namespaces behind.
+pub(crate) struct Unshared {
+    /// The namespaces.
+    pub namespaces: Arc<Namespaces>,
+    /// The identity, which is another in a user namespace of its own.
+    pub credentials: Arc<Credentials>,
+}
 
 impl CurrentTask {
     /// The namespaces of a task that leaves those behind that `flags` name: `EPERM` without the right to.
-    pub(crate) fn namespaces_for(&self, flags: CloneFlags) -> SysResult<Arc<Namespaces>> {
-        let before = self.namespaces();
+    pub(crate) fn unshared(&self, flags: CloneFlags) -> SysResult<Unshared> {
+        let (before, mut credentials) = (self.namespaces(), self.credentials());
         if !flags.intersects(CloneFlags::NAMESPACES) {
-            return Ok(before);
+            return Ok(Unshared { namespaces: before, credentials });
         }
-        if flags.contains(CloneFlags::NEWUSER) || !self.credentials().has(Capability::SYS_ADMIN) {
+        if flags.contains(CloneFlags::NEWUSER) {
+            self.check_not_in_chroot()?;
+            credentials = Arc::new(UserNamespace::enter_new(&credentials)?);
+        }
+        let others = flags & (CloneFlags::NAMESPACES - CloneFlags::NEWUSER);
+        if !others.is_empty() && !credentials.has_own(Capability::SYS_ADMIN) {
             return Err(Errno::EPERM);
         }
+        let owner = &credentials.user_namespace;
         let mut after = (*before).clone();
         if flags.contains(CloneFlags::NEWUTS) {
-            after.uts = UtsNamespace::new(before.uts.names());
+            after.uts = UtsNamespace::new(before.uts.names(), owner);
         }
         if flags.contains(CloneFlags::NEWIPC) {
-            after.ipc = IpcNamespace::new();
+            after.ipc = IpcNamespace::new(owner);
         }
         if flags.contains(CloneFlags::NEWPID) {
-            after.pid_for_children = PidNamespace::below(&before.pid_for_children)?;
+            after.pid_for_children = PidNamespace::below(&before.pid_for_children, owner)?;
         }
         if flags.contains(CloneFlags::NEWNET) {
-            after.network = NetworkNamespace::new();
+            after.network = NetworkNamespace::new(owner);
         }
         if flags.contains(CloneFlags::NEWCGROUP) {
-            after.cgroup = CgroupNamespace::new();
+            after.cgroup = CgroupNamespace::new(owner);
         }
-        Ok(Arc::new(after))
+        Ok(Unshared { namespaces: Arc::new(after), credentials })
+    }
+
+    /// `EPERM` if the root directory is not that of the tree of mounts: a new user namespace would be a way out.
+    fn check_not_in_chroot(&self) -> SysResult<()> {
+        let state = self.fs().get();
+        let root = &state.root;
+        let whole = Arc::ptr_eq(&root.dentry, &root.mount.root)
+            && root.mount.parent().is_none()
+            && state.namespace.contains(&root.mount);
+        if whole { Ok(()) } else { Err(Errno::EPERM) }
     }
 
     /// Root, working directory and umask of a task, in a copy of the tree of mounts if `flags` ask for one.
-    pub(crate) fn fs_state_for(&self, flags: CloneFlags) -> FsState {
+    pub(crate) fn fs_state_for(&self, flags: CloneFlags, owner: &Arc<UserNamespace>) -> FsState {
         let state = self.fs().get();
         if !flags.contains(CloneFlags::NEWNS) {
             return state;
         }
-        let (namespace, find) = state.namespace.copy(false);
+        let (namespace, find) = state.namespace.copy(owner);
         FsState { namespace, root: find(&state.root), cwd: find(&state.cwd), umask: state.umask }
     }
 }
@@ -70,14 +96,18 @@ pub fn unshare(task: &CurrentTask, mut flags: CloneFlags) -> SyscallResult<()> {
     if flags.intersects(threads) && task.kernel.tasks.tasks_of(task.group.pid).len() > 1 {
         return Err(Errno::EINVAL.into());
     }
-    let namespaces = task.namespaces_for(flags)?;
+    let after = task.unshared(flags)?;
     if flags.contains(CloneFlags::FILES) {
         task.set_files(Some(Arc::new(task.files().copy())));
     }
     if flags.contains(CloneFlags::FS) {
-        task.set_fs(Arc::new(FsContext::new(task.fs_state_for(flags))));
+        let state = task.fs_state_for(flags, &after.credentials.user_namespace);
+        task.set_fs(Arc::new(FsContext::new(state)));
     }
-    task.set_namespaces(namespaces);
+    if flags.contains(CloneFlags::NEWUSER) {
+        task.set_credentials((*after.credentials).clone());
+    }
+    task.set_namespaces(after.namespaces);
     Ok(())
 }
 
@@ -89,7 +119,13 @@ pub fn setns(task: &CurrentTask, fd: Fd, flags: CloneFlags) -> SyscallResult<()>
         return Err(Errno::EINVAL.into());
     }
     let credentials = task.credentials();
-    if !credentials.has(Capability::SYS_ADMIN) {
+    if let AnyNamespace::User(user) = &namespace {
+        return enter_user_namespace(task, user);
+    }
+    // Both over the namespace that is entered and in the caller's own.
+    if !credentials.has_in(namespace.owner(), Capability::SYS_ADMIN)
+        || !credentials.has_own(Capability::SYS_ADMIN)
+    {
         return Err(Errno::EPERM.into());
     }
     let mut after = (*task.namespaces()).clone();
@@ -98,6 +134,7 @@ pub fn setns(task: &CurrentTask, fd: Fd, flags: CloneFlags) -> SyscallResult<()>
         AnyNamespace::Ipc(ipc) => after.ipc = ipc,
         AnyNamespace::Network(network) => after.network = network,
         AnyNamespace::Cgroup(cgroup) => after.cgroup = cgroup,
+        AnyNamespace::User(_) => return Err(Errno::EINVAL.into()),
         AnyNamespace::Pid(pids) => {
             // Only downwards, so that no process can be seen from a namespace that its parent is not in.
             if !task.group.pid_namespace.sees(&pids) {
@@ -106,14 +143,10 @@ pub fn setns(task: &CurrentTask, fd: Fd, flags: CloneFlags) -> SyscallResult<()>
             after.pid_for_children = pids;
         }
         AnyNamespace::Mount(mounts) => {
-            if !credentials.has(Capability::SYS_CHROOT) {
+            if !credentials.has_own(Capability::SYS_CHROOT) {
                 return Err(Errno::EPERM.into());
             }
-            let context = task.fs();
-            // One reference is the task's, one is ours.
-            if Arc::strong_count(&context) > 2 {
-                return Err(Errno::EINVAL.into());
-            }
+            let context = own_context(task)?;
             let root = mounts.root();
             context.update(|state| {
                 let umask = state.umask;
@@ -122,5 +155,25 @@ pub fn setns(task: &CurrentTask, fd: Fd, flags: CloneFlags) -> SyscallResult<()>
         }
     }
     task.set_namespaces(Arc::new(after));
+    Ok(())
+}
+
+/// The task's root and working directory: `EINVAL` if it shares them.
+fn own_context(task: &CurrentTask) -> SysResult<Arc<FsContext>> {
+    let context = task.fs();
+    // One reference is the task's, one is ours.
+    if Arc::strong_count(&context) > 2 { Err(Errno::EINVAL) } else { Ok(context) }
+}
+
+fn enter_user_namespace(task: &CurrentTask, user: &Arc<UserNamespace>) -> SyscallResult<()> {
+    let credentials = task.credentials();
+    if *credentials.user_namespace == **user || task.kernel.tasks.tasks_of(task.group.pid).len() > 1 {
+        return Err(Errno::EINVAL.into());
+    }
+    own_context(task)?;
+    if !credentials.has_in(user, Capability::SYS_ADMIN) {
+        return Err(Errno::EPERM.into());
+    }
+    task.set_credentials(user.enter(&credentials));
     Ok(())
 }

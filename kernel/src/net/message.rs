@@ -101,11 +101,13 @@ impl Sender {
     /// Whom the caller claims to be: `EPERM` unless it may, `ESRCH` if there is no such process.
     fn claimed(task: &CurrentTask, claim: SocketCredentials) -> SysResult<Sender> {
         let own = task.credentials();
-        let uid =
-            [own.uid, own.effective_uid, own.saved_uid].contains(&claim.uid) || own.has(Capability::SETUID);
-        let gid =
-            [own.gid, own.effective_gid, own.saved_gid].contains(&claim.gid) || own.has(Capability::SETGID);
-        let pid = claim.pid == task.group.number || own.has(Capability::SYS_ADMIN);
+        let claim = SocketCredentials { uid: own.uid_of(claim.uid)?, gid: own.gid_of(claim.gid)?, ..claim };
+        let uid = [own.uid, own.effective_uid, own.saved_uid].contains(&claim.uid)
+            || own.has_own(Capability::SETUID);
+        let gid = [own.gid, own.effective_gid, own.saved_gid].contains(&claim.gid)
+            || own.has_own(Capability::SETGID);
+        let pid = claim.pid == task.group.number
+            || own.has_in(&task.group.pid_namespace.owner, Capability::SYS_ADMIN);
         if !(uid && gid && pid) {
             return Err(Errno::EPERM);
         }
@@ -117,7 +119,8 @@ impl Sender {
     pub fn seen_by(&self, task: &CurrentTask) -> SocketCredentials {
         let same = task.group.pid_namespace.id == self.namespace;
         let pid = if same { self.number } else { task.number_of(self.pid) };
-        SocketCredentials { pid, uid: self.uid, gid: self.gid }
+        let own = task.credentials();
+        SocketCredentials { pid, uid: own.shown_uid(self.uid), gid: own.shown_gid(self.gid) }
     }
 }
 

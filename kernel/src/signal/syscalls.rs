@@ -143,7 +143,7 @@ fn may_signal(task: &CurrentTask, target: &Task, signal: Option<Signal>) -> SysR
     let same_user =
         [own.uid, own.effective_uid].iter().any(|uid| *uid == other.uid || *uid == other.saved_uid);
     let same_process = Arc::ptr_eq(&task.group, &target.group);
-    if same_process || same_user || own.has(Capability::KILL) {
+    if same_process || same_user || own.has_in(&other.user_namespace, Capability::KILL) {
         return Ok(());
     }
     let session = |pid| task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.session));
@@ -169,7 +169,10 @@ fn shielded(task: &CurrentTask, target: &Arc<ThreadGroup>, signal: Signal) -> bo
 
 /// A record that says that `task` is the sender, in the receiver's words.
 fn sender(task: &CurrentTask, target: &ThreadGroup, signal: Signal, code: i32) -> SigInfo {
-    SigInfo::user(signal, code, target.pid_namespace.number(task.group.pid), task.credentials().uid)
+    let receiver = task.kernel.tasks.tasks_of(target.pid).first().map(|receiver| receiver.credentials());
+    let uid = task.credentials().uid;
+    let uid = receiver.map_or(uid, |receiver| receiver.shown_uid(uid));
+    SigInfo::user(signal, code, target.pid_namespace.number(task.group.pid), uid)
 }
 
 fn send_checked(

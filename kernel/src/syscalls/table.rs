@@ -79,7 +79,7 @@ syscalls! {
 53  199 socketpair(family, kind, protocol, usockvec) partial "AF_UNIX only";
 54  208 setsockopt(fd, level, optname, optval, optlen) full;
 55  209 getsockopt(fd, level, optname, optval, optlen) full;
-56  220 clone(flags, newsp, parent_tidptr, child_tidptr, tls) partial "no user namespaces, no pidfd, no chosen tid";
+56  220 clone(flags, newsp, parent_tidptr, child_tidptr, tls) partial "no pidfd, no chosen tid";
 57  -   fork() full;
 58  -   vfork() full;
 59  221 execve(filename, argv, envp) full;
@@ -295,7 +295,7 @@ syscalls! {
 269 48  faccessat(dfd, filename, mode) full;
 270 72  pselect6(n, inp, outp, exp, tsp, sig) full;
 271 73  ppoll(ufds, nfds, tsp, sigmask, sigsetsize) full;
-272 97  unshare(unshare_flags) partial "no user namespaces";
+272 97  unshare(unshare_flags) partial "no time namespaces";
 273 99  set_robust_list(head, len) full;
 274 100 get_robust_list(pid, head_ptr, len_ptr) full;
 275 76  splice(fd_in, off_in, fd_out, off_out, len, flags) none;
@@ -331,7 +331,7 @@ syscalls! {
 305 266 clock_adjtime(which_clock, utx) partial "reading only";
 306 267 syncfs(fd) full;
 307 269 sendmmsg(fd, mmsg, vlen, flags) full;
-308 268 setns(fd, flags) partial "no user or time namespaces, no pidfds";
+308 268 setns(fd, flags) partial "no time namespaces, no pidfds";
 309 168 getcpu(cpup, nodep, unused) full;
 310 270 process_vm_readv(pid, lvec, liovcnt, rvec, riovcnt, flags) none;
 311 271 process_vm_writev(pid, lvec, liovcnt, rvec, riovcnt, flags) none;
@@ -369,7 +369,7 @@ syscalls! {
 432 432 fsmount(fs_fd, flags, attr_flags) full;
 433 433 fspick(dfd, path, flags) none;
 434 434 pidfd_open(pid, flags) none;
-435 435 clone3(uargs, size) partial "no user namespaces, no pidfd, no chosen tid";
+435 435 clone3(uargs, size) partial "no pidfd, no chosen tid";
 436 436 close_range(fd, max_fd, flags) full;
 437 437 openat2(dfd, filename, how, usize) partial "RESOLVE_CACHED always fails";
 438 438 pidfd_getfd(pidfd, fd, flags) none;

@@ -155,7 +155,8 @@ impl CurrentTask {
         if has(CloneFlags::INTO_CGROUP) {
             return Err(Errno::EPERM.into());
         }
-        let namespaces = self.namespaces_for(flags)?;
+        let after = self.unshared(flags)?;
+        let namespaces = after.namespaces;
         if arguments.set_tid_size != 0 {
             return Err(Errno::EPERM.into());
         }
@@ -197,8 +198,14 @@ impl CurrentTask {
             group
         };
         let files = if has(CloneFlags::FILES) { self.files() } else { Arc::new(self.files().copy()) };
-        let fs =
-            if has(CloneFlags::FS) { self.fs() } else { Arc::new(FsContext::new(self.fs_state_for(flags))) };
+        let fs = if has(CloneFlags::FS) {
+            self.fs()
+        } else {
+            {
+                let state = self.fs_state_for(flags, &after.credentials.user_namespace);
+                Arc::new(FsContext::new(state))
+            }
+        };
         let child = Task::create(
             &self.kernel,
             NewTask {
@@ -208,7 +215,7 @@ impl CurrentTask {
                 files,
                 fs,
                 memory: Arc::clone(&memory),
-                credentials: self.credentials(),
+                credentials: after.credentials,
                 signals: crate::signal::TaskSignals::for_clone(self, flags),
                 namespaces: Arc::clone(&namespaces),
             },

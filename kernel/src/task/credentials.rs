@@ -1,5 +1,11 @@
 //! Who a task is: user and group ids, capabilities, `credentials(7)` and `capabilities(7)`.
 
+use std::sync::Arc;
+
+use abi::SysResult;
+
+use crate::namespace::user::{IdKind, UserNamespace};
+
 /// The identity of a task. Immutable; a change makes a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of credentials(7)")]
@@ -20,6 +26,8 @@ pub struct Credentials {
     pub ambient: u64,
     pub securebits: u32,
     pub no_new_privileges: bool,
+    /// Where the capabilities hold; ids are the kernel's all the same.
+    pub user_namespace: Arc<UserNamespace>,
 }
 
 /// All capabilities that Linux 6.12 knows.
@@ -83,12 +91,74 @@ impl Credentials {
             ambient: 0,
             securebits: 0,
             no_new_privileges: false,
+            user_namespace: UserNamespace::root(),
         }
     }
 
-    /// Whether the task may use the capability now.
+    /// Whether the task may use the capability now on what belongs to the whole kernel, so that only those in the root
+    /// user namespace may.
     pub fn has(&self, capability: Capability) -> bool {
+        self.has_in(&UserNamespace::root(), capability)
+    }
+
+    /// Whether the task may use the capability now on itself and what belongs to its own user namespace.
+    pub fn has_own(&self, capability: Capability) -> bool {
         self.effective & capability.mask() != 0
+    }
+
+    /// Whether the task may use the capability now on what belongs to a user namespace.
+    pub fn has_in(&self, namespace: &UserNamespace, capability: Capability) -> bool {
+        let mut at = namespace;
+        loop {
+            if *at == *self.user_namespace {
+                return self.has_own(capability);
+            }
+            let Some(parent) = at.parent.as_deref() else { return false };
+            // Who made it may do everything in it.
+            if *parent == *self.user_namespace && at.owner.0 == self.effective_uid {
+                return true;
+            }
+            at = parent;
+        }
+    }
+
+    /// Whether the task may use the capability now on a file that belongs to these ids: both must have numbers in its
+    /// user namespace.
+    pub fn has_over(&self, uid: u32, gid: u32, capability: Capability) -> bool {
+        let namespace = &self.user_namespace;
+        self.has_own(capability)
+            && namespace.number(IdKind::User, uid).is_some()
+            && namespace.number(IdKind::Group, gid).is_some()
+    }
+
+    /// The kernel's id of the user namespace's root user; `None` if it is not mapped.
+    pub fn root_user(&self) -> Option<u32> {
+        self.user_namespace.id_of(IdKind::User, 0).ok()
+    }
+
+    /// Whether an id is that of the user namespace's root user.
+    pub fn is_root_user(&self, uid: u32) -> bool {
+        self.root_user() == Some(uid)
+    }
+
+    /// What a user id is called in the user namespace.
+    pub fn shown_uid(&self, uid: u32) -> u32 {
+        self.user_namespace.shown(IdKind::User, uid)
+    }
+
+    /// What a group id is called in the user namespace.
+    pub fn shown_gid(&self, gid: u32) -> u32 {
+        self.user_namespace.shown(IdKind::Group, gid)
+    }
+
+    /// The user that a number of the user namespace stands for; `u32::MAX` stays: `EINVAL`.
+    pub fn uid_of(&self, number: u32) -> SysResult<u32> {
+        self.user_namespace.id_of(IdKind::User, number)
+    }
+
+    /// The group that a number of the user namespace stands for; `u32::MAX` stays: `EINVAL`.
+    pub fn gid_of(&self, number: u32) -> SysResult<u32> {
+        self.user_namespace.id_of(IdKind::Group, number)
     }
 
     /// Whether the task is in the group, by its file system group or a supplementary one.

@@ -290,7 +290,9 @@ fn build_stack(
     rustix::rand::getrandom(&mut random_bytes, rustix::rand::GetRandomFlags::empty())?;
 
     let secure = credentials.uid != credentials.effective_uid || credentials.gid != credentials.effective_gid;
-    let ids = [credentials.uid, credentials.effective_uid, credentials.gid, credentials.effective_gid];
+    let users = [credentials.uid, credentials.effective_uid].map(|uid| credentials.shown_uid(uid));
+    let groups = [credentials.gid, credentials.effective_gid].map(|gid| credentials.shown_gid(gid));
+    let ids = [users[0], users[1], groups[0], groups[1]];
     let mut vector: Vec<(u64, u64)> = vec![
         (16, crate::task::processor::hwcap()),
         (6, PAGE_SIZE),

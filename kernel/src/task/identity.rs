@@ -4,6 +4,7 @@ use abi::{Errno, SysResult};
 
 use super::credentials::Capability;
 use super::{Credentials, CurrentTask, Pid};
+use crate::namespace::user::IdKind;
 use crate::user::UserPtr;
 
 /// An id that means "leave it as it is".
@@ -21,8 +22,10 @@ impl Credentials {
         if self.securebits & SECBIT_NO_SETUID_FIXUP != 0 {
             return;
         }
-        let was_root = [before.uid, before.effective_uid, before.saved_uid].contains(&0);
-        let is_root = [self.uid, self.effective_uid, self.saved_uid].contains(&0);
+        let was_root =
+            [before.uid, before.effective_uid, before.saved_uid].iter().any(|uid| self.is_root_user(*uid));
+        let is_root =
+            [self.uid, self.effective_uid, self.saved_uid].iter().any(|uid| self.is_root_user(*uid));
         if was_root && !is_root {
             if self.securebits & SECBIT_KEEP_CAPS == 0 {
                 self.permitted = 0;
@@ -30,10 +33,12 @@ impl Credentials {
             }
             self.ambient = 0;
         }
-        if before.effective_uid == 0 && self.effective_uid != 0 {
+        let (before_root, root) =
+            (self.is_root_user(before.effective_uid), self.is_root_user(self.effective_uid));
+        if before_root && !root {
             self.effective = 0;
         }
-        if before.effective_uid != 0 && self.effective_uid == 0 {
+        if !before_root && root {
             self.effective = self.permitted;
         }
     }
@@ -53,10 +58,11 @@ impl Credentials {
             return;
         }
         let mask = FILES.iter().fold(0, |all, capability| all | capability.mask());
-        if before.fs_uid == 0 && self.fs_uid != 0 {
+        let (before_root, root) = (self.is_root_user(before.fs_uid), self.is_root_user(self.fs_uid));
+        if before_root && !root {
             self.effective &= !mask;
         }
-        if before.fs_uid != 0 && self.fs_uid == 0 {
+        if !before_root && root {
             self.effective |= self.permitted & mask;
         }
     }
@@ -78,7 +84,8 @@ pub fn setuid(task: &CurrentTask, uid: u32) -> SysResult<()> {
         if uid == KEEP {
             return Err(Errno::EINVAL);
         }
-        if credentials.has(Capability::SETUID) {
+        let uid = credentials.uid_of(uid)?;
+        if credentials.has_own(Capability::SETUID) {
             credentials.uid = uid;
             credentials.saved_uid = uid;
         } else if uid != credentials.uid && uid != credentials.saved_uid {
@@ -96,7 +103,8 @@ pub fn setgid(task: &CurrentTask, gid: u32) -> SysResult<()> {
         if gid == KEEP {
             return Err(Errno::EINVAL);
         }
-        if credentials.has(Capability::SETGID) {
+        let gid = credentials.gid_of(gid)?;
+        if credentials.has_own(Capability::SETGID) {
             credentials.gid = gid;
             credentials.saved_gid = gid;
         } else if gid != credentials.gid && gid != credentials.saved_gid {
@@ -111,7 +119,8 @@ pub fn setgid(task: &CurrentTask, gid: u32) -> SysResult<()> {
 /// `setreuid(2)`.
 pub fn setreuid(task: &CurrentTask, real: u32, effective: u32) -> SysResult<()> {
     change(task, |c| {
-        let privileged = c.has(Capability::SETUID);
+        let (real, effective) = (c.uid_of(real)?, c.uid_of(effective)?);
+        let privileged = c.has_own(Capability::SETUID);
         let real_allowed = [KEEP, c.uid, c.effective_uid].contains(&real);
         let effective_allowed = [KEEP, c.uid, c.effective_uid, c.saved_uid].contains(&effective);
         if !(privileged || real_allowed && effective_allowed) {
@@ -135,7 +144,8 @@ pub fn setreuid(task: &CurrentTask, real: u32, effective: u32) -> SysResult<()> 
 /// `setregid(2)`.
 pub fn setregid(task: &CurrentTask, real: u32, effective: u32) -> SysResult<()> {
     change(task, |c| {
-        let privileged = c.has(Capability::SETGID);
+        let (real, effective) = (c.gid_of(real)?, c.gid_of(effective)?);
+        let privileged = c.has_own(Capability::SETGID);
         let real_allowed = [KEEP, c.gid, c.effective_gid].contains(&real);
         let effective_allowed = [KEEP, c.gid, c.effective_gid, c.saved_gid].contains(&effective);
         if !(privileged || real_allowed && effective_allowed) {
@@ -159,8 +169,9 @@ pub fn setregid(task: &CurrentTask, real: u32, effective: u32) -> SysResult<()> 
 /// `setresuid(2)`.
 pub fn setresuid(task: &CurrentTask, real: u32, effective: u32, saved: u32) -> SysResult<()> {
     change(task, |c| {
+        let (real, effective, saved) = (c.uid_of(real)?, c.uid_of(effective)?, c.uid_of(saved)?);
         let known = [KEEP, c.uid, c.effective_uid, c.saved_uid];
-        if !c.has(Capability::SETUID) && ![real, effective, saved].iter().all(|id| known.contains(id)) {
+        if !c.has_own(Capability::SETUID) && ![real, effective, saved].iter().all(|id| known.contains(id)) {
             return Err(Errno::EPERM);
         }
         let set = |slot: &mut u32, id: u32| *slot = if id == KEEP { *slot } else { id };
@@ -175,8 +186,9 @@ pub fn setresuid(task: &CurrentTask, real: u32, effective: u32, saved: u32) -> S
 /// `setresgid(2)`.
 pub fn setresgid(task: &CurrentTask, real: u32, effective: u32, saved: u32) -> SysResult<()> {
     change(task, |c| {
+        let (real, effective, saved) = (c.gid_of(real)?, c.gid_of(effective)?, c.gid_of(saved)?);
         let known = [KEEP, c.gid, c.effective_gid, c.saved_gid];
-        if !c.has(Capability::SETGID) && ![real, effective, saved].iter().all(|id| known.contains(id)) {
+        if !c.has_own(Capability::SETGID) && ![real, effective, saved].iter().all(|id| known.contains(id)) {
             return Err(Errno::EPERM);
         }
         let set = |slot: &mut u32, id: u32| *slot = if id == KEEP { *slot } else { id };
@@ -196,9 +208,9 @@ pub fn getresuid(
     saved: UserPtr<u32>,
 ) -> SysResult<()> {
     let c = task.credentials();
-    task.write_object(real, &c.uid)?;
-    task.write_object(effective, &c.effective_uid)?;
-    task.write_object(saved, &c.saved_uid)
+    task.write_object(real, &c.shown_uid(c.uid))?;
+    task.write_object(effective, &c.shown_uid(c.effective_uid))?;
+    task.write_object(saved, &c.shown_uid(c.saved_uid))
 }
 
 /// `getresgid(2)`.
@@ -209,39 +221,42 @@ pub fn getresgid(
     saved: UserPtr<u32>,
 ) -> SysResult<()> {
     let c = task.credentials();
-    task.write_object(real, &c.gid)?;
-    task.write_object(effective, &c.effective_gid)?;
-    task.write_object(saved, &c.saved_gid)
+    task.write_object(real, &c.shown_gid(c.gid))?;
+    task.write_object(effective, &c.shown_gid(c.effective_gid))?;
+    task.write_object(saved, &c.shown_gid(c.saved_gid))
 }
 
 /// `setfsuid(2)`: returns the old id, whether it was changed or not.
 pub fn setfsuid(task: &CurrentTask, uid: u32) -> SysResult<u32> {
     let before = task.credentials();
+    let uid = before.uid_of(uid).unwrap_or(KEEP);
     let known = [before.uid, before.effective_uid, before.saved_uid, before.fs_uid].contains(&uid);
-    if uid != KEEP && (known || before.has(Capability::SETUID)) {
+    if uid != KEEP && (known || before.has_own(Capability::SETUID)) {
         let mut after = (*before).clone();
         after.fs_uid = uid;
         after.fix_file_capabilities(&before);
         task.set_credentials(after);
     }
-    Ok(before.fs_uid)
+    Ok(before.shown_uid(before.fs_uid))
 }
 
 /// `setfsgid(2)`: returns the old id, whether it was changed or not.
 pub fn setfsgid(task: &CurrentTask, gid: u32) -> SysResult<u32> {
     let before = task.credentials();
+    let gid = before.gid_of(gid).unwrap_or(KEEP);
     let known = [before.gid, before.effective_gid, before.saved_gid, before.fs_gid].contains(&gid);
-    if gid != KEEP && (known || before.has(Capability::SETGID)) {
+    if gid != KEEP && (known || before.has_own(Capability::SETGID)) {
         let mut after = (*before).clone();
         after.fs_gid = gid;
         task.set_credentials(after);
     }
-    Ok(before.fs_gid)
+    Ok(before.shown_gid(before.fs_gid))
 }
 
 /// `getgroups(2)`.
 pub fn getgroups(task: &CurrentTask, size: i32, list: UserPtr<u32>) -> SysResult<usize> {
-    let groups = task.credentials().groups.clone();
+    let credentials = task.credentials();
+    let groups: Vec<u32> = credentials.groups.iter().map(|gid| credentials.shown_gid(*gid)).collect();
     let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
     if size != 0 {
         if size < groups.len() {
@@ -255,11 +270,13 @@ pub fn getgroups(task: &CurrentTask, size: i32, list: UserPtr<u32>) -> SysResult
 /// `setgroups(2)`.
 pub fn setgroups(task: &CurrentTask, size: i32, list: UserPtr<u32>) -> SysResult<()> {
     let mut credentials = (*task.credentials()).clone();
-    if !credentials.has(Capability::SETGID) {
+    if !credentials.has_own(Capability::SETGID) || !credentials.user_namespace.allows_setgroups() {
         return Err(Errno::EPERM);
     }
     let size = usize::try_from(size).ok().filter(|size| *size <= NGROUPS_MAX).ok_or(Errno::EINVAL)?;
-    let mut groups = task.read_array(list, size)?;
+    let numbers: Vec<u32> = task.read_array(list, size)?;
+    let groups: SysResult<Vec<u32>> = numbers.into_iter().map(|gid| credentials.gid_of(gid)).collect();
+    let mut groups = groups?;
     groups.sort_unstable();
     credentials.groups = groups;
     task.set_credentials(credentials);
@@ -318,7 +335,7 @@ pub fn capset(task: &CurrentTask, header: UserPtr<[u32; 2]>, data: UserPtr<u32>)
     let (effective, permitted, inheritable) = (set(0) & all, set(1) & all, set(2) & all);
     let mut c = (*task.credentials()).clone();
     let may_inherit =
-        if c.has(Capability::SETPCAP) { c.inheritable | c.bounding } else { c.inheritable | c.permitted };
+        if c.has_own(Capability::SETPCAP) { c.inheritable | c.bounding } else { c.inheritable | c.permitted };
     if inheritable & !may_inherit & !c.permitted != 0
         || inheritable & !(c.inheritable | c.bounding) != 0
         || permitted & !c.permitted != 0
@@ -338,7 +355,11 @@ pub fn capset(task: &CurrentTask, header: UserPtr<[u32; 2]>, data: UserPtr<u32>)
 /// `set_ids` are the ids that the program's set-user-id and set-group-id bits give.
 pub(super) fn credentials_for_exec(before: &Credentials, set_ids: (Option<u32>, Option<u32>)) -> Credentials {
     let mut after = before.clone();
-    let (uid, gid) = if before.no_new_privileges { (None, None) } else { set_ids };
+    // An id that is not mapped cannot be taken on.
+    let namespace = &before.user_namespace;
+    let known = set_ids.0.is_none_or(|uid| namespace.number(IdKind::User, uid).is_some())
+        && set_ids.1.is_none_or(|gid| namespace.number(IdKind::Group, gid).is_some());
+    let (uid, gid) = if before.no_new_privileges || !known { (None, None) } else { set_ids };
     after.effective_uid = uid.unwrap_or(before.effective_uid);
     after.effective_gid = gid.unwrap_or(before.effective_gid);
     let privileged = uid.is_some() || gid.is_some();
@@ -346,9 +367,10 @@ pub(super) fn credentials_for_exec(before: &Credentials, set_ids: (Option<u32>, 
         after.ambient = 0;
     }
     let root_rules = before.securebits & SECBIT_NOROOT == 0;
-    let is_root = root_rules && (after.uid == 0 || after.effective_uid == 0);
+    let is_root = root_rules && (after.is_root_user(after.uid) || after.is_root_user(after.effective_uid));
     after.permitted = if is_root { after.inheritable | after.bounding } else { after.ambient };
-    after.effective = if root_rules && after.effective_uid == 0 { after.permitted } else { after.ambient };
+    after.effective =
+        if root_rules && after.is_root_user(after.effective_uid) { after.permitted } else { after.ambient };
     after.saved_uid = after.effective_uid;
     after.saved_gid = after.effective_gid;
     after.fs_uid = after.effective_uid;

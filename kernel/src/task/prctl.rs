@@ -89,7 +89,7 @@ pub fn prctl(task: &CurrentTask, option: i32, a: u64, b: u64, c: u64, d: u64) ->
             None => Err(Errno::EINVAL.into()),
         },
         CAPBSET_DROP => {
-            if !task.credentials().has(Capability::SETPCAP) {
+            if !task.credentials().has_own(Capability::SETPCAP) {
                 return Err(Errno::EPERM.into());
             }
             let mask = capability(a).ok_or(Errno::EINVAL)?;
@@ -97,7 +97,7 @@ pub fn prctl(task: &CurrentTask, option: i32, a: u64, b: u64, c: u64, d: u64) ->
         }
         GET_SECUREBITS => Ok(task.credentials().securebits.into()),
         SET_SECUREBITS => {
-            if !task.credentials().has(Capability::SETPCAP) || a > 0xff {
+            if !task.credentials().has_own(Capability::SETPCAP) || a > 0xff {
                 return Err(Errno::EPERM.into());
             }
             // A bit is locked by the one above it.

@@ -189,22 +189,26 @@ pub fn setsid(task: &CurrentTask) -> SysResult<Pid> {
 
 /// `getuid(2)`.
 pub fn getuid(task: &CurrentTask) -> SysResult<u32> {
-    Ok(task.credentials().uid)
+    let credentials = task.credentials();
+    Ok(credentials.shown_uid(credentials.uid))
 }
 
 /// `geteuid(2)`.
 pub fn geteuid(task: &CurrentTask) -> SysResult<u32> {
-    Ok(task.credentials().effective_uid)
+    let credentials = task.credentials();
+    Ok(credentials.shown_uid(credentials.effective_uid))
 }
 
 /// `getgid(2)`.
 pub fn getgid(task: &CurrentTask) -> SysResult<u32> {
-    Ok(task.credentials().gid)
+    let credentials = task.credentials();
+    Ok(credentials.shown_gid(credentials.gid))
 }
 
 /// `getegid(2)`.
 pub fn getegid(task: &CurrentTask) -> SysResult<u32> {
-    Ok(task.credentials().effective_gid)
+    let credentials = task.credentials();
+    Ok(credentials.shown_gid(credentials.effective_gid))
 }
 
 /// `prlimit64(2)`.

@@ -253,7 +253,8 @@ pub fn personality(_task: &CurrentTask, persona: u32) -> SysResult<u32> {
 
 /// Sets the host name (`sethostname(2)`) or the domain name.
 fn set_name(task: &CurrentTask, name: u64, length: i32, domain: bool) -> SysResult<()> {
-    if !task.credentials().has(Capability::SYS_ADMIN) {
+    let uts = std::sync::Arc::clone(&task.namespaces().uts);
+    if !task.credentials().has_in(&uts.owner, Capability::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     let length = usize::try_from(length).ok().filter(|length| *length <= 64).ok_or(Errno::EINVAL)?;
@@ -262,7 +263,7 @@ fn set_name(task: &CurrentTask, name: u64, length: i32, domain: bool) -> SysResu
     let set = |names: &mut crate::namespace::UtsNames| {
         if domain { names.domainname = bytes } else { names.hostname = bytes }
     };
-    task.namespaces().uts.update(set);
+    uts.update(set);
     Ok(())
 }
 

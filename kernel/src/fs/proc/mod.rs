@@ -433,10 +433,11 @@ impl OpenFile for OpenText {
         if from.remaining() > 4096 {
             return Err(Errno::EINVAL.into());
         }
+        let writer = from.task();
         let bytes = from.read_all()?;
         let kernel = self.node.kernel()?;
         match &self.node.entry {
-            Entry::ProcessFile { pid, name, .. } => task::write(&kernel, *pid, name, &bytes)?,
+            Entry::ProcessFile { pid, name, .. } => task::write(&kernel, *pid, name, &bytes, writer)?,
             _ => return Err(Errno::EPERM.into()),
         }
         Ok((bytes.len(), offset + bytes.len() as u64))

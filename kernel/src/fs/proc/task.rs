@@ -10,7 +10,8 @@ use crate::fs::file::Place;
 use crate::fs::mount::{Mount, MountFlags};
 use crate::fs::{File, PathRef};
 use crate::mm::{Backing, Protection, VmaFlags};
-use crate::namespace::{AnyNamespace, PidNamespace};
+use crate::namespace::user::IdKind;
+use crate::namespace::{AnyNamespace, PidNamespace, UserNamespace};
 use crate::syscalls::Fd;
 use crate::task::credentials::Capability;
 use crate::task::limits::{INFINITY, Resource};
@@ -47,13 +48,13 @@ pub const LINKS: &[&str] = &["cwd", "exe", "root"];
 /// Directories.
 pub const DIRECTORIES: &[&str] = &["fd", "fdinfo", "ns", "task"];
 /// Kinds of namespaces.
-pub const NAMESPACES: &[&str] = &["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "uts"];
+pub const NAMESPACES: &[&str] = &["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"];
 
 /// The permission bits of a file.
 pub fn mode(name: &str) -> u32 {
     match name {
         "auxv" | "environ" | "io" | "personality" => 0o400,
-        "comm" | "oom_adj" | "oom_score_adj" => 0o644,
+        "comm" | "gid_map" | "oom_adj" | "oom_score_adj" | "setgroups" | "uid_map" => 0o644,
         _ => 0o444,
     }
 }
@@ -70,7 +71,7 @@ fn check_access(task: &Task, reader: Option<&CurrentTask>) -> SysResult<()> {
     let same = [other.uid, other.effective_uid, other.saved_uid].iter().all(|uid| *uid == own.fs_uid);
     let contained = other.permitted & !own.permitted == 0;
     let same_process = Arc::ptr_eq(&reader.group, &task.group);
-    if same_process || (same && contained) || own.has(Capability::SYS_PTRACE) {
+    if same_process || (same && contained) || own.has_in(&other.user_namespace, Capability::SYS_PTRACE) {
         Ok(())
     } else {
         Err(Errno::EACCES)
@@ -118,8 +119,12 @@ pub fn text(
         "environ" => guest(layout.environment),
         "comm" => format!("{}\n", task.comm()).into_bytes(),
         "cgroup" => b"0::/\n".to_vec(),
-        "uid_map" | "gid_map" => b"         0          0 4294967295\n".to_vec(),
-        "setgroups" => b"allow\n".to_vec(),
+        "uid_map" | "gid_map" => {
+            let kind = if name == "uid_map" { IdKind::User } else { IdKind::Group };
+            let viewer = reader.map_or_else(UserNamespace::root, viewer);
+            task.credentials().user_namespace.map_text(kind, &viewer).into_bytes()
+        }
+        "setgroups" => task.credentials().user_namespace.setgroups_text().as_bytes().to_vec(),
         "loginuid" | "sessionid" => b"4294967295".to_vec(),
         "personality" => b"00000000\n".to_vec(),
         "wchan" => b"0".to_vec(),
@@ -142,15 +147,32 @@ pub fn text(
             let (size, data) = (pages(size), pages(data));
             format!("{size} {} {} {code} 0 {data} 0\n", pages(usage.resident), pages(usage.shared)).into_bytes()
         }
-        "status" => status(kernel, pids, &task, thread).into_bytes(),
+        "status" => status(kernel, pids, &task, thread, reader).into_bytes(),
         _ => return Err(Errno::ENOENT),
     })
 }
 
+/// The user namespace of a reader.
+fn viewer(reader: &CurrentTask) -> Arc<UserNamespace> {
+    Arc::clone(&reader.credentials().user_namespace)
+}
+
 /// Writes a setting.
-pub fn write(kernel: &Kernel, pid: Pid, name: &str, bytes: &[u8]) -> SysResult<()> {
+pub fn write(
+    kernel: &Kernel,
+    pid: Pid,
+    name: &str,
+    bytes: &[u8],
+    writer: Option<&CurrentTask>,
+) -> SysResult<()> {
     let task = task(kernel, pid)?;
+    let writer = || writer.map(|writer| writer.credentials()).ok_or(Errno::EPERM);
     match name {
+        "uid_map" | "gid_map" => {
+            let kind = if name == "uid_map" { IdKind::User } else { IdKind::Group };
+            task.credentials().user_namespace.write_map(kind, &*writer()?, bytes)
+        }
+        "setgroups" => task.credentials().user_namespace.write_setgroups(&*writer()?, bytes),
         "comm" => {
             let name = bytes.strip_suffix(b"\n").unwrap_or(bytes);
             task.set_comm(name);
@@ -236,7 +258,15 @@ fn stat(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool) -> Stri
     )
 }
 
-fn status(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool) -> String {
+fn status(
+    kernel: &Kernel,
+    pids: &PidNamespace,
+    task: &Task,
+    thread: bool,
+    reader: Option<&CurrentTask>,
+) -> String {
+    let viewer = reader.map_or_else(UserNamespace::root, viewer);
+    let (uid, gid) = (|id| viewer.shown(IdKind::User, id), |id| viewer.shown(IdKind::Group, id));
     let (parent, ..) = relations(kernel, pids, task.group.pid);
     let threads = kernel.tasks.tasks_of(task.group.pid).len();
     let memory = task.memory();
@@ -244,7 +274,7 @@ fn status(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool) -> St
     let (size, peak) = memory.as_ref().map_or((0, 0), |memory| memory.size());
     let c = task.credentials();
     let (ignored, caught) = task.group.signals.dispositions();
-    let groups: String = c.groups.iter().map(|group| format!("{group} ")).collect();
+    let groups: String = c.groups.iter().map(|group| format!("{} ", gid(*group))).collect();
     let state = match state(task) {
         'T' => "T (stopped)",
         'R' => "R (running)",
@@ -274,14 +304,14 @@ fn status(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool) -> St
         task.comm(),
         task.fs().get().umask,
         pids.number(task.group.pid),
-        c.uid,
-        c.effective_uid,
-        c.saved_uid,
-        c.fs_uid,
-        c.gid,
-        c.effective_gid,
-        c.saved_gid,
-        c.fs_gid,
+        uid(c.uid),
+        uid(c.effective_uid),
+        uid(c.saved_uid),
+        uid(c.fs_uid),
+        gid(c.gid),
+        gid(c.effective_gid),
+        gid(c.saved_gid),
+        gid(c.fs_gid),
         task.files().capacity(),
         kib(peak),
         kib(size),

@@ -419,7 +419,7 @@ pub fn fchdir(task: &CurrentTask, fd: Fd) -> SyscallResult<()> {
 pub fn chroot(task: &CurrentTask, path: UserPath) -> SyscallResult<()> {
     let path = task.read_path(path)?;
     let place = enter(task, task.resolve(Fd::CWD, &path, Walk::FOLLOW)?)?;
-    if !task.credentials().has(Capability::SYS_CHROOT) {
+    if !task.credentials().has_own(Capability::SYS_CHROOT) {
         return Err(Errno::EPERM.into());
     }
     task.fs().update(|state| state.root = place);

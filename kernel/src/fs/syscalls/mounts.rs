@@ -93,7 +93,8 @@ impl MountCall {
 impl CurrentTask {
     /// `EPERM` unless the task may change its tree of mounts.
     pub(super) fn may_mount(&self) -> SysResult<()> {
-        if self.credentials().has(Capability::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+        let may = self.credentials().has_in(&self.mounts().owner, Capability::SYS_ADMIN);
+        if may { Ok(()) } else { Err(Errno::EPERM) }
     }
 
     /// The task's tree of mounts.
@@ -125,7 +126,7 @@ pub(super) fn make_file_system(
     options: &[(String, Option<String>)],
 ) -> SysResult<Arc<dyn FileSystem>> {
     match kind {
-        "tmpfs" | "ramfs" => make_tmpfs(options),
+        "tmpfs" | "ramfs" => make_tmpfs(task, options),
         "proc" => {
             // There is no hiding of processes; what does not ask for it is as it would be.
             let fine = |(key, value): &(String, Option<String>)| match (key.as_str(), value.as_deref()) {
@@ -157,9 +158,12 @@ pub(super) fn make_file_system(
     }
 }
 
-fn make_tmpfs(options: &[(String, Option<String>)]) -> SysResult<Arc<dyn FileSystem>> {
+fn make_tmpfs(task: &CurrentTask, options: &[(String, Option<String>)]) -> SysResult<Arc<dyn FileSystem>> {
     let mut made = MemOptions::default();
-    let mut owner = SetAttributes::default();
+    let credentials = task.credentials();
+    // It is the mounter's, as far as that has a number where it mounts.
+    let (user, group) = (credentials.fs_uid, credentials.fs_gid);
+    let mut owner = SetAttributes { uid: Some(user), gid: Some(group), ..SetAttributes::default() };
     for (key, value) in options {
         let value = value.as_deref();
         let number =
@@ -171,8 +175,8 @@ fn make_tmpfs(options: &[(String, Option<String>)]) -> SysResult<Arc<dyn FileSys
                     parse_size(value.ok_or(Errno::EINVAL)?)?.checked_mul(4096).ok_or(Errno::EINVAL)?;
             }
             "mode" => made.mode = number(8)? & 0o7777,
-            "uid" => owner.uid = Some(number(10)?),
-            "gid" => owner.gid = Some(number(10)?),
+            "uid" => owner.uid = Some(credentials.uid_of(number(10)?)?),
+            "gid" => owner.gid = Some(credentials.gid_of(number(10)?)?),
             // Files are not counted, and huge pages are the host's business.
             "nr_inodes" => drop(parse_size(value.ok_or(Errno::EINVAL)?)?),
             "huge" | "inode32" | "inode64" | "noswap" | "mpol" => {}
@@ -180,9 +184,7 @@ fn make_tmpfs(options: &[(String, Option<String>)]) -> SysResult<Arc<dyn FileSys
         }
     }
     let made = MemFs::tmpfs(made);
-    if owner.uid.is_some() || owner.gid.is_some() {
-        made.root().set_attributes(&owner)?;
-    }
+    made.root().set_attributes(&owner)?;
     Ok(made)
 }
 
@@ -251,7 +253,7 @@ pub fn mount(
     task.may_mount()?;
     let namespace = task.mounts();
     if flags.contains(MountCall::REMOUNT) {
-        return remount(&namespace, target, flags, &data);
+        return remount(task, &namespace, target, flags, &data);
     }
     if flags.contains(MountCall::BIND) {
         let source = source.filter(|source| !source.is_empty()).ok_or(Errno::EINVAL)?;
@@ -274,7 +276,13 @@ pub fn mount(
 }
 
 /// `MS_REMOUNT`: the flags of a mount; with `MS_BIND` only these, which is all there is of a file system too.
-fn remount(namespace: &MountNamespace, target: PathRef, flags: MountCall, data: &[u8]) -> SyscallResult<()> {
+fn remount(
+    task: &CurrentTask,
+    namespace: &MountNamespace,
+    target: PathRef,
+    flags: MountCall,
+    data: &[u8],
+) -> SyscallResult<()> {
     let target = namespace.top(target);
     let mount = &target.mount;
     if !Arc::ptr_eq(&mount.root, &target.dentry) || !namespace.contains(mount) {
@@ -282,7 +290,7 @@ fn remount(namespace: &MountNamespace, target: PathRef, flags: MountCall, data: 
     }
     if !flags.contains(MountCall::BIND) && mount.file_system.name() == "tmpfs" {
         // Checked, so that nonsense is told; a tmpfs keeps the size that it was made with.
-        make_tmpfs(&parse_options(data))?;
+        make_tmpfs(task, &parse_options(data))?;
     }
     Ok(mount.set_flags(flags.of_mount(Some(mount.flags())))?)
 }

@@ -24,14 +24,15 @@ const AT_NO_AUTOMOUNT: u32 = 0x800;
 const AT_EMPTY_PATH: u32 = 0x1000;
 const AT_STATX_SYNC: u32 = 0x6000;
 
-fn to_stat(metadata: &Metadata) -> Stat {
+fn to_stat(task: &CurrentTask, metadata: &Metadata) -> Stat {
+    let credentials = task.credentials();
     Stat {
         dev: metadata.device,
         ino: metadata.inode,
         nlink: metadata.links.into(),
         mode: metadata.mode,
-        uid: metadata.uid,
-        gid: metadata.gid,
+        uid: credentials.shown_uid(metadata.uid),
+        gid: credentials.shown_gid(metadata.gid),
         rdev: metadata.rdev,
         size: metadata.size.cast_signed(),
         blksize: metadata.block_size.into(),
@@ -93,7 +94,7 @@ pub fn newfstatat(
     }
     let path = if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { Vec::new() } else { task.read_path(path)? };
     let (metadata, _) = look(task, directory, &path, flags.0)?;
-    Ok(task.write_object(buffer, &to_stat(&metadata))?)
+    Ok(task.write_object(buffer, &to_stat(task, &metadata))?)
 }
 
 /// `stat(2)`.
@@ -109,7 +110,7 @@ pub fn lstat(task: &CurrentTask, path: UserPath, buffer: UserPtr<Stat>) -> Sysca
 /// `fstat(2)`.
 pub fn fstat(task: &CurrentTask, fd: Fd, buffer: UserPtr<Stat>) -> SyscallResult<()> {
     let metadata = file_metadata(&*task.file(fd)?)?;
-    Ok(task.write_object(buffer, &to_stat(&metadata))?)
+    Ok(task.write_object(buffer, &to_stat(task, &metadata))?)
 }
 
 /// `struct statx_timestamp`.
@@ -181,14 +182,15 @@ pub fn statx(
     let (metadata, place) = look(task, directory, &path, flags.0)?;
     let (rdev_major, rdev_minor) = split_device(metadata.rdev);
     let (dev_major, dev_minor) = split_device(metadata.device);
+    let credentials = task.credentials();
     let statx = Statx {
         mask: BASIC
             | if metadata.born.is_some() { BTIME } else { 0 }
             | if place.is_some() { MOUNT } else { 0 },
         blksize: metadata.block_size,
         nlink: metadata.links,
-        uid: metadata.uid,
-        gid: metadata.gid,
+        uid: credentials.shown_uid(metadata.uid),
+        gid: credentials.shown_gid(metadata.gid),
         mode: metadata.mode as u16,
         ino: metadata.inode,
         size: metadata.size,
@@ -234,7 +236,8 @@ pub fn faccessat2(
         // By the real ids, and the capabilities that they would have.
         credentials.fs_uid = credentials.uid;
         credentials.fs_gid = credentials.gid;
-        credentials.effective = if credentials.uid == 0 { credentials.permitted } else { 0 };
+        credentials.effective =
+            if credentials.is_root_user(credentials.uid) { credentials.permitted } else { 0 };
     }
     Ok(check_metadata(&metadata, &credentials, access)?)
 }
@@ -297,7 +300,9 @@ fn mode_change(mode: u32) -> impl FnOnce(&CurrentTask, &InodeRef, &Metadata) -> 
             return Err(Errno::EOPNOTSUPP.into());
         }
         let mut mode = mode & 0o7777;
-        if !credentials.in_group(metadata.gid) && !credentials.has(Capability::FSETID) {
+        if !credentials.in_group(metadata.gid)
+            && !credentials.has_over(metadata.uid, metadata.gid, Capability::FSETID)
+        {
             mode &= !S_ISGID;
         }
         Ok(SetAttributes { mode: Some(mode), ..SetAttributes::default() })
@@ -345,11 +350,14 @@ fn owner_change(
 ) -> impl FnOnce(&CurrentTask, &InodeRef, &Metadata) -> SyscallResult<SetAttributes> {
     move |task, _, metadata| {
         let credentials = task.credentials();
+        let (uid, gid) = (credentials.uid_of(uid)?, credentials.gid_of(gid)?);
         let (uid, gid) = ((uid != u32::MAX).then_some(uid), (gid != u32::MAX).then_some(gid));
         let owner = metadata.uid == credentials.fs_uid;
         let uid_allowed = uid.is_none_or(|uid| owner && uid == metadata.uid);
         let gid_allowed = gid.is_none_or(|gid| owner && (credentials.in_group(gid) || gid == metadata.gid));
-        if (!uid_allowed || !gid_allowed) && !credentials.has(Capability::CHOWN) {
+        if (!uid_allowed || !gid_allowed)
+            && !credentials.has_over(metadata.uid, metadata.gid, Capability::CHOWN)
+        {
             return Err(Errno::EPERM.into());
         }
         // A new owner does not get a program that runs as the old one.
