@@ -2,6 +2,7 @@
 #include "test.h"
 
 #include <pthread.h>
+#include <sys/auxv.h>
 #include <sys/time.h>
 #include <sys/times.h>
 #include <sys/timex.h>
@@ -38,6 +39,21 @@ TEST(clocks_by_system_call_agree_with_the_vdso) {
         int64_t after = now_ns(clocks[index]);
         CHECK(before <= between && between <= after);
     }
+}
+
+TEST(vdso_is_announced_and_listed) {
+    const char *image = (const char *)getauxval(AT_SYSINFO_EHDR);
+    CHECK(image != NULL && memcmp(image, "\177ELF", 4) == 0);
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps != NULL);
+    char line[512];
+    unsigned long start = 0;
+    while (fgets(line, sizeof line, maps)) {
+        if (strstr(line, "[vdso]")) {
+            CHECK(sscanf(line, "%lx-", &start) == 1);
+        }
+    }
+    CHECK(start == (unsigned long)image);
 }
 
 TEST(realtime_is_plausible) {

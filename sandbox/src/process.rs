@@ -107,8 +107,9 @@ fn child(spec: Spec, signals: &Signals, settings: Option<Termios>) -> anyhow::Re
     rustix::rand::getrandom(&mut boot_id, rustix::rand::GetRandomFlags::empty())?;
     let info =
         kernel::HostInfo { cpuinfo: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), boot_id };
+    let vdso = platform::stub::HostVdso::find();
     let procfs = host::namespace::enter_empty_root().context("cannot enter an empty root")?;
-    let zygote = platform::stub::Zygote::spawn().context("cannot start the first stub process")?;
+    let zygote = platform::stub::Zygote::spawn(vdso).context("cannot start the first stub process")?;
     // Before there are other threads: privileges are a thread's own.
     host::namespace::drop_privileges().context("cannot drop privileges")?;
     let platform = platform::stub::StubPlatform::new(zygote, procfs.map(Into::into))

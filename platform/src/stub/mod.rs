@@ -44,7 +44,7 @@ mod hostile_tests;
 #[cfg(test)]
 mod tests;
 
-pub use zygote::Zygote;
+pub use zygote::{HostVdso, Zygote};
 
 use crate::{Context, Platform, Registers, Vdso};
 use context::StubContext;
@@ -152,7 +152,7 @@ impl StubPlatform {
     /// # Errors
     /// Those of [`Zygote::spawn`] and [`StubPlatform::new`].
     pub fn start() -> io::Result<StubPlatform> {
-        let zygote = Zygote::spawn()?;
+        let zygote = Zygote::spawn(HostVdso::find())?;
         let procfs = std::fs::File::open("/proc").ok().map(OwnedFd::from);
         StubPlatform::new(zygote, procfs)
     }

@@ -18,7 +18,7 @@ fn platform() -> &'static StubPlatform {
     PLATFORM.get_or_init(|| {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
-            let zygote = Zygote::spawn();
+            let zygote = Zygote::spawn(HostVdso::find());
             let procfs = std::fs::File::open("/proc").ok().map(OwnedFd::from);
             let _ = sender.send(zygote.and_then(|zygote| StubPlatform::new(zygote, procfs)));
             loop {

@@ -36,6 +36,19 @@ pub struct Zygote {
     pub(super) fpu: FpuFormat,
 }
 
+/// Where the host has put the vDSO in this process.
+#[derive(Debug, Default)]
+pub struct HostVdso(Vec<Range<u64>>);
+
+impl HostVdso {
+    /// Looks it up in `/proc`, which a process has lost by the time that it spawns a zygote. Where there is none, guests
+    /// have no vDSO, and every look at the clock is a system call.
+    #[must_use]
+    pub fn find() -> HostVdso {
+        HostVdso(vdso_mappings().unwrap_or_default())
+    }
+}
+
 /// The resume flag, which the processor sets on a fault.
 const RESUME_FLAG: u64 = 1 << 16;
 /// `AT_HWCAP2`: user code may use `rdfsbase` and its kin.
@@ -51,7 +64,7 @@ impl Zygote {
     ///
     /// # Errors
     /// What the host says; `Unsupported` when processor or host lack `FSGSBASE`.
-    pub fn spawn() -> io::Result<Zygote> {
+    pub fn spawn(HostVdso(vdso_pages): HostVdso) -> io::Result<Zygote> {
         // SAFETY: no memory is involved.
         if unsafe { libc::getauxval(libc::AT_HWCAP2) } & HWCAP2_FSGSBASE == 0 {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the host does not enable FSGSBASE"));
@@ -59,7 +72,6 @@ impl Zygote {
         let memory = memfd_create("nacelle-slots", MemfdFlags::CLOEXEC)?;
         ftruncate(&memory, SLOTS_SIZE as u64)?;
         let slot = Slot::new(SharedMapping::new(&memory, 0, SLOT_SIZE)?, 0);
-        let vdso_pages = vdso_mappings().unwrap_or_default();
         let plan = Plan::new(raw_fd(&memory), &vdso_pages);
 
         // SAFETY: the child only calls `Plan::become_zygote`, which neither allocates nor takes locks.

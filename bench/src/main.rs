@@ -1,0 +1,119 @@
+//! Measures Nacelle beside the native host and other runtimes: `cargo run --release -p bench -- --help`.
+//!
+//! - [`cases`]: what is measured; [`guest`]: compiling the program that runs inside;
+//! - [`runtimes`]: how each runtime starts a program; [`memory`]: what its processes weigh;
+//! - [`report`]: medians, the table, JSON.
+//!
+//! Every round measures every runtime once, so that whatever else the machine does hits all of them. Only the ratios
+//! within one run mean something.
+
+#![forbid(unsafe_code)]
+
+mod cases;
+mod guest;
+mod memory;
+mod report;
+mod runtimes;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use clap::Parser;
+
+use cases::Case;
+use report::Report;
+use runtimes::Runtime;
+
+/// Measures nacelle beside the native host and, where given, runsc and runc, and prints a table of ratios.
+#[derive(Parser)]
+#[command(name = "bench", max_term_width = 100)]
+struct Arguments {
+    /// The nacelle to measure; by default the one that was built beside this program.
+    #[arg(long, value_name = "PATH")]
+    nacelle: Option<PathBuf>,
+    /// Another nacelle to compare with.
+    #[arg(long, value_name = "PATH")]
+    baseline: Option<PathBuf>,
+    /// gVisor's runsc, run with --platform=systrap. Needs root.
+    #[arg(long, value_name = "PATH")]
+    runsc: Option<PathBuf>,
+    /// runc. Needs root.
+    #[arg(long, value_name = "PATH")]
+    runc: Option<PathBuf>,
+    /// Measure only cases whose name contains one of these, separated by commas.
+    #[arg(long, value_name = "TEXT,…", value_delimiter = ',')]
+    filter: Vec<String>,
+    /// How often everything is measured; medians are reported.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    rounds: usize,
+    /// For how many milliseconds a case is repeated in a round.
+    #[arg(long, default_value_t = 20, value_name = "MS")]
+    budget: u64,
+    /// Link the measured program statically.
+    #[arg(long = "static")]
+    linked_statically: bool,
+    /// Write all samples to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Print the table in Markdown.
+    #[arg(long)]
+    markdown: bool,
+    /// List the cases and do nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns whether nothing failed.
+fn run(arguments: Arguments) -> anyhow::Result<bool> {
+    let wanted = |case: &Case| {
+        arguments.filter.is_empty() || arguments.filter.iter().any(|text| case.name.contains(text.as_str()))
+    };
+    let cases: Vec<Case> = cases::ALL.into_iter().filter(wanted).collect();
+    ensure!(!cases.is_empty(), "no case matches; --list prints them");
+    if arguments.list {
+        cases.iter().for_each(|case| println!("{:20} {}", case.name, case.what));
+        return Ok(true);
+    }
+    // Orphans of sandboxes come to us, so that their memory is counted and none is left behind.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .context("cannot become a subreaper")?;
+    let directory = tempfile::tempdir().context("cannot make a working directory")?;
+    let bundles = tempfile::tempdir().context("cannot make a directory for bundles")?;
+    let program = guest::prepare(directory.path(), arguments.linked_statically)?;
+    let runtimes = Runtime::all(
+        arguments.nacelle,
+        arguments.baseline,
+        arguments.runsc,
+        arguments.runc,
+        directory.path(),
+        bundles.path(),
+    )?;
+    let mut report = Report::new(&cases, &runtimes, arguments.rounds);
+    for round in 1..=arguments.rounds {
+        eprintln!("round {round} of {}", arguments.rounds);
+        for runtime in &runtimes {
+            cases::measure(&cases, runtime, &program, directory.path(), arguments.budget, &mut report);
+        }
+    }
+    print!("{}", if arguments.markdown { report.markdown() } else { report.table() });
+    for failure in report.failures() {
+        eprintln!("bench: {failure}");
+    }
+    if let Some(path) = arguments.json {
+        let text = serde_json::to_string_pretty(&report.json())?;
+        std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report.failures().is_empty())
+}
