@@ -138,6 +138,29 @@ pub trait Context: Send {
         self.space().write(address, bytes)
     }
 
+    /// After [`Event::Syscall`]: the code around the instruction that made the call, if it has come to pay to change it
+    /// so that its calls arrive faster. If all of it lies in one mapping of a file that is private and not writable,
+    /// [`Context::patch`] may follow, before anything else.
+    fn hot_call(&mut self) -> Option<Range<u64>> {
+        None
+    }
+
+    /// Changes the code that [`Context::hot_call`] has named; `protection` is that of its mapping. Guest code does the
+    /// same before and after, but finds other bytes there if it looks. Returns whether the code was suitable.
+    ///
+    /// # Errors
+    /// What kept a suitable site from being changed. Everything is as before.
+    fn patch(&mut self, protection: u32) -> SysResult<bool> {
+        let _ = protection;
+        Ok(false)
+    }
+
+    /// Sets what the call `number` returns in this thread without an event, if it comes from patched code; `None` for
+    /// nothing, which is where it starts. Numbers that the platform cannot answer are ignored.
+    fn set_answer(&mut self, number: u32, answer: Option<u32>) {
+        let _ = (number, answer);
+    }
+
     /// Processor time that guest code has used in this thread (time in the kernel is the kernel thread's own).
     fn cpu_time(&self) -> Duration;
 }

@@ -12,5 +12,6 @@ mod seccomp;
 mod spec;
 mod terminal;
 
+pub use platform::stub::Patching;
 pub use process::run;
 pub use spec::{Mount, MountKind, Spec, Streams};

@@ -112,7 +112,7 @@ fn child(spec: Spec, signals: &Signals, settings: Option<Termios>) -> anyhow::Re
     let zygote = platform::stub::Zygote::spawn(vdso).context("cannot start the first stub process")?;
     // Before there are other threads: privileges are a thread's own.
     host::namespace::drop_privileges().context("cannot drop privileges")?;
-    let platform = platform::stub::StubPlatform::new(zygote, procfs.map(Into::into))
+    let platform = platform::stub::StubPlatform::new(zygote, procfs.map(Into::into), spec.patching)
         .context("cannot start the platform")?;
     seccomp::enter()?;
     boot::run(spec, platform, info, signals.try_clone()?, settings)

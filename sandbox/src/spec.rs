@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use kernel::fs::mount::MountFlags;
 use kernel::syscalls::StraceFilter;
 use kernel::task::{Credentials, Limits};
+use platform::stub::Patching;
 
 /// What a sandbox is to run.
 pub struct Spec {
@@ -32,6 +33,8 @@ pub struct Spec {
     pub mounts: Vec<Mount>,
     /// Standard streams.
     pub streams: Streams,
+    /// Whether code that makes many system calls is changed so that they come faster.
+    pub patching: Patching,
     /// Which system calls are shown on standard error.
     pub strace: Option<StraceFilter>,
     /// Permission bits that new files do not get.

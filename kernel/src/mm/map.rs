@@ -536,6 +536,21 @@ impl MemoryMap {
         Ok((Self::with(&*child, self.bounds.clone(), copy, layout), child))
     }
 
+    /// Lets the platform make the system calls at `code` faster, if that is a program's own code that nobody writes to.
+    pub fn patch_call(&self, context: &mut dyn Context, code: &Range<u64>) {
+        let vmas = self.vmas.lock();
+        let suitable = vmas.set.find(code.start).filter(|vma| {
+            code.end <= vma.end
+                && vma.protection == Protection::READ | Protection::EXEC
+                && !vma.flags.contains(VmaFlags::SHARED)
+                && matches!(vma.backing, Backing::File { .. })
+        });
+        if let Some(vma) = suitable {
+            // Merely a matter of speed.
+            let _ = context.patch(vma.protection.bits());
+        }
+    }
+
     /// Extends the stack mapping above `address` to it, by at most `limit` bytes in all; returns whether it did.
     pub fn grow_down(&self, context: &mut dyn Context, address: u64, limit: u64) -> bool {
         let mut vmas = self.vmas.lock();

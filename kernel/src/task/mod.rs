@@ -101,6 +101,8 @@ pub struct Task {
     interrupter: Mutex<Arc<dyn Interrupter>>,
     /// Set when the task is to look at its signals, or to stop or end, before it goes on in guest code.
     attention: AtomicBool,
+    /// Set when what identifies the task has changed, or the context that knows it.
+    identity_changed: AtomicBool,
     /// Set when the thread is to end: by `exit(2)`, or with its group.
     exiting: AtomicBool,
     /// `set_tid_address(2)`; zero for none.
@@ -163,6 +165,7 @@ impl Task {
             waiter: Arc::default(),
             interrupter: Mutex::new(context.interrupter()),
             attention: AtomicBool::new(true),
+            identity_changed: AtomicBool::new(true),
             exiting: AtomicBool::new(false),
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
@@ -186,6 +189,7 @@ impl Task {
     pub(crate) fn set_tid(&self, tid: Pid, number: Pid) {
         self.tid.store(tid, Ordering::Relaxed);
         self.number.store(number, Ordering::Relaxed);
+        self.identity_changed.store(true, Ordering::Relaxed);
     }
 
     /// The thread id in the task's own pid namespace, as `gettid(2)` gives it.
@@ -302,6 +306,7 @@ impl Task {
     /// Replaces the identity. Only the task itself does so.
     pub(crate) fn set_credentials(&self, credentials: Credentials) {
         *self.credentials.write() = Arc::new(credentials);
+        self.identity_changed.store(true, Ordering::Relaxed);
     }
 
     /// Makes the task look at its signals soon: ends its sleep, or brings it back from guest code.
@@ -387,6 +392,7 @@ impl CurrentTask {
     /// Replaces what runs the guest code, for `execve(2)`.
     pub(crate) fn replace_context(&self, context: Box<dyn Context>) -> Box<dyn Context> {
         *self.interrupter.lock() = context.interrupter();
+        self.identity_changed.store(true, Ordering::Relaxed);
         self.context.replace(context)
     }
 

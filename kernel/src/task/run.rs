@@ -9,6 +9,16 @@ use super::{CurrentTask, ExitStatus};
 use crate::error::{Restart, SysError};
 use crate::signal;
 
+/// The numbers of the calls that the platform may answer.
+mod number {
+    pub const GETPID: u32 = 39;
+    pub const GETUID: u32 = 102;
+    pub const GETGID: u32 = 104;
+    pub const GETEUID: u32 = 107;
+    pub const GETEGID: u32 = 108;
+    pub const GETTID: u32 = 186;
+}
+
 impl CurrentTask {
     /// Runs the guest thread until it ends. Called on its kernel thread; the caller then takes the task down.
     pub fn run(&self) {
@@ -28,6 +38,9 @@ impl CurrentTask {
             if self.is_exiting() {
                 return;
             }
+            if self.identity_changed.swap(false, Ordering::Relaxed) {
+                self.set_answers();
+            }
             let event = self.context.borrow_mut().run();
             match event {
                 Event::Syscall => restart = self.serve(),
@@ -41,8 +54,30 @@ impl CurrentTask {
         }
     }
 
+    /// Tells the platform what it may answer by itself: nothing if somebody wants to see all calls.
+    fn set_answers(&self) {
+        if self.kernel.strace.is_some() {
+            return;
+        }
+        let credentials = self.credentials();
+        let pids = [(number::GETPID, self.group.number), (number::GETTID, self.number())];
+        let ids = [
+            (number::GETUID, credentials.uid),
+            (number::GETEUID, credentials.effective_uid),
+            (number::GETGID, credentials.gid),
+            (number::GETEGID, credentials.effective_gid),
+        ];
+        let pids = pids.map(|(number, pid)| (number, pid.cast_unsigned()));
+        let mut context = self.context.borrow_mut();
+        pids.into_iter().chain(ids).for_each(|(number, answer)| context.set_answer(number, Some(answer)));
+    }
+
     /// Serves a system call. Returns how it is to be restarted if a signal interrupted it.
     fn serve(&self) -> Option<Restart> {
+        let hot = self.context.borrow_mut().hot_call();
+        if let (Some(code), Some(memory)) = (hot, self.memory()) {
+            memory.patch_call(&mut **self.context.borrow_mut(), &code);
+        }
         match crate::syscalls::dispatch(self) {
             Ok(value) => self.context.borrow_mut().registers_mut().rax = value,
             Err(SysError::Errno(errno)) => self.context.borrow_mut().registers_mut().rax = errno.to_ret(),

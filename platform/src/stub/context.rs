@@ -1,6 +1,7 @@
 //! A guest thread.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,6 +14,7 @@ use super::filter::ARCHITECTURE;
 use super::frame;
 use super::layout::*;
 use super::notify::Caller;
+use super::patch::{self, Site};
 use super::slot::{Gone, Patience, Slot};
 use super::space::{Space, Thread};
 use super::spin::Habits;
@@ -32,8 +34,14 @@ pub struct StubContext {
     as_trait: Arc<dyn AddressSpace>,
     thread: Thread,
     registers: Registers,
-    /// Where in the slot the frame is that the FPU state is in.
-    frame: usize,
+    /// Where the FPU state is, and how the guest is resumed.
+    stop: Cell<Stop>,
+    /// The registers of a patched call as the stub has reported them.
+    called: Registers,
+    /// Behind the instruction that is worth patching.
+    hot: Option<u64>,
+    trapped: u64,
+    patched: u64,
     interrupt: Arc<Interrupt>,
     /// Whether the stub thread has yet to report for the first time.
     starting: Cell<bool>,
@@ -48,9 +56,18 @@ impl std::fmt::Debug for StubContext {
     }
 }
 
+/// How the guest was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// Its state is in a signal frame at this offset of the slot.
+    Frame(usize),
+    /// In a patched call: the FPU state is in the thread.
+    Call,
+}
+
 /// Brings a context back from guest code.
 #[derive(Debug)]
-struct Interrupt {
+pub struct Interrupt {
     wanted: AtomicBool,
     /// Whether the guest runs, or is about to.
     in_guest: AtomicBool,
@@ -63,13 +80,23 @@ struct Interrupt {
 impl Interrupter for Interrupt {
     fn interrupt(&self) {
         self.wanted.store(true, Ordering::SeqCst);
-        if self.in_guest.load(Ordering::SeqCst) {
-            let _ = self.space.signal_thread(self.thread, INTERRUPT_SIGNAL);
+        if self.is_in_guest() {
+            self.signal();
         }
     }
 }
 
 impl Interrupt {
+    /// Whether the guest runs, or is about to.
+    pub fn is_in_guest(&self) -> bool {
+        self.in_guest.load(Ordering::SeqCst)
+    }
+
+    /// Makes the guest stop for a moment.
+    pub fn signal(&self) {
+        let _ = self.space.signal_thread(self.thread, INTERRUPT_SIGNAL);
+    }
+
     fn tick(&self) -> Result<(), Gone> {
         self.space.shared.notifications.dismiss_unexpected();
         if !self.wanted.load(Ordering::SeqCst) {
@@ -77,7 +104,7 @@ impl Interrupt {
             return Ok(());
         }
         if self.unanswered.fetch_add(1, Ordering::Relaxed) < INTERRUPT_TICKS {
-            let _ = self.space.signal_thread(self.thread, INTERRUPT_SIGNAL);
+            self.signal();
             return Ok(());
         }
         tracing::warn!(pid = self.space.pid, "stub does not answer, killing it");
@@ -89,7 +116,11 @@ impl Interrupt {
 impl StubContext {
     /// A guest thread on `thread`, with the given state.
     pub fn new(space: Arc<Space>, thread: Thread, registers: Registers, fpu: &[u8]) -> StubContext {
-        let frame = frame::build(&thread.slot, fpu);
+        let slot = &thread.slot;
+        slot.field(MAGIC).store(if space.shared.patching { MAGIC_VALUE } else { 0 }, Ordering::Relaxed);
+        slot.field(INTERRUPTED).store(0, Ordering::Relaxed);
+        (0..ANSWER_COUNT).for_each(|number| slot.field(ANSWERS + 4 * number).store(0, Ordering::Relaxed));
+        let stop = Cell::new(Stop::Frame(frame::build(slot, fpu)));
         let interrupt = Arc::new(Interrupt {
             wanted: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
@@ -97,12 +128,17 @@ impl StubContext {
             space: space.clone(),
             thread: thread.id,
         });
+        space.add_runner(&interrupt);
         StubContext {
             as_trait: space.clone(),
             space,
             thread,
             registers,
-            frame,
+            stop,
+            called: Registers::default(),
+            hot: None,
+            trapped: 0,
+            patched: 0,
             interrupt,
             starting: Cell::new(true),
             habits: Habits::default(),
@@ -189,20 +225,53 @@ impl StubContext {
     }
 
     fn fpu_bytes(&self) -> Vec<u8> {
-        frame::fpu(self.slot(), self.frame).unwrap_or_else(|| self.space.shared.fpu.initial().to_vec())
+        let frame = self.frame().ok();
+        let state = frame.and_then(|frame| frame::fpu(self.slot(), frame));
+        state.unwrap_or_else(|| self.space.shared.fpu.initial().to_vec())
+    }
+
+    /// The frame that the FPU state is in. A thread in a patched call first makes one.
+    fn frame(&self) -> SysResult<usize> {
+        if let Stop::Frame(frame) = self.stop.get() {
+            return Ok(frame);
+        }
+        self.ready()?;
+        self.post(COMMAND_MATERIALISE);
+        self.wait_done()?;
+        let slot = self.slot();
+        let reported = slot.field(KIND).load(Ordering::Relaxed) == KIND_SIGNAL;
+        let offset = slot.offset_of(slot.memory().load(UCONTEXT), frame::UCONTEXT_SIZE);
+        let Some(frame) = offset.filter(|_| reported) else {
+            self.space.kill();
+            return Err(Errno::ESRCH);
+        };
+        self.stop.set(Stop::Frame(frame));
+        Ok(frame)
     }
 
     /// Makes sense of what the stub has reported; `None` for something to ignore, an error for nonsense.
     fn event(&mut self) -> Result<Option<Event>, Gone> {
         let thread = self.thread.clone();
         let slot = &*thread.slot;
-        if slot.field(KIND).load(Ordering::Relaxed) != KIND_SIGNAL {
-            return Err(Gone);
+        match slot.field(KIND).load(Ordering::Relaxed) {
+            KIND_SIGNAL => {}
+            KIND_CALL => {
+                self.stop.set(Stop::Call);
+                self.patched += 1;
+                frame::load_call(slot, &mut self.called);
+                self.registers = self.called;
+                return Ok(Some(self.called_kernel()));
+            }
+            KIND_INTERRUPTED => {
+                return Ok(self.interrupt.wanted.swap(false, Ordering::SeqCst).then_some(Event::Interrupted));
+            }
+            _ => return Err(Gone),
         }
         let signal = slot.field(SIGNAL).load(Ordering::Relaxed).cast_signed();
         let context = slot.memory().load(UCONTEXT);
-        self.frame = slot.offset_of(context, frame::UCONTEXT_SIZE).ok_or(Gone)?;
-        let trap = frame::load(slot, self.frame, &mut self.registers);
+        let frame = slot.offset_of(context, frame::UCONTEXT_SIZE).ok_or(Gone)?;
+        self.stop.set(Stop::Frame(frame));
+        let trap = frame::load(slot, frame, &mut self.registers);
         let info = slot.offset_of(slot.memory().load(SIGINFO), 32).ok_or(Gone)?;
         match signal {
             INTERRUPT_SIGNAL => {
@@ -211,9 +280,11 @@ impl StubContext {
             libc::SIGSYS => {
                 let architecture = (slot.memory().load(info + 24) >> 32) as u32;
                 if architecture == ARCHITECTURE {
-                    self.registers.orig_rax = self.registers.rax;
-                    self.registers.rax = Errno::ENOSYS.to_ret();
-                    return Ok(Some(Event::Syscall));
+                    self.trapped += 1;
+                    let after = self.registers.rip;
+                    let hot = self.space.shared.patching && self.space.sites.lock().trapped(after);
+                    self.hot = hot.then_some(after);
+                    return Ok(Some(self.called_kernel()));
                 }
                 // `int 0x80`, which this kernel does not know: the processor's answer without such a gate.
                 self.registers.rip = self.registers.rip.wrapping_sub(2);
@@ -225,6 +296,7 @@ impl StubContext {
                     error: 0x80 * 8 + 2,
                 })))
             }
+            libc::SIGILL if self.skip_patch() => Ok(None),
             libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP => {
                 Ok(Some(Event::Fault(Fault {
                     signal: Signal::new(signal).ok_or(Gone)?,
@@ -238,17 +310,52 @@ impl StubContext {
         }
     }
 
+    /// The registers of a thread that has made a system call.
+    fn called_kernel(&mut self) -> Event {
+        self.registers.orig_rax = self.registers.rax;
+        self.registers.rax = Errno::ENOSYS.to_ret();
+        Event::Syscall
+    }
+
+    /// Leads a thread on that has run into the middle of a jump where there was an instruction once.
+    fn skip_patch(&mut self) -> bool {
+        let resumed = self.space.sites.lock().resumed_inside(self.registers.rip);
+        let Some((resume, jump_at, jump)) = resumed else { return false };
+        let mut found = [0; 5];
+        let patched = self.space.read_code(jump_at, &mut found) && found == jump;
+        if patched {
+            self.registers.rip = resume;
+        }
+        patched
+    }
+
+    /// Puts the guest's state where the stub takes it from; returns the command that resumes it.
+    fn prepare(&mut self) -> SysResult<u32> {
+        if self.stop.get() == Stop::Call && frame::store_call(self.slot(), &self.registers, &self.called) {
+            return Ok(COMMAND_RETURN);
+        }
+        let frame = self.frame()?;
+        frame::store(self.slot(), frame, &self.registers);
+        self.slot().memory().store(UCONTEXT, slot_address(self.slot().index) + frame as u64);
+        Ok(COMMAND_RESUME)
+    }
+
     /// Resumes the guest once.
     fn resume(&mut self) -> Result<Option<Event>, Gone> {
+        self.hot = None;
         self.ready().map_err(|_| Gone)?;
-        frame::store(self.slot(), self.frame, &self.registers);
-        self.slot().memory().store(UCONTEXT, slot_address(self.slot().index) + self.frame as u64);
+        let command = self.prepare().map_err(|_| Gone)?;
+        // Before it counts as running: what comes from then on must not be lost.
+        self.slot().field(INTERRUPTED).store(0, Ordering::SeqCst);
         self.interrupt.in_guest.store(true, Ordering::SeqCst);
+        while self.space.wait_while_stopped(&self.interrupt.in_guest) {
+            self.interrupt.in_guest.store(true, Ordering::SeqCst);
+        }
         if self.interrupt.wanted.swap(false, Ordering::SeqCst) {
             self.interrupt.in_guest.store(false, Ordering::SeqCst);
             return Ok(Some(Event::Interrupted));
         }
-        self.post(COMMAND_RESUME);
+        self.post(command);
         self.interrupt.unanswered.store(0, Ordering::Relaxed);
         let rules = &self.space.shared.spinning;
         let running = rules.guest_runs();
@@ -287,7 +394,7 @@ impl Context for StubContext {
             Some(state) => format.sanitise(state).ok_or(Errno::EINVAL)?,
             None => format.initial().to_vec(),
         };
-        self.frame = frame::build(self.slot(), &clean);
+        self.stop.set(Stop::Frame(frame::build(self.slot(), &clean)));
         Ok(())
     }
 
@@ -309,6 +416,12 @@ impl Context for StubContext {
     }
 
     fn memory(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
+        for operation in operations {
+            // A jump is right in one place only.
+            if let MemoryOp::Remap { from, from_length, .. } = *operation {
+                self.undo_patches(from..from.saturating_add(from_length))?;
+            }
+        }
         memory::batches(operations, |calls, file| self.calls(calls, file))
     }
 
@@ -316,10 +429,13 @@ impl Context for StubContext {
         self.ready()?;
         let fpu = self.fpu_bytes();
         let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
+        let sites = self.space.sites.lock();
         let (space, thread) = self.space.shared.clone_process(self.slot(), &caller, &|| {
             self.wait_done()?;
             self.result()
         })?;
+        space.sites.lock().clone_from(&sites);
+        drop(sites);
         Ok(Box::new(StubContext::new(space, thread, self.registers, &fpu)))
     }
 
@@ -358,6 +474,38 @@ impl Context for StubContext {
         self.result().map(|found| found as u32)
     }
 
+    fn hot_call(&mut self) -> Option<Range<u64>> {
+        self.hot.map(patch::window).filter(|window| GUEST.start <= window.start && window.end <= GUEST.end)
+    }
+
+    fn patch(&mut self, protection: u32) -> SysResult<bool> {
+        let Some(after) = self.hot.take() else { return Ok(false) };
+        let space = self.space.clone();
+        let mut sites = space.sites.lock();
+        let Some(_stopped) = space.stop_others() else { return Err(Errno::EAGAIN) };
+        let mut bytes = [0; patch::WINDOW];
+        if !space.read_code(patch::window(after).start, &mut bytes) {
+            return Ok(false);
+        }
+        let number = self.registers.orig_rax;
+        let Some(site) = Site::recognise(after, &bytes, number) else { return Ok(false) };
+        let Some(patch) = sites.plan(&site) else { return Ok(false) };
+        self.write_code(patch.trampoline, &patch.code, libc::PROT_READ | libc::PROT_EXEC)?;
+        self.write_code(patch.jump_at, &patch.jump, protection.cast_signed())?;
+        sites.done(&site, &patch);
+        space.shared.counters.sites.fetch_add(1, Ordering::Relaxed);
+        self.registers.rip = patch.resume;
+        Ok(true)
+    }
+
+    fn set_answer(&mut self, number: u32, answer: Option<u32>) {
+        let number = number as usize;
+        if number < ANSWER_COUNT {
+            let answer = answer.and_then(|answer| answer.checked_add(1)).unwrap_or(0);
+            self.slot().field(ANSWERS + 4 * number).store(answer, Ordering::Relaxed);
+        }
+    }
+
     fn cpu_time(&self) -> Duration {
         self.host_cpu_time().saturating_sub(self.cpu_time_before)
     }
@@ -389,6 +537,41 @@ impl StubContext {
         Ok(id)
     }
 
+    /// Writes over code, while no guest code runs in this address space; `protection` is that of its mapping.
+    fn write_code(&self, address: u64, bytes: &[u8], protection: i32) -> SysResult<()> {
+        let start = address & !(PAGE - 1);
+        let length = (address + bytes.len() as u64).next_multiple_of(PAGE) - start;
+        let protect = |protection: i32| {
+            let call =
+                [libc::SYS_mprotect as u64, start, length, protection.cast_unsigned().into(), 0, 0, 0, 0];
+            self.calls(&[call], None)
+        };
+        protect(libc::PROT_READ | libc::PROT_WRITE)?;
+        let written = self.space.write_code(address, bytes);
+        protect(protection).inspect_err(|_| self.space.kill())?;
+        if written { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Restores the code that was patched in `range`.
+    fn undo_patches(&mut self, range: Range<u64>) -> SysResult<()> {
+        let space = self.space.clone();
+        let mut sites = space.sites.lock();
+        let undone = sites.undo(&range);
+        if undone.is_empty() {
+            return Ok(());
+        }
+        let Some(_stopped) = space.stop_others() else { return Err(Errno::EAGAIN) };
+        for patch::Undo { jump_at, original, jump } in undone {
+            let mut found = [0; 5];
+            if space.read_code(jump_at, &mut found) && found == jump {
+                // Only code of mappings that can be read and executed was patched.
+                self.write_code(jump_at, &original, libc::PROT_READ | libc::PROT_EXEC)?;
+            }
+        }
+        sites.forget(&range);
+        Ok(())
+    }
+
     fn host_cpu_time(&self) -> Duration {
         if let Some(time) = self.space.single_thread_cpu_time() {
             return time;
@@ -406,6 +589,9 @@ impl StubContext {
 
 impl Drop for StubContext {
     fn drop(&mut self) {
+        let counters = &self.space.shared.counters;
+        counters.trapped.fetch_add(self.trapped, Ordering::Relaxed);
+        counters.patched.fetch_add(self.patched, Ordering::Relaxed);
         if self.space.remove_context() {
             self.space.kill();
         } else if self.ready().is_ok() {

@@ -1,5 +1,7 @@
 //! The signal frame that holds a stopped guest's registers and FPU state, `struct ucontext` of x86-64.
 
+use std::sync::atomic::Ordering;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::layout::*;
@@ -8,6 +10,10 @@ use crate::Registers;
 
 /// Offset in `struct ucontext` of the registers.
 const SIGCONTEXT: usize = 40;
+/// Offset of the guest's `rbx`.
+pub const RBX: usize = SIGCONTEXT + 88;
+/// Offset of the guest's instruction pointer.
+pub const RIP: usize = SIGCONTEXT + 128;
 /// Offset of the signal mask.
 const SIGNAL_MASK: usize = 296;
 /// How much of the frame the kernel reads.
@@ -90,7 +96,7 @@ pub fn load(slot: &Slot, offset: usize, registers: &mut Registers) -> Trap {
         rsp: context.rsp,
         ss: context.ss.into(),
         fs_base: slot.memory().load(FS_BASE),
-        gs_base: slot.memory().load(GS_BASE),
+        gs_base: guests_gs(slot),
         ds: 0,
         es: 0,
         fs: 0,
@@ -129,7 +135,77 @@ pub fn store(slot: &Slot, offset: usize, registers: &Registers) {
     slot.memory().write(offset + SIGCONTEXT, context.as_bytes());
     slot.memory().store(offset + SIGNAL_MASK, 0);
     slot.memory().store(FS_BASE, canonical(registers.fs_base));
-    slot.memory().store(GS_BASE, canonical(registers.gs_base));
+    slot.memory().store(GS_BASE, hosts_gs(slot, registers.gs_base));
+}
+
+/// Reads the registers of a thread in a patched call. A system call leaves return address and flags in `rcx` and `r11`.
+/// The direction flag is taken to be clear, as it is in all code that follows the ABI.
+pub fn load_call(slot: &Slot, registers: &mut Registers) {
+    let load = |offset| slot.memory().load(offset);
+    let saved = slot.field(FAST_FLAGS).load(Ordering::Relaxed);
+    let eflags = 0x202 | u64::from(saved >> 8 & 0xd5) | u64::from(saved & 1) << 11;
+    *registers = Registers {
+        r15: load(FAST_R15),
+        r14: load(FAST_R14),
+        r13: load(FAST_R13),
+        r12: load(FAST_R12),
+        rbp: load(FAST_RBP),
+        rbx: load(FAST_RBX),
+        r11: eflags,
+        r10: load(FAST_R10),
+        r9: load(FAST_R9),
+        r8: load(FAST_R8),
+        rax: load(FAST_RAX),
+        rcx: load(FAST_RIP),
+        rdx: load(FAST_RDX),
+        rsi: load(FAST_RSI),
+        rdi: load(FAST_RDI),
+        rip: load(FAST_RIP),
+        eflags,
+        rsp: load(FAST_RSP),
+        fs_base: load(FS_BASE),
+        ..Registers::initial()
+    };
+}
+
+/// Puts the registers where a return from a patched call takes them from, unless they are such that only a signal frame
+/// can restore them, given what [`load_call`] has returned; returns whether that was so.
+pub fn store_call(slot: &Slot, registers: &Registers, loaded: &Registers) -> bool {
+    let fixed = |registers: &Registers| {
+        let &Registers { rcx, r11, eflags, cs, ss, fs_base, gs_base, .. } = registers;
+        [rcx, r11, eflags, cs, ss, fs_base, gs_base]
+    };
+    if fixed(registers) != fixed(loaded) {
+        return false;
+    }
+    let store = |offset, value| slot.memory().store(offset, value);
+    store(FAST_R15, registers.r15);
+    store(FAST_R14, registers.r14);
+    store(FAST_R13, registers.r13);
+    store(FAST_R12, registers.r12);
+    store(FAST_RBP, registers.rbp);
+    store(FAST_RBX, registers.rbx);
+    store(FAST_R10, registers.r10);
+    store(FAST_R9, registers.r9);
+    store(FAST_R8, registers.r8);
+    store(FAST_RAX, registers.rax);
+    store(FAST_RDX, registers.rdx);
+    store(FAST_RSI, registers.rsi);
+    store(FAST_RDI, registers.rdi);
+    store(FAST_RIP, registers.rip);
+    store(FAST_RSP, registers.rsp);
+    true
+}
+
+/// The GS base of a thread is its slot's address while the guest has none of its own: patched calls find the slot by it.
+fn hosts_gs(slot: &Slot, guests: u64) -> u64 {
+    let patched = slot.field(MAGIC).load(Ordering::Relaxed) == MAGIC_VALUE;
+    if guests == 0 && patched { slot_address(slot.index) } else { canonical(guests) }
+}
+
+fn guests_gs(slot: &Slot) -> u64 {
+    let base = slot.memory().load(GS_BASE);
+    if base == slot_address(slot.index) { 0 } else { base }
 }
 
 /// A segment base that the processor accepts: bits 48 and up repeat bit 47. Guests can set any such base themselves.

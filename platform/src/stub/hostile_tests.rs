@@ -1,15 +1,12 @@
 //! Guests that attack: they may harm themselves, nobody else.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::common::*;
 use super::{StubPlatform, layout, text};
 use crate::guest_code;
 use crate::{Context, Event, MemoryOp};
-use common::*;
 
 guest_code!(count_calls, "2: mov eax, 39", "syscall", "inc r12", "jmp 2b");
 guest_code!(jump, "jmp r12");
@@ -270,7 +267,9 @@ fn segment_bases_are_no_secret_and_no_weapon() {
         (context.registers_mut().rdi, context.registers_mut().rsi) = (gs, fs);
         for _ in 0..3 {
             assert_eq!(syscall(&mut *context), 39);
-            assert_eq!((context.registers().gs_base, context.registers().fs_base), (gs, fs));
+            // The slot's own address stands for none.
+            let seen = if gs == layout::SLOTS { 0 } else { gs };
+            assert_eq!((context.registers().gs_base, context.registers().fs_base), (seen, fs));
         }
         // Bases that no processor takes are not passed on.
         (context.registers_mut().gs_base, context.registers_mut().fs_base) = (1 << 63, 1 << 47);

@@ -1,7 +1,9 @@
 //! Where things lie: the platform's addresses in every stub, and the fields of a slot.
 //!
 //! ```text
-//! 0x0000_0001_0000 .. 0x7ff0_0000_0000   the guest's
+//! 0x0000_0001_0000                       trampolines of patched call sites in programs that lie low
+//! 0x0000_0002_0000 .. 0x7ff0_0000_0000   the guest's
+//! 0x7ff0_0000_0000                       trampolines of patched call sites in libraries
 //! 0x7ff1_0000_0000                       stub text
 //! 0x7ff2_0000_0000                       slots, 128 KiB each, one per thread
 //! 0x7ff3_0000_0000                       vDSO and its data pages
@@ -14,7 +16,12 @@
 use std::ops::Range;
 
 /// The addresses that guest mappings may use.
-pub const GUEST: Range<u64> = 0x1_0000..0x7ff0_0000_0000;
+pub const GUEST: Range<u64> = 0x2_0000..0x7ff0_0000_0000;
+/// Where trampolines lie: within reach of a jump of programs that are linked to a low address, and of what is mapped
+/// right below the stack.
+pub const TRAMPOLINES: [u64; 2] = [0x1_0000, 0x7ff0_0000_0000];
+/// Bytes of each of the two areas.
+pub const TRAMPOLINES_SIZE: u64 = 0x1_0000;
 /// Where the stub's code lies.
 pub const TEXT: u64 = 0x7ff1_0000_0000;
 /// Where the slots lie.
@@ -69,6 +76,36 @@ pub const RESULT: usize = 0x88;
 pub const RESUMED: usize = 0x90;
 /// When the stub reported last.
 pub const REPORTED: usize = 0x98;
+/// [`MAGIC_VALUE`] where the GS base points to a slot whose thread may use patched call sites.
+pub const MAGIC: usize = 0xa0;
+/// Set by the signal handler when an interrupt has come while the stub, not the guest, was running.
+pub const INTERRUPTED: usize = 0xa4;
+/// The guest's registers in a patched call: the flags as `lahf; seto al` leave them,
+pub const FAST_FLAGS: usize = 0xa8;
+/// the number, later the result,
+pub const FAST_RAX: usize = 0xb0;
+/// where to return to,
+pub const FAST_RIP: usize = 0xb8;
+/// and the others but for those that a system call destroys.
+pub const FAST_RSP: usize = 0xc0;
+pub const FAST_RDI: usize = 0xc8;
+pub const FAST_RSI: usize = 0xd0;
+pub const FAST_RDX: usize = 0xd8;
+pub const FAST_R10: usize = 0xe0;
+pub const FAST_R8: usize = 0xe8;
+pub const FAST_R9: usize = 0xf0;
+pub const FAST_RBX: usize = 0xf8;
+pub const FAST_RBP: usize = 0x100;
+pub const FAST_R12: usize = 0x108;
+pub const FAST_R13: usize = 0x110;
+pub const FAST_R14: usize = 0x118;
+pub const FAST_R15: usize = 0x120;
+/// For each call number below [`ANSWER_COUNT`] what the stub returns by itself, plus one; zero for nothing.
+pub const ANSWERS: usize = 0x800;
+/// How many call numbers can have such an answer.
+pub const ANSWER_COUNT: usize = 256;
+/// See [`MAGIC`]. No address, no small number.
+pub const MAGIC_VALUE: u32 = 0xb5c3_97e1;
 
 /// A frame that the kernel builds: the `ucontext` here, the FPU state at `BUILT_FPU`.
 pub const BUILT_UCONTEXT: usize = 0x1000;
@@ -98,6 +135,10 @@ pub const TURN_DEAD: u32 = 3;
 pub const KIND_SIGNAL: u32 = 1;
 /// A command has been carried out.
 pub const KIND_DONE: u32 = 2;
+/// A patched call site has been called: the registers are in the `FAST_*` fields, the FPU state is the thread's own.
+pub const KIND_CALL: u32 = 3;
+/// An interrupt came before a resumption was complete; nothing has changed.
+pub const KIND_INTERRUPTED: u32 = 4;
 
 /// Return to guest code by `rt_sigreturn` of the frame at `UCONTEXT`.
 pub const COMMAND_RESUME: u32 = 1;
@@ -111,6 +152,10 @@ pub const COMMAND_FORK: u32 = 4;
 pub const COMMAND_SPAWN: u32 = 5;
 /// End this thread.
 pub const COMMAND_EXIT: u32 = 6;
+/// Return to guest code from a patched call, with the registers in the `FAST_*` fields.
+pub const COMMAND_RETURN: u32 = 7;
+/// Run into a signal, so that the FPU state of a thread in a patched call is in a frame.
+pub const COMMAND_MATERIALISE: u32 = 8;
 
 /// Size of a record for `COMMAND_CALLS`.
 pub const CALL_SIZE: usize = 64;

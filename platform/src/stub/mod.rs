@@ -6,6 +6,7 @@
 //!
 //! - [`layout`]: the addresses and the slot's fields; [`text`]: the code in the stub; [`filter`]: what it may ask the
 //!   host for; [`frame`]: registers in signal frames.
+//! - [`patch`]: making system calls that do not trap.
 //! - [`zygote`]: the process that stubs are forked from; [`space`]: a stub process; [`context`]: a guest thread;
 //!   [`slot`] and [`spin`]: taking turns; [`notify`]: answering what the filter asks; [`reaper`]: the end of processes.
 //!
@@ -14,12 +15,13 @@
 //! after (it starts two threads). From then on the backend makes no host call that is not in [`HOST_SYSCALLS`].
 //!
 //! # Lock order
-//! The zygote, then notifications, then a space's threads, then its `unreaped`. The first two are held while a stub is
-//! waited for, the others never.
+//! The zygote, then a space's call sites, then notifications, then the space's runners and threads, then its `unreaped`.
+//! The first three are held while a stub is waited for, the others never.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use abi::{Errno, SysResult};
@@ -32,6 +34,7 @@ mod frame;
 mod layout;
 mod memory;
 mod notify;
+mod patch;
 mod reaper;
 mod slot;
 mod space;
@@ -40,7 +43,12 @@ mod text;
 mod zygote;
 
 #[cfg(test)]
+#[path = "../../tests/common/mod.rs"]
+mod common;
+#[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod patch_tests;
 #[cfg(test)]
 mod tests;
 
@@ -121,6 +129,37 @@ struct Shared {
     spinning: Spinning,
     procfs: Option<OwnedFd>,
     reaper: Reaper,
+    /// Whether call sites are patched.
+    patching: bool,
+    counters: Counters,
+}
+
+/// How system calls have come.
+#[derive(Debug, Default)]
+struct Counters {
+    trapped: AtomicU64,
+    patched: AtomicU64,
+    sites: AtomicU64,
+}
+
+/// How the system calls of a platform's guests have come so far. Guests that still run are not counted yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallCounts {
+    /// Calls that the host has trapped.
+    pub trapped: u64,
+    /// Calls from patched sites; those that were answered on the spot are not among them.
+    pub patched: u64,
+    /// How many sites were patched, in all address spaces.
+    pub sites: u64,
+}
+
+/// Whether code that makes many system calls is changed so that they come faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patching {
+    /// All calls trap.
+    Off,
+    /// Where it is safe.
+    On,
 }
 
 impl StubPlatform {
@@ -129,7 +168,7 @@ impl StubPlatform {
     ///
     /// # Errors
     /// What the host says about the service threads.
-    pub fn new(mut zygote: Zygote, procfs: Option<OwnedFd>) -> io::Result<StubPlatform> {
+    pub fn new(mut zygote: Zygote, procfs: Option<OwnedFd>, patching: Patching) -> io::Result<StubPlatform> {
         let listener = zygote.listener.take().ok_or(io::ErrorKind::InvalidInput)?;
         let (vdso, fpu) = (zygote.vdso.clone(), zygote.fpu.clone());
         let shared = Arc::new(Shared {
@@ -140,6 +179,8 @@ impl StubPlatform {
             spinning: Spinning::new(),
             procfs,
             reaper: Reaper::start()?,
+            patching: patching == Patching::On,
+            counters: Counters::default(),
         });
         let pool = Arc::new(Pool::default());
         let platform = StubPlatform { shared: shared.clone(), pool: pool.clone() };
@@ -154,7 +195,17 @@ impl StubPlatform {
     pub fn start() -> io::Result<StubPlatform> {
         let zygote = Zygote::spawn(HostVdso::find())?;
         let procfs = std::fs::File::open("/proc").ok().map(OwnedFd::from);
-        StubPlatform::new(zygote, procfs)
+        StubPlatform::new(zygote, procfs, Patching::On)
+    }
+}
+
+impl StubPlatform {
+    /// How system calls have come so far.
+    #[must_use]
+    pub fn call_counts(&self) -> CallCounts {
+        let Counters { trapped, patched, sites } = &self.shared.counters;
+        let [trapped, patched, sites] = [trapped, patched, sites].map(|count| count.load(Ordering::Relaxed));
+        CallCounts { trapped, patched, sites }
     }
 }
 
@@ -176,6 +227,8 @@ impl Platform for StubPlatform {
 
 impl Drop for StubPlatform {
     fn drop(&mut self) {
+        let CallCounts { trapped, patched, sites } = self.call_counts();
+        tracing::debug!(trapped, patched, sites, "system calls");
         let mut state = self.pool.state.lock();
         state.closed = true;
         let ready = std::mem::take(&mut state.ready);

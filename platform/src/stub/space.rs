@@ -1,18 +1,20 @@
 //! A stub process: one guest address space.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use abi::{Errno, SysResult};
 use host::memory::SharedMapping;
 use host::rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create, openat};
 use host::rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::Shared;
+use super::context::Interrupt;
 use super::layout::*;
+use super::patch::Sites;
 use super::slot::Slot;
 use crate::{AddressSpace, MemoryUsage};
 
@@ -63,6 +65,30 @@ struct Threads {
     fresh: usize,
 }
 
+/// Those who may run guest code, and how they are kept from it.
+#[derive(Debug, Default)]
+struct Runners {
+    all: Mutex<Vec<Weak<Interrupt>>>,
+    /// Set while guest code must not run, but for that of one context.
+    stopped: AtomicBool,
+    stop: Mutex<()>,
+    resumed: Condvar,
+}
+
+/// Keeps the other contexts of a space from guest code while it exists.
+pub struct Stopped<'a>(&'a Runners);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        let _stop = self.0.stop.lock();
+        self.0.stopped.store(false, Ordering::SeqCst);
+        self.0.resumed.notify_all();
+    }
+}
+
+/// How long the others may take to come to a stop.
+const STOP_PATIENCE: Duration = Duration::from_millis(20);
+
 /// A stub process.
 #[derive(Debug)]
 pub struct Space {
@@ -77,6 +103,9 @@ pub struct Space {
     pub dead: AtomicBool,
     threads: Mutex<Threads>,
     contexts: AtomicUsize,
+    /// The call sites. Locked while code is changed, and while the process is copied.
+    pub sites: Mutex<Sites>,
+    runners: Runners,
     /// Whether it ever had a second thread.
     threaded: AtomicBool,
     peak: AtomicU64,
@@ -107,6 +136,8 @@ impl Space {
             dead: AtomicBool::new(false),
             threads: Mutex::new(threads),
             contexts: AtomicUsize::new(1),
+            sites: Mutex::default(),
+            runners: Runners::default(),
             threaded: AtomicBool::new(false),
             peak: AtomicU64::new(0),
         })
@@ -198,6 +229,55 @@ impl Space {
         threads.used.retain(|used| !Arc::ptr_eq(used, &thread.slot));
         thread.slot.post(COMMAND_EXIT, 0);
         threads.leaving.push(thread.slot);
+    }
+
+    /// Notes somebody who will run guest code.
+    pub fn add_runner(&self, runner: &Arc<Interrupt>) {
+        let mut all = self.runners.all.lock();
+        all.retain(|runner| runner.strong_count() > 0);
+        all.push(Arc::downgrade(runner));
+    }
+
+    /// Waits until guest code may run. The caller has declared that it wants to run some, and declares it anew if this
+    /// returns true.
+    pub fn wait_while_stopped(&self, declared: &AtomicBool) -> bool {
+        if !self.runners.stopped.load(Ordering::SeqCst) {
+            return false;
+        }
+        declared.store(false, Ordering::SeqCst);
+        let mut stop = self.runners.stop.lock();
+        while self.runners.stopped.load(Ordering::SeqCst) {
+            self.runners.resumed.wait(&mut stop);
+        }
+        true
+    }
+
+    /// Brings all but the caller out of guest code. Fails if that takes long. The caller holds `sites`, so that there
+    /// is one such at a time.
+    pub fn stop_others(&self) -> Option<Stopped<'_>> {
+        self.runners.stopped.store(true, Ordering::SeqCst);
+        let stopped = Stopped(&self.runners);
+        let running: Vec<Arc<Interrupt>> =
+            self.runners.all.lock().iter().filter_map(Weak::upgrade).filter(|it| it.is_in_guest()).collect();
+        running.iter().for_each(|runner| runner.signal());
+        let start = Instant::now();
+        while running.iter().any(|runner| runner.is_in_guest()) {
+            if start.elapsed() > STOP_PATIENCE || self.dead.load(Ordering::SeqCst) {
+                return None;
+            }
+            std::thread::yield_now();
+        }
+        Some(stopped)
+    }
+
+    /// Reads the stub's memory, wherever it lies.
+    pub fn read_code(&self, address: u64, buffer: &mut [u8]) -> bool {
+        self.with_pid(|pid| host::process::read_memory(pid, address, buffer)) == Some(buffer.len())
+    }
+
+    /// Writes the stub's memory, wherever it lies.
+    pub fn write_code(&self, address: u64, bytes: &[u8]) -> bool {
+        self.with_pid(|pid| host::process::write_memory(pid, address, bytes)) == Some(bytes.len())
     }
 
     /// Notes a further context.

@@ -20,7 +20,7 @@ fn platform() -> &'static StubPlatform {
         std::thread::spawn(move || {
             let zygote = Zygote::spawn(HostVdso::find());
             let procfs = std::fs::File::open("/proc").ok().map(OwnedFd::from);
-            let _ = sender.send(zygote.and_then(|zygote| StubPlatform::new(zygote, procfs)));
+            let _ = sender.send(zygote.and_then(|zygote| StubPlatform::new(zygote, procfs, Patching::On)));
             loop {
                 std::thread::park();
             }

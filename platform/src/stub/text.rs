@@ -1,8 +1,8 @@
 //! The code that runs in stub processes beside the guest's: signal handler, waiting, commands.
 //!
-//! It is copied to a fixed address of every stub. It uses no SIMD state (the guest's may be live in the registers), no
-//! stack, and refers to nothing outside itself. `rbx` points to the slot throughout. What a guest gains by jumping
-//! into it, or by writing over its slot, is bounded by the seccomp filter alone.
+//! It is copied to a fixed address of every stub. It uses no SIMD state (the guest's is live in the registers during a
+//! patched call), no stack, and refers to nothing outside itself. `rbx` points to the slot throughout. What a guest gains
+//! by jumping into it, or by writing over its slot, is bounded by the seccomp filter alone.
 
 use std::arch::global_asm;
 
@@ -23,22 +23,62 @@ global_asm!(
     ".balign 64",
     ".globl nacelle_stub_start, nacelle_stub_end, nacelle_stub_handler, nacelle_stub_request, nacelle_stub_restorer",
     ".hidden nacelle_stub_start, nacelle_stub_end, nacelle_stub_handler, nacelle_stub_request, nacelle_stub_restorer",
+    ".globl nacelle_stub_call",
+    ".hidden nacelle_stub_call",
     "nacelle_stub_start:",
     // The handler of all signals: rdi is the signal, rsi the siginfo, rdx the ucontext, rsp the frame's lowest byte.
     "nacelle_stub_handler:",
     "    mov rbx, rsp",
     "    and rbx, -{SLOT_SIZE}",
-    // A fault of an access that the kernel asked for: continue at its failure branch.
-    "    mov rax, [rdx + 0xa8]",
-    "    lea rcx, [rip + 70f]",
+    "    mov rax, [rdx + {FRAME_RIP}]",
+    "    lea rcx, [rip + nacelle_stub_start]",
     "    cmp rax, rcx",
     "    jb 1f",
-    "    lea rcx, [rip + 71f]",
+    "    lea rcx, [rip + nacelle_stub_end]",
     "    cmp rax, rcx",
     "    jae 1f",
+    // In the stub itself. An interrupt before a resumption is complete undoes it; at an answer that is not taken yet, it
+    // makes the kernel answer; at one that is, the guest is where it is, all of its state in registers; elsewhere, the
+    // interrupt is remembered. It can only come here from a patched call: the other handlers block it.
+    "    cmp edi, {INTERRUPT_SIGNAL}",
+    "    jne 73f",
+    "    lea rcx, [rip + 82f]",
+    "    cmp rax, rcx",
+    "    jb 74f",
+    "    lea rcx, [rip + 83f]",
+    "    cmp rax, rcx",
+    "    jb 75f",
+    "    lea rcx, [rip + 93f]",
+    "    cmp rax, rcx",
+    "    jb 74f",
+    "    lea rcx, [rip + 94f]",
+    "    cmp rax, rcx",
+    "    lea rcx, [rip + 91f]",
+    "    jb 76f",
+    "    cmp rax, rcx",
+    "    jae 74f",
+    "    jmp 1f",
+    "75:",
+    "    mov [rdx + {FRAME_RBX}], rbx",
+    "    lea rcx, [rip + 84f]",
+    "    jmp 76f",
+    "74: mov dword ptr [rbx + {INTERRUPTED}], 1",
+    "    jmp 77f",
+    // A guest that single-steps does not step through the stub.
+    "73: cmp edi, {SIGTRAP}",
+    "    je 77f",
+    // A fault of an access that the kernel asked for: continue at its failure branch.
+    "    lea rcx, [rip + 70f]",
+    "    cmp rax, rcx",
     "    lea rcx, [rip + 72f]",
-    "    mov [rdx + 0xa8], rcx",
-    "    mov rsp, rdx",
+    "    je 76f",
+    // A guest with a GS base of its own.
+    "    lea rcx, [rip + 90f]",
+    "    cmp rax, rcx",
+    "    lea rcx, [rip + 92f]",
+    "    jne 1f",
+    "76: mov [rdx + {FRAME_RIP}], rcx",
+    "77: mov rsp, rdx",
     "nacelle_stub_restorer:",
     "    mov eax, {RT_SIGRETURN}",
     "    syscall",
@@ -101,6 +141,8 @@ global_asm!(
     "    jmp 5b",
     "51: mov dword ptr [rbx + {STUB_WAITS}], 0",
     "6:  mov eax, [rbx + {COMMAND}]",
+    "    cmp eax, {COMMAND_RETURN}",
+    "    je 80f",
     "    cmp eax, {COMMAND_RESUME}",
     "    je 10f",
     "    cmp eax, {COMMAND_CALLS}",
@@ -113,13 +155,18 @@ global_asm!(
     "    je 50f",
     "    cmp eax, {COMMAND_EXIT}",
     "    je 60f",
+    "    cmp eax, {COMMAND_MATERIALISE}",
+    "    je 95f",
     "    mov rax, -38",
     // Report a command's result.
     "7:  mov [rbx + {RESULT}], rax",
     "    mov dword ptr [rbx + {KIND}], {KIND_DONE}",
     "    jmp nacelle_stub_request",
-    // Resume.
-    "10: rdtsc",
+    // Resume. From here to 83 an interrupt leads to 84.
+    "82:",
+    "10: cmp dword ptr [rbx + {INTERRUPTED}], 0",
+    "    jne 84f",
+    "    rdtsc",
     "    mov [rbx + {RESUMED}], eax",
     "    mov [rbx + {RESUMED} + 4], edx",
     "    mov rax, [rbx + {FS_BASE}]",
@@ -127,7 +174,38 @@ global_asm!(
     "    mov rax, [rbx + {GS_BASE}]",
     "    wrgsbase rax",
     "    mov rsp, [rbx + {UCONTEXT}]",
-    "    jmp nacelle_stub_restorer",
+    "    mov eax, {RT_SIGRETURN}",
+    "    syscall",
+    "    ud2",
+    // Return from a patched call.
+    "80: cmp dword ptr [rbx + {INTERRUPTED}], 0",
+    "    jne 84f",
+    "    rdtsc",
+    "    mov [rbx + {RESUMED}], eax",
+    "    mov [rbx + {RESUMED} + 4], edx",
+    "    mov rdi, [rbx + {FAST_RDI}]",
+    "    mov rsi, [rbx + {FAST_RSI}]",
+    "    mov rdx, [rbx + {FAST_RDX}]",
+    "    mov r10, [rbx + {FAST_R10}]",
+    "    mov r8, [rbx + {FAST_R8}]",
+    "    mov r9, [rbx + {FAST_R9}]",
+    "    mov rbp, [rbx + {FAST_RBP}]",
+    "    mov r12, [rbx + {FAST_R12}]",
+    "    mov r13, [rbx + {FAST_R13}]",
+    "    mov r14, [rbx + {FAST_R14}]",
+    "    mov r15, [rbx + {FAST_R15}]",
+    "    mov eax, [rbx + {FAST_FLAGS}]",
+    "    add al, 0x7f",
+    "    sahf",
+    "    mov rax, [rbx + {FAST_RAX}]",
+    "    mov rcx, [rbx + {FAST_RIP}]",
+    "    mov rsp, [rbx + {FAST_RSP}]",
+    "    mov rbx, [rbx + {FAST_RBX}]",
+    "    jmp rcx",
+    "83:",
+    "84: mov dword ptr [rbx + {INTERRUPTED}], 0",
+    "    mov dword ptr [rbx + {KIND}], {KIND_INTERRUPTED}",
+    "    jmp nacelle_stub_request",
     // Calls: r12 is the record, r13 how many are left, r14 the first error, rbp the last result.
     "20: lea r12, [rbx + {BUFFER}]",
     "    mov r13d, [rbx + {COUNT}]",
@@ -166,7 +244,7 @@ global_asm!(
     "    mov eax, [rbx + {ARGUMENTS} + 8]",
     "    mov esi, [rbx + {ARGUMENTS} + 16]",
     "70: lock cmpxchg [rdi], esi",
-    "71: mov eax, eax",
+    "    mov eax, eax",
     "    jmp 7b",
     "72: mov rax, -14",
     "    jmp 7b",
@@ -218,9 +296,89 @@ global_asm!(
     "    mov eax, {EXIT}",
     "    syscall",
     "    ud2",
+    // A patched call site: r11 is where to return to, rax the number; rcx and r11 are the stub's, as a system call
+    // destroys them. The flags are not.
+    ".balign 64",
+    "nacelle_stub_call:",
+    "    mov rcx, rax",
+    "    lahf",
+    "    seto al",
+    "90: cmp dword ptr gs:[{MAGIC}], {MAGIC_VALUE}",
+    "    jne 92f",
+    // What the kernel has answered beforehand.
+    "    cmp rcx, {ANSWER_COUNT}",
+    "    jae 91f",
+    "    cmp dword ptr gs:[{INTERRUPTED}], 0",
+    "    jne 91f",
+    "93: cmp dword ptr gs:[{ANSWERS} + rcx * 4], 0",
+    "    je 91f",
+    "    mov ecx, gs:[{ANSWERS} + rcx * 4]",
+    "94: add al, 0x7f",
+    "    sahf",
+    "    lea eax, [rcx - 1]",
+    "    mov rcx, r11",
+    "    jmp r11",
+    "91: mov gs:[{FAST_RBX}], rbx",
+    "    rdgsbase rbx",
+    "    mov [rbx + {FAST_FLAGS}], eax",
+    "    mov [rbx + {FAST_RAX}], rcx",
+    "    mov [rbx + {FAST_RIP}], r11",
+    "    mov [rbx + {FAST_RSP}], rsp",
+    "    mov [rbx + {FAST_RDI}], rdi",
+    "    mov [rbx + {FAST_RSI}], rsi",
+    "    mov [rbx + {FAST_RDX}], rdx",
+    "    mov [rbx + {FAST_R10}], r10",
+    "    mov [rbx + {FAST_R8}], r8",
+    "    mov [rbx + {FAST_R9}], r9",
+    "    mov [rbx + {FAST_RBP}], rbp",
+    "    mov [rbx + {FAST_R12}], r12",
+    "    mov [rbx + {FAST_R13}], r13",
+    "    mov [rbx + {FAST_R14}], r14",
+    "    mov [rbx + {FAST_R15}], r15",
+    "    rdfsbase rax",
+    "    mov [rbx + {FS_BASE}], rax",
+    "    mov dword ptr [rbx + {KIND}], {KIND_CALL}",
+    "    jmp nacelle_stub_request",
+    // The GS base is not ours: the call is made by the genuine instruction, which always lies before r11.
+    "92: add al, 0x7f",
+    "    sahf",
+    "    mov rax, rcx",
+    "    lea r11, [r11 - 2]",
+    "    jmp r11",
+    // Run into a signal.
+    "95: ud2",
     "nacelle_stub_end:",
     ".popsection",
     SLOT_SIZE = const SLOT_SIZE,
+    FRAME_RBX = const super::frame::RBX,
+    FRAME_RIP = const super::frame::RIP,
+    INTERRUPT_SIGNAL = const INTERRUPT_SIGNAL,
+    SIGTRAP = const libc::SIGTRAP,
+    INTERRUPTED = const INTERRUPTED,
+    MAGIC = const MAGIC,
+    MAGIC_VALUE = const MAGIC_VALUE.cast_signed(),
+    ANSWERS = const ANSWERS,
+    ANSWER_COUNT = const ANSWER_COUNT,
+    KIND_CALL = const KIND_CALL,
+    KIND_INTERRUPTED = const KIND_INTERRUPTED,
+    COMMAND_RETURN = const COMMAND_RETURN,
+    COMMAND_MATERIALISE = const COMMAND_MATERIALISE,
+    FAST_FLAGS = const FAST_FLAGS,
+    FAST_RAX = const FAST_RAX,
+    FAST_RIP = const FAST_RIP,
+    FAST_RSP = const FAST_RSP,
+    FAST_RDI = const FAST_RDI,
+    FAST_RSI = const FAST_RSI,
+    FAST_RDX = const FAST_RDX,
+    FAST_R10 = const FAST_R10,
+    FAST_R8 = const FAST_R8,
+    FAST_R9 = const FAST_R9,
+    FAST_RBX = const FAST_RBX,
+    FAST_RBP = const FAST_RBP,
+    FAST_R12 = const FAST_R12,
+    FAST_R13 = const FAST_R13,
+    FAST_R14 = const FAST_R14,
+    FAST_R15 = const FAST_R15,
     FS_BASE = const FS_BASE,
     GS_BASE = const GS_BASE,
     SIGNAL = const SIGNAL,
@@ -276,6 +434,7 @@ unsafe extern "C" {
     static nacelle_stub_handler: u8;
     static nacelle_stub_request: u8;
     static nacelle_stub_restorer: u8;
+    static nacelle_stub_call: u8;
 }
 
 /// The code as bytes, to be copied to [`TEXT`].
@@ -304,6 +463,11 @@ pub fn restorer() -> u64 {
     moved(&raw const nacelle_stub_restorer)
 }
 
+/// The address in stubs of what patched call sites jump to.
+pub fn call() -> u64 {
+    moved(&raw const nacelle_stub_call)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,6 +479,7 @@ mod tests {
         assert!(!code.is_empty() && code.len() <= 4096);
         let inside = TEXT..TEXT + code.len() as u64;
         let mut factory = InstructionInfoFactory::new();
+        let mut returns = 0;
         for instruction in &mut Decoder::with_ip(64, code, TEXT, DecoderOptions::NONE) {
             assert!(!instruction.is_invalid(), "{:#x}", instruction.ip());
             for used in factory.info(&instruction).used_registers() {
@@ -323,22 +488,24 @@ mod tests {
                 assert!(general, "{register:?} at {:#x}", instruction.ip());
             }
             if instruction.is_ip_rel_memory_operand() {
-                assert!(inside.contains(&instruction.ip_rel_memory_address()), "{:#x}", instruction.ip());
+                let address = instruction.ip_rel_memory_address();
+                assert!(inside.contains(&address) || address == inside.end, "{:#x}", instruction.ip());
             }
             for operand in 0..instruction.op_count() {
                 if instruction.op_kind(operand) == OpKind::NearBranch64 {
                     assert!(inside.contains(&instruction.near_branch_target()), "{:#x}", instruction.ip());
                 }
             }
-            let flow = instruction.flow_control();
-            assert!(
-                !matches!(
-                    flow,
-                    FlowControl::IndirectBranch | FlowControl::IndirectCall | FlowControl::Return
+            match instruction.flow_control() {
+                // Back to the guest, with its own address in the register.
+                FlowControl::IndirectBranch => returns += 1,
+                flow => assert!(
+                    !matches!(flow, FlowControl::IndirectCall | FlowControl::Return),
+                    "{flow:?} at {:#x}",
+                    instruction.ip()
                 ),
-                "{flow:?} at {:#x}",
-                instruction.ip()
-            );
+            }
         }
+        assert_eq!(returns, 3);
     }
 }

@@ -107,6 +107,7 @@ impl Zygote {
         }
         // What the program left in memory, around what the stub needs.
         let mut kept = vec![TEXT..TEXT + plan.text_size(), SLOTS..SLOTS + SLOTS_SIZE as u64];
+        kept.extend(TRAMPOLINES.map(|start| start..start + TRAMPOLINES_SIZE));
         match &self.vdso {
             Some(vdso) => kept.push(vdso.data.start..vdso.image.end),
             None => kept.extend(vdso_pages.iter().cloned()),
@@ -273,6 +274,10 @@ impl Plan {
         // SAFETY: just mapped, writable, and at least as long as the text.
         unsafe { std::ptr::copy_nonoverlapping(self.text.as_ptr(), TEXT as *mut u8, self.text.len()) };
         must(libc::SYS_mprotect, [TEXT, self.text_size(), 5, 0, 0, 0]);
+        for start in TRAMPOLINES {
+            // The lower one may be refused, by a host that keeps more of the lowest addresses free; then there is none.
+            raw_call(libc::SYS_mmap, [start, TRAMPOLINES_SIZE, 5, fixed, u64::MAX, 0]);
+        }
         let fixed = (libc::MAP_FIXED_NOREPLACE | libc::MAP_SHARED) as u64;
         must(libc::SYS_mmap, [SLOTS, SLOTS_SIZE as u64, 3, fixed, self.memory, 0]);
 

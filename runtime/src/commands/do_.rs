@@ -8,7 +8,7 @@ use kernel::fs::mount::MountFlags;
 use kernel::syscalls::StraceFilter;
 use kernel::task::limits::{Limit, Resource};
 use kernel::task::{Credentials, Limits};
-use sandbox::{Mount, MountKind, Spec};
+use sandbox::{Mount, MountKind, Patching, Spec};
 
 use super::{open_directory, open_path, own_streams, usual_mounts};
 
@@ -36,6 +36,9 @@ pub struct Do {
     /// The host name.
     #[arg(long, default_value = "nacelle")]
     hostname: String,
+    /// Leave all code as it is: every system call traps, which takes longer.
+    #[arg(long)]
+    no_patching: bool,
     /// Print system calls to standard error: all, or those in a comma-separated list.
     #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     strace: Option<String>,
@@ -80,6 +83,7 @@ pub fn run(arguments: Do) -> anyhow::Result<u8> {
         root_read_only: false,
         mounts,
         streams: own_streams(arguments.tty)?,
+        patching: if arguments.no_patching { Patching::Off } else { Patching::On },
         strace,
         umask: own_umask(),
     })

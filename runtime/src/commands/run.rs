@@ -9,7 +9,7 @@ use kernel::task::credentials::{ALL_CAPABILITIES, Capability};
 use kernel::task::limits::{Limit, Resource};
 use kernel::task::{Credentials, Limits};
 use oci_spec::runtime::{self as oci, Spec as OciSpec};
-use sandbox::{Mount, MountKind, Spec};
+use sandbox::{Mount, MountKind, Patching, Spec};
 
 use super::{open_directory, open_path, own_streams, usual_mounts};
 
@@ -80,6 +80,7 @@ fn convert(spec: &OciSpec, bundle: &Path, id: &str) -> anyhow::Result<Spec> {
         root_read_only: root.readonly().unwrap_or(false),
         mounts: mounts(spec, bundle)?,
         streams: own_streams(process.terminal().unwrap_or(false))?,
+        patching: Patching::On,
         strace: None,
         umask: process.user().umask().unwrap_or(0o022) & 0o777,
     })
