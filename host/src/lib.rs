@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "with `platform`, the only crate that may")]
 
 pub mod enter;
+pub mod file;
 pub mod memory;
 pub mod namespace;
 pub mod process;

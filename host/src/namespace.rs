@@ -133,6 +133,17 @@ pub fn map_ids(pid: i32) -> io::Result<()> {
     std::fs::write(path("gid_map"), format!("{gid} {gid} 1\n"))
 }
 
+/// Whether a user id means something in the calling process's user namespace.
+pub fn is_mapped(uid: u32) -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines().any(|line| {
+        let mut words = line.split_whitespace().map_while(|word| word.parse::<u64>().ok());
+        let (first, _, count) = (words.next(), words.next(), words.next());
+        let (Some(first), Some(count)) = (first, count) else { return false };
+        (first..first.saturating_add(count)).contains(&uid.into())
+    })
+}
+
 /// Raises the limit of open files as far as it goes: a sandbox holds those of all its guests.
 pub fn raise_open_files() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use anyhow::{Context, anyhow, bail};
 use host::rustix;
 use host::signals::Signals;
+use kernel::fs::hostfs::Owners;
 use kernel::tty::Termios;
 
 use crate::terminal::RawMode;
@@ -108,6 +109,11 @@ fn child(spec: Spec, signals: &Signals, settings: Option<Termios>) -> anyhow::Re
     let info =
         kernel::HostInfo { cpuinfo: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), boot_id };
     let vdso = platform::stub::HostVdso::find();
+    kernel::fs::hostfs::set_owners(if host::namespace::is_mapped(65534) {
+        Owners::Exact
+    } else {
+        Owners::UnmappedAreRoot
+    });
     let procfs = host::namespace::enter_empty_root().context("cannot enter an empty root")?;
     let zygote = platform::stub::Zygote::spawn(vdso).context("cannot start the first stub process")?;
     // Before there are other threads: privileges are a thread's own.

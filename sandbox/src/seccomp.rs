@@ -60,6 +60,7 @@ const fn only(call: i64, alternatives: &'static [&'static [Condition]], why: &'s
     Rule { call, arguments: Arguments::Only(alternatives), why }
 }
 
+const FCHMODAT2: i64 = 452;
 const PR_GET_AUXV: u32 = 0x4155_5856;
 const EXECUTABLE: u32 = libc::PROT_EXEC.cast_unsigned();
 const HERE: u32 = libc::AT_FDCWD.cast_unsigned();
@@ -191,6 +192,14 @@ const RULES: &[Rule] = &[
     only(libc::SYS_fchownat, &[&[IsNot(0, HERE)]], "host volumes"),
     only(libc::SYS_fchmodat, &[&[IsNot(0, HERE)]], "host volumes"),
     only(libc::SYS_utimensat, &[&[IsNot(0, HERE)]], "host volumes"),
+    only(FCHMODAT2, &[&[IsNot(0, HERE)]], "host volumes"),
+    rule(libc::SYS_fchown, "host volumes: an open file without a name"),
+    rule(libc::SYS_fchmod, "host volumes: an open file without a name"),
+    rule(libc::SYS_pwritev2, "host volumes: appending"),
+    rule(libc::SYS_fdatasync, "host volumes: O_DSYNC"),
+    rule(libc::SYS_sendto, "gofer: requests"),
+    rule(libc::SYS_sendmsg, "gofer: requests about directories that are held here"),
+    rule(libc::SYS_recvmsg, "gofer: replies"),
     rule(libc::SYS_fgetxattr, "host files"),
     rule(libc::SYS_flistxattr, "host files"),
     rule(libc::SYS_fsetxattr, "host volumes"),

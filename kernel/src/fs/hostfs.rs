@@ -1,20 +1,28 @@
-//! Host directories as file systems: everything below one directory descriptor.
+//! Directories of the host as file systems.
 //!
-//! Names are resolved by the host one component at a time, below descriptors that we hold and without following links,
-//! so no path that a guest gives can lead elsewhere. A file is known by its directory and name and opened when needed;
-//! directories keep a descriptor once they have been used.
+//! A [`HostFs`] stands on a [`gofer::Directory`], which carries operations out here or has the gofer do it; nothing in
+//! this file knows which. Names are resolved one component at a time, without following links, so no path that a guest
+//! gives can lead elsewhere. A file is known by its directory and name and opened when needed; directories are kept
+//! open, so many of a mount at a time, and walked to again when they are needed again.
 //!
-//! In a user namespace that maps one id, the host shows all others as 65534; they are shown as root's.
+//! Who else may change the files is the mount's [`Coherence`]. Owners are what this process's user namespace shows, which
+//! is made with the id mapping of the container; [`Owners`] says what becomes of ids that it does not map.
+//!
+//! Locks: a place, a handle, and the tables in `Shared` are each held alone.
 
-use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, OnceLock, Weak};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
+use gofer::{
+    Access, Attributes, Changes, Directory, Name, NewNode, Removal, Replacing, Target, XattrReplacing,
+};
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode};
 
 use super::{
     DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable,
@@ -25,6 +33,9 @@ use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::Events;
 
+/// How many directories of a mount are kept open.
+const MAX_OPEN: usize = 1024;
+
 /// Whether guests may change a host directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writing {
@@ -34,39 +45,60 @@ pub enum Writing {
     ReadWrite,
 }
 
+/// Who else changes the files of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coherence {
+    /// Nobody: what was found once stays true, and is not asked for again.
+    Exclusive,
+    /// Others on the host: each use of a name asks what it stands for now, and what guests write is there at once.
+    Shared,
+}
+
+/// What the host's id for owners that are not mapped (65534) is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// What it is: all ids of the container are mapped, or it is an id that a file really has.
+    Exact,
+    /// Root: no more than one id is mapped, and the files of a system's programs should look as they do elsewhere.
+    UnmappedAreRoot,
+}
+
 /// The id that the host shows for one that is not mapped.
 const UNMAPPED: u32 = 65534;
+
+/// [`Owners::UnmappedAreRoot`], as it applies to this process.
+static UNMAPPED_ARE_ROOT: AtomicBool = AtomicBool::new(true);
+
+/// Says what is true of this process's user namespace.
+pub fn set_owners(owners: Owners) {
+    UNMAPPED_ARE_ROOT.store(owners == Owners::UnmappedAreRoot, Ordering::Relaxed);
+}
 
 /// A host directory (or single file) as a file system.
 pub struct HostFs {
     root: Arc<HostInode>,
     device: u64,
+    coherence: Coherence,
 }
 
 impl HostFs {
-    /// The file system below `root`, a descriptor of a directory or of a file.
+    /// The file system below `root`, a descriptor of a directory or of a file, without a gofer; shared with the host.
     pub fn new(root: OwnedFd, writing: Writing) -> SysResult<Arc<HostFs>> {
-        let stat = rustix::fs::statx(&root, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
-        let shared = Arc::new(Shared { writing, known: Mutex::default() });
-        let inode = Arc::new(HostInode {
-            common: InodeCommon::new(),
-            shared,
-            kind: FileType::from_mode(stat.stx_mode.into()),
-            place: RwLock::new(None),
-            handle: OnceLock::from(root),
-            opened: Mutex::new(Weak::new()),
-        });
-        Ok(Arc::new(HostFs { device: device(&stat), root: inode }))
+        HostFs::at(Directory::held(root), writing, Coherence::Shared)
+    }
+
+    /// The file system below a directory.
+    pub fn at(root: Directory, writing: Writing, coherence: Coherence) -> SysResult<Arc<HostFs>> {
+        let attributes = root.stat(Target::Itself)?;
+        let shared = Arc::new(Shared { writing, coherence, known: Mutex::default(), open: Mutex::default() });
+        let inode = HostInode::new(&shared, &attributes, None, Some(Arc::new(root)));
+        Ok(Arc::new(HostFs { device: attributes.device, root: inode, coherence }))
     }
 
     /// Its root as the inode that it is.
     pub fn root_inode(&self) -> Arc<HostInode> {
         Arc::clone(&self.root)
     }
-}
-
-fn device(stat: &rustix::fs::Statx) -> u64 {
-    abi::fs::make_device(stat.stx_dev_major, stat.stx_dev_minor)
 }
 
 impl FileSystem for HostFs {
@@ -79,94 +111,162 @@ impl FileSystem for HostFs {
     }
 
     fn statistics(&self) -> SysResult<FsStatistics> {
-        let stat = rustix::fs::fstatvfs(&*self.root.handle()?)?;
+        let stat = self.root.directory()?.statistics()?;
         Ok(FsStatistics {
-            magic: 0x0102_1997,
-            block_size: stat.f_bsize,
-            blocks: stat.f_blocks,
-            blocks_free: stat.f_bfree,
-            blocks_available: stat.f_bavail,
-            files: stat.f_files,
-            files_free: stat.f_ffree,
-            name_length: 255,
+            magic: stat.magic,
+            block_size: stat.block_size,
+            blocks: stat.blocks,
+            blocks_free: stat.blocks_free,
+            blocks_available: stat.blocks_available,
+            files: stat.files,
+            files_free: stat.files_free,
+            name_length: stat.name_length,
         })
     }
 
     fn device(&self) -> u64 {
         self.device
     }
+
+    fn cacheable(&self) -> bool {
+        self.coherence == Coherence::Exclusive
+    }
+}
+
+/// What tells a file of the host from all others, those included that get its number after it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<(i64, i64)>,
+}
+
+impl From<&Attributes> for Identity {
+    fn from(attributes: &Attributes) -> Identity {
+        let born = attributes.born.map(|time| (time.sec, time.nsec));
+        Identity { device: attributes.device, inode: attributes.inode, born }
+    }
 }
 
 struct Shared {
     writing: Writing,
-    /// Inodes in use by the host's device and number, so that two names of a file are one inode.
-    known: Mutex<HashMap<(u64, u64), Weak<HostInode>>>,
+    coherence: Coherence,
+    /// Inodes in use, so that two names of a file are one inode.
+    known: Mutex<HashMap<Identity, Weak<HostInode>>>,
+    /// Directories that are kept open, the oldest first.
+    open: Mutex<VecDeque<Weak<HostInode>>>,
 }
+
+impl Shared {
+    /// Whether attributes stay what they were when they were asked for.
+    fn remembers(&self) -> bool {
+        self.coherence == Coherence::Exclusive && self.writing == Writing::ReadOnly
+    }
+
+    /// Notes that a directory is kept open, and closes others for it that nobody uses right now.
+    fn keep_open(&self, inode: &Weak<HostInode>) {
+        let mut open = self.open.lock();
+        open.push_back(Weak::clone(inode));
+        let mut closed = Vec::new();
+        let excess = open.len().saturating_sub(MAX_OPEN);
+        for _ in 0..excess * 2 {
+            let Some(oldest) = open.pop_front() else { break };
+            let Some(inode) = oldest.upgrade() else { continue };
+            let mut handle = inode.handle.lock();
+            match handle.take_if(|handle| Arc::strong_count(handle) == 1) {
+                Some(handle) => closed.push(handle),
+                None if handle.is_some() => open.push_back(oldest),
+                None => {}
+            }
+            drop(handle);
+            if open.len() <= MAX_OPEN {
+                break;
+            }
+        }
+        drop(open);
+    }
+}
+
+/// Where a file is: its directory, and its name there.
+type Place = (Arc<HostInode>, Box<[u8]>);
 
 /// A file of the host.
 pub struct HostInode {
     common: InodeCommon,
     shared: Arc<Shared>,
     kind: FileType,
-    /// The directory that it is in, and its name there; `None` for the root.
-    place: RwLock<Option<(Arc<HostInode>, Vec<u8>)>>,
-    /// An `O_PATH` descriptor: of directories, and of the root.
-    handle: OnceLock<OwnedFd>,
-    /// A descriptor that an open file has, which works after the name is gone.
-    opened: Mutex<Weak<OwnedFd>>,
+    identity: Identity,
+    this: Weak<HostInode>,
+    /// `None` for the root.
+    place: RwLock<Option<Place>>,
+    /// The directory, as long as it is kept open; always there for the root.
+    handle: Mutex<Option<Arc<Directory>>>,
+    /// Descriptors of open files, which work after the name is gone.
+    opened: Mutex<Opened>,
+    /// What was found with the name, where that stays true.
+    found: Option<Attributes>,
 }
 
-/// A descriptor of an inode: its own, or one that was opened for the occasion.
-enum Handle<'a> {
-    Kept(&'a OwnedFd),
-    Opened(OwnedFd),
+#[derive(Default)]
+struct Opened {
+    reading: Weak<OwnedFd>,
+    writing: Weak<OwnedFd>,
+    /// The descriptor that came with a new file, for whoever opens it first.
+    spare: Option<OwnedFd>,
 }
 
-impl std::ops::Deref for Handle<'_> {
-    type Target = OwnedFd;
-
-    fn deref(&self) -> &OwnedFd {
-        match self {
-            Handle::Kept(fd) => fd,
-            Handle::Opened(fd) => fd,
-        }
+impl Opened {
+    fn any(&self) -> Option<Arc<OwnedFd>> {
+        self.writing.upgrade().or_else(|| self.reading.upgrade())
     }
 }
 
-const RESOLVE: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
-
-fn open_below(directory: &OwnedFd, name: &[u8], flags: OFlags) -> SysResult<OwnedFd> {
-    Ok(rustix::fs::openat2(
-        directory,
-        name,
-        flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-        Mode::empty(),
-        RESOLVE,
-    )?)
+fn name_of(name: &[u8]) -> SysResult<Name<'_>> {
+    Name::new(name)
 }
 
 impl HostInode {
-    /// A descriptor that names the file without opening it.
-    fn handle(&self) -> SysResult<Handle<'_>> {
-        if let Some(fd) = self.handle.get() {
-            return Ok(Handle::Kept(fd));
-        }
-        let (parent, name) = self.place.read().clone().ok_or(Errno::ENOENT)?;
-        // The host refuses to resolve a last component that is a link unless it is opened as itself, so no RESOLVE here.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&*parent.handle()?, name.as_slice(), flags, Mode::empty())?;
-        if self.kind == FileType::Directory {
-            return Ok(Handle::Kept(self.handle.get_or_init(|| fd)));
-        }
-        Ok(Handle::Opened(fd))
+    fn new(
+        shared: &Arc<Shared>,
+        attributes: &Attributes,
+        place: Option<Place>,
+        handle: Option<Arc<Directory>>,
+    ) -> Arc<HostInode> {
+        Arc::new_cyclic(|this| HostInode {
+            common: InodeCommon::new(),
+            shared: Arc::clone(shared),
+            kind: FileType::from_mode(attributes.mode),
+            identity: Identity::from(attributes),
+            this: Weak::clone(this),
+            place: RwLock::new(place),
+            handle: Mutex::new(handle),
+            opened: Mutex::default(),
+            found: shared.remembers().then_some(*attributes),
+        })
     }
 
-    /// Runs `operation` with the directory and the name of the file.
-    fn at<T>(&self, operation: impl FnOnce(&OwnedFd, &[u8]) -> rustix::io::Result<T>) -> SysResult<T> {
-        let (parent, name) = self.place.read().clone().ok_or(Errno::EBUSY)?;
-        let handle = parent.handle()?;
-        Ok(operation(&handle, &name)?)
+    /// The directory (for a mount's root, also a file) itself, walked to if it is not open.
+    fn directory(&self) -> SysResult<Arc<Directory>> {
+        if let Some(handle) = &*self.handle.lock() {
+            return Ok(Arc::clone(handle));
+        }
+        let (parent, name) = self.place.read().clone().ok_or(Errno::ESTALE)?;
+        let (directory, attributes) = parent.directory()?.descend(name_of(&name)?)?;
+        if self.shared.coherence == Coherence::Shared && Identity::from(&attributes) != self.identity {
+            return Err(Errno::ESTALE);
+        }
+        let directory = Arc::new(directory);
+        let kept = Arc::clone(self.handle.lock().get_or_insert_with(|| Arc::clone(&directory)));
+        self.shared.keep_open(&self.this);
+        Ok(kept)
+    }
+
+    /// Runs `operation` on the file by whatever it is known: its directory and name there, or itself.
+    fn at<T>(&self, operation: impl FnOnce(&Directory, Target<'_>) -> SysResult<T>) -> SysResult<T> {
+        match self.place.read().clone() {
+            None => operation(&*self.directory()?, Target::Itself),
+            Some((parent, name)) => operation(&*parent.directory()?, Target::Child(name_of(&name)?)),
+        }
     }
 
     fn check_writable(&self) -> SysResult<()> {
@@ -178,113 +278,156 @@ impl HostInode {
         if self.kind != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let handle = self.handle()?;
-        let stat = rustix::fs::statx(&*handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
-        let key = (device(&stat), stat.stx_ino);
+        let (attributes, directory) = self.directory()?.look_up(name_of(name)?)?;
+        Ok(self.known_child(name, &attributes, directory))
+    }
+
+    /// The inode of what was found by `name`.
+    fn known_child(
+        self: &Arc<Self>,
+        name: &[u8],
+        attributes: &Attributes,
+        directory: Option<Directory>,
+    ) -> Arc<HostInode> {
+        let place = (Arc::clone(self), Box::from(name));
+        let identity = Identity::from(attributes);
         let mut known = self.shared.known.lock();
-        if let Some(inode) = known.get(&key).and_then(Weak::upgrade) {
-            *inode.place.write() = Some((Arc::clone(self), name.to_vec()));
-            return Ok(inode);
+        let kind = FileType::from_mode(attributes.mode);
+        if let Some(inode) = known.get(&identity).and_then(Weak::upgrade).filter(|inode| inode.kind == kind) {
+            drop(known);
+            // Another name of it, or the same one again. The root of the mount stays that.
+            let mut own = inode.place.write();
+            if own.is_some() {
+                *own = Some(place);
+            }
+            drop(own);
+            return inode;
         }
         if known.len() > 1024 && known.len().is_power_of_two() {
             known.retain(|_, inode| inode.strong_count() > 0);
         }
-        let inode = Arc::new(HostInode {
-            common: InodeCommon::new(),
-            shared: Arc::clone(&self.shared),
-            kind: FileType::from_mode(stat.stx_mode.into()),
-            place: RwLock::new(Some((Arc::clone(self), name.to_vec()))),
-            handle: OnceLock::new(),
-            opened: Mutex::new(Weak::new()),
-        });
-        known.insert(key, Arc::downgrade(&inode));
-        Ok(inode)
+        let keeps = directory.is_some();
+        let inode = HostInode::new(&self.shared, attributes, Some(place), directory.map(Arc::new));
+        known.insert(identity, Arc::downgrade(&inode));
+        drop(known);
+        if keeps {
+            self.shared.keep_open(&inode.this);
+        }
+        inode
     }
 
     /// Opens the file itself on the host.
     pub fn open_host(&self, flags: OpenFlags) -> SysResult<Arc<OwnedFd>> {
-        let mut host = match (flags.readable(), flags.writable()) {
-            (true, true) => OFlags::RDWR,
-            (false, true) => OFlags::WRONLY,
-            _ => OFlags::RDONLY,
+        let access = match (flags.readable(), flags.writable()) {
+            (true, true) => Access::ReadWrite,
+            (false, true) => Access::Write,
+            _ => Access::Read,
         };
-        host |= OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-        if flags.writable() {
+        if access != Access::Read {
             self.check_writable()?;
         }
-        let fd = match self.place.read().clone() {
-            Some((parent, name)) => open_below(&*parent.handle()?, &name, host)?,
-            // The root: a directory is opened through itself; a single file through its own link, which we made.
-            None if self.kind == FileType::Directory => open_below(&*self.handle()?, b".", host)?,
-            None => {
-                if flags.writable() {
-                    return Err(Errno::EACCES);
-                }
-                rustix::io::dup(&*self.handle()?)?
+        let spare = self.opened.lock().spare.take();
+        if let Some(spare) = spare.filter(|_| access != Access::Read) {
+            return Ok(self.note_opened(spare, access));
+        }
+        match self.at(|directory, target| directory.open(target, access)) {
+            Ok(fd) => Ok(self.note_opened(fd, access)),
+            Err(Errno::ENOENT | Errno::ESTALE) => {
+                // The name is gone. Whoever has the file open already shares the descriptor, which has no offset in use.
+                let opened = self.opened.lock();
+                let shared = match access {
+                    Access::Read => opened.reading.upgrade(),
+                    Access::Write | Access::ReadWrite => opened.writing.upgrade(),
+                };
+                shared.ok_or(Errno::ENOENT)
             }
-        };
+            Err(error) => Err(error),
+        }
+    }
+
+    fn note_opened(&self, fd: OwnedFd, access: Access) -> Arc<OwnedFd> {
         let fd = Arc::new(fd);
-        *self.opened.lock() = Arc::downgrade(&fd);
-        Ok(fd)
+        let mut opened = self.opened.lock();
+        if access != Access::Write {
+            opened.reading = Arc::downgrade(&fd);
+        }
+        if access != Access::Read {
+            opened.writing = Arc::downgrade(&fd);
+        }
+        fd
+    }
+
+    /// A descriptor of the file, if it is open and its name stands for something else by now.
+    fn nameless(&self) -> Option<Arc<OwnedFd>> {
+        let fd = self.opened.lock().any()?;
+        let named = self.at(|directory, target| directory.stat(target));
+        let same = named.is_ok_and(|attributes| Identity::from(&attributes) == self.identity);
+        (!same).then_some(fd)
     }
 
     /// The names in this directory with their numbers and types, without `.` and `..`.
     pub fn names(&self) -> SysResult<Vec<(Vec<u8>, u64, FileType)>> {
-        let fd = open_below(&*self.handle()?, b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut names = Vec::new();
-        let mut directory = rustix::fs::Dir::new(fd)?;
-        while let Some(entry) = directory.read() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            let kind = match entry.file_type() {
-                rustix::fs::FileType::Unknown => FileType::Regular,
-                known => FileType::from_mode(known.as_raw_mode()),
-            };
-            names.push((name.to_vec(), entry.ino(), kind));
-        }
-        Ok(names)
+        let entries = self.directory()?.list()?;
+        let entries =
+            entries.into_iter().map(|entry| (entry.name, entry.inode, FileType::from_mode(entry.kind)));
+        Ok(entries.collect())
     }
 }
 
-fn time(time: rustix::fs::StatxTimestamp) -> TimeSpec {
-    TimeSpec { sec: time.tv_sec, nsec: time.tv_nsec.into() }
-}
-
-/// Metadata as the host has it, ids that are not mapped as root's.
-pub fn host_metadata(stat: &rustix::fs::Statx) -> Metadata {
-    let id = |id: u32| if id == UNMAPPED { 0 } else { id };
+/// Metadata as the host has it, the owner as [`Owners`] says.
+fn metadata_of(attributes: &Attributes) -> Metadata {
+    let unmapped = UNMAPPED_ARE_ROOT.load(Ordering::Relaxed);
+    let id = |id: u32| if unmapped && id == UNMAPPED { 0 } else { id };
     Metadata {
-        device: device(stat),
-        inode: stat.stx_ino,
-        mode: stat.stx_mode.into(),
-        links: stat.stx_nlink,
-        uid: id(stat.stx_uid),
-        gid: id(stat.stx_gid),
-        rdev: abi::fs::make_device(stat.stx_rdev_major, stat.stx_rdev_minor),
-        size: stat.stx_size,
-        block_size: stat.stx_blksize,
-        blocks: stat.stx_blocks,
-        accessed: time(stat.stx_atime),
-        modified: time(stat.stx_mtime),
-        changed: time(stat.stx_ctime),
-        born: (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(stat.stx_btime)),
+        device: attributes.device,
+        inode: attributes.inode,
+        mode: attributes.mode,
+        links: attributes.links,
+        uid: id(attributes.uid),
+        gid: id(attributes.gid),
+        rdev: attributes.rdev,
+        size: attributes.size,
+        block_size: attributes.block_size,
+        blocks: attributes.blocks,
+        accessed: attributes.accessed,
+        modified: attributes.modified,
+        changed: attributes.changed,
+        born: attributes.born,
     }
 }
 
-/// Times for `utimensat(2)` on the host, the missing ones left as they are.
-pub fn host_times(attributes: &SetAttributes) -> rustix::fs::Timestamps {
-    const OMIT: rustix::fs::Timespec =
-        rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };
-    let convert = |time: Option<TimeSpec>| {
-        time.map_or(OMIT, |time| rustix::fs::Timespec { tv_sec: time.sec, tv_nsec: time.nsec as _ })
-    };
-    rustix::fs::Timestamps {
-        last_access: convert(attributes.accessed),
-        last_modification: convert(attributes.modified),
+/// Metadata of a descriptor.
+pub fn host_metadata(fd: &OwnedFd) -> SysResult<Metadata> {
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, Attributes::WANTED)?;
+    Ok(metadata_of(&Attributes::from(&stat)))
+}
+
+/// Changes attributes of a file that has no name any more.
+fn change_nameless(fd: &OwnedFd, changes: &Changes) -> SysResult<()> {
+    if let Some(size) = changes.size {
+        rustix::fs::ftruncate(fd, size)?;
     }
+    if changes.uid.is_some() || changes.gid.is_some() {
+        let uid = changes.uid.map(rustix::fs::Uid::from_raw);
+        let gid = changes.gid.map(rustix::fs::Gid::from_raw);
+        rustix::fs::fchown(fd, uid, gid)?;
+    }
+    if let Some(mode) = changes.mode {
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))?;
+    }
+    if changes.accessed.is_some() || changes.modified.is_some() {
+        const OMIT: rustix::fs::Timespec =
+            rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };
+        let convert = |time: Option<TimeSpec>| {
+            time.map_or(OMIT, |time| rustix::fs::Timespec { tv_sec: time.sec, tv_nsec: time.nsec as _ })
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: convert(changes.accessed),
+            last_modification: convert(changes.modified),
+        };
+        rustix::fs::futimens(fd, &times)?;
+    }
+    Ok(())
 }
 
 impl Inode for HostInode {
@@ -297,39 +440,35 @@ impl Inode for HostInode {
     }
 
     fn metadata(&self) -> SysResult<Metadata> {
-        const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
-        let opened = self.opened.lock().upgrade();
-        let stat = match (&opened, self.handle.get()) {
-            (Some(fd), _) => rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)?,
-            (None, Some(fd)) => rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)?,
-            (None, None) => {
-                self.at(|parent, name| rustix::fs::statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, WANTED))?
-            }
+        let opened = self.opened.lock().any();
+        if let Some(fd) = opened {
+            return host_metadata(&fd);
+        }
+        if let Some(found) = &self.found {
+            return Ok(metadata_of(found));
+        }
+        let handle = self.handle.lock().clone();
+        let attributes = match handle {
+            Some(directory) => directory.stat(Target::Itself)?,
+            None => self.at(|directory, target| directory.stat(target))?,
         };
-        Ok(host_metadata(&stat))
+        Ok(metadata_of(&attributes))
     }
 
     fn set_attributes(&self, attributes: &SetAttributes) -> SysResult<()> {
         self.check_writable()?;
-        if let Some(size) = attributes.size {
-            let fd = self.open_host(OpenFlags::RDWR)?;
-            rustix::fs::ftruncate(&fd, size)?;
+        let changes = Changes {
+            mode: attributes.mode,
+            uid: attributes.uid,
+            gid: attributes.gid,
+            size: attributes.size,
+            accessed: attributes.accessed,
+            modified: attributes.modified,
+        };
+        match self.nameless() {
+            Some(fd) => change_nameless(&fd, &changes),
+            None => self.at(|directory, target| directory.set_attributes(target, &changes)),
         }
-        if attributes.uid.is_some() || attributes.gid.is_some() {
-            let uid = attributes.uid.map(rustix::fs::Uid::from_raw);
-            let gid = attributes.gid.map(rustix::fs::Gid::from_raw);
-            self.at(|parent, name| rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
-        }
-        if let Some(mode) = attributes.mode {
-            self.at(|parent, name| {
-                rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
-            })?;
-        }
-        if attributes.accessed.is_some() || attributes.modified.is_some() {
-            let times = host_times(attributes);
-            self.at(|parent, name| rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW))?;
-        }
-        Ok(())
     }
 
     fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<InodeRef> {
@@ -338,44 +477,38 @@ impl Inode for HostInode {
 
     fn create(self: Arc<Self>, name: &[u8], new: &NewFile) -> SysResult<InodeRef> {
         self.check_writable()?;
-        let handle = self.handle()?;
-        let mode = Mode::from_raw_mode(new.mode);
-        match &new.kind {
-            NewKind::Regular => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                drop(rustix::fs::openat(&*handle, name, flags, mode)?);
-            }
-            NewKind::Directory => rustix::fs::mkdirat(&*handle, name, mode)?,
-            NewKind::Symlink(target) => rustix::fs::symlinkat(target.as_slice(), &*handle, name)?,
-            NewKind::Fifo => rustix::fs::mknodat(&*handle, name, rustix::fs::FileType::Fifo, mode, 0)?,
-            NewKind::Socket => rustix::fs::mknodat(&*handle, name, rustix::fs::FileType::Socket, mode, 0)?,
-            NewKind::CharDevice(_) | NewKind::BlockDevice(_) => return Err(Errno::EPERM),
-        }
-        // The owner is the sandbox's own where nobody else can be; that is not an error of the guest's.
-        let (uid, gid) = (rustix::fs::Uid::from_raw(new.uid), rustix::fs::Gid::from_raw(new.gid));
-        let _ = rustix::fs::chownat(&*handle, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
-        if !matches!(new.kind, NewKind::Symlink(_)) {
-            rustix::fs::chmodat(&*handle, name, mode, AtFlags::empty())?;
-        }
-        drop(handle);
-        Ok(self.child(name)? as InodeRef)
+        let (kind, device, target): (FileType, u64, &[u8]) = match &new.kind {
+            NewKind::Regular => (FileType::Regular, 0, b""),
+            NewKind::Directory => (FileType::Directory, 0, b""),
+            NewKind::Symlink(target) => (FileType::Symlink, 0, target),
+            NewKind::Fifo => (FileType::Fifo, 0, b""),
+            NewKind::Socket => (FileType::Socket, 0, b""),
+            NewKind::CharDevice(device) => (FileType::CharDevice, *device, b""),
+            NewKind::BlockDevice(device) => (FileType::BlockDevice, *device, b""),
+        };
+        let mode = kind.mode_bits() | new.mode & 0o7777;
+        let node = NewNode { mode, uid: new.uid, gid: new.gid, device, target };
+        let (attributes, spare) = self.directory()?.create(name_of(name)?, &node)?;
+        let inode = self.known_child(name, &attributes, None);
+        inode.opened.lock().spare = spare;
+        Ok(inode as InodeRef)
     }
 
     fn link(&self, name: &[u8], target: &InodeRef) -> SysResult<()> {
         self.check_writable()?;
         let target = target.downcast_ref::<HostInode>().ok_or(Errno::EXDEV)?;
         let (parent, old) = target.place.read().clone().ok_or(Errno::EXDEV)?;
-        Ok(rustix::fs::linkat(&*parent.handle()?, old.as_slice(), &*self.handle()?, name, AtFlags::empty())?)
+        parent.directory()?.link(name_of(&old)?, &*self.directory()?, name_of(name)?)
     }
 
     fn unlink(&self, name: &[u8]) -> SysResult<()> {
         self.check_writable()?;
-        Ok(rustix::fs::unlinkat(&*self.handle()?, name, AtFlags::empty())?)
+        self.directory()?.remove(name_of(name)?, Removal::File)
     }
 
     fn rmdir(&self, name: &[u8]) -> SysResult<()> {
         self.check_writable()?;
-        Ok(rustix::fs::unlinkat(&*self.handle()?, name, AtFlags::REMOVEDIR)?)
+        self.directory()?.remove(name_of(name)?, Removal::Directory)
     }
 
     fn rename(
@@ -386,22 +519,29 @@ impl Inode for HostInode {
         mode: RenameMode,
     ) -> SysResult<()> {
         self.check_writable()?;
-        let moved = self.child(name)?;
         let target = Arc::clone(parent) as Arc<dyn std::any::Any + Send + Sync>;
         let target = target.downcast::<HostInode>().map_err(|_| Errno::EXDEV)?;
-        let flags = match mode {
-            RenameMode::Replace => rustix::fs::RenameFlags::empty(),
-            RenameMode::NoReplace => rustix::fs::RenameFlags::NOREPLACE,
-            RenameMode::Exchange => rustix::fs::RenameFlags::EXCHANGE,
+        let moved = self.child(name)?;
+        let replacing = match mode {
+            RenameMode::Replace => Replacing::Yes,
+            RenameMode::NoReplace => Replacing::No,
+            RenameMode::Exchange => Replacing::Exchange,
         };
-        rustix::fs::renameat_with(&*self.handle()?, name, &*target.handle()?, new_name, flags)?;
-        *moved.place.write() = Some((target, new_name.to_vec()));
+        let replaced = if mode == RenameMode::Exchange { Some(target.child(new_name)?) } else { None };
+        let to = target.directory()?;
+        self.directory()?.rename(name_of(name)?, &to, name_of(new_name)?, replacing)?;
+        *moved.place.write() = Some((target, new_name.into()));
+        if let Some(replaced) = replaced {
+            *replaced.place.write() = Some((self, name.into()));
+        }
         Ok(())
     }
 
     fn readlink(&self, _task: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
-        self.at(|parent, name| rustix::fs::readlinkat(parent, name, Vec::new()))
-            .map(std::ffi::CString::into_bytes)
+        self.at(|directory, target| match target {
+            Target::Child(name) => directory.read_link(name),
+            Target::Itself => Err(Errno::EINVAL),
+        })
     }
 
     fn open(
@@ -410,7 +550,10 @@ impl Inode for HostInode {
         flags: OpenFlags,
     ) -> SyscallResult<Arc<dyn OpenFile>> {
         match self.kind {
-            FileType::Directory => Ok(Arc::new(HostDirectory { inode: self, names: Mutex::default() })),
+            FileType::Directory => {
+                let directory = self.directory()?;
+                Ok(Arc::new(HostDirectory { inode: self, directory, names: Mutex::default() }))
+            }
             FileType::Regular => {
                 let fd = self.open_host(flags)?;
                 Ok(Arc::new(HostRegular { fd }))
@@ -420,39 +563,39 @@ impl Inode for HostInode {
     }
 
     fn get_xattr(&self, name: &[u8]) -> SysResult<Vec<u8>> {
-        let fd = self.open_host(OpenFlags::empty())?;
-        let mut value = vec![0; 65536];
-        let length = rustix::fs::fgetxattr(&fd, name, &mut value)?;
-        value.truncate(length);
-        Ok(value)
+        match self.at(|directory, target| directory.get_xattr(target, name)) {
+            Err(Errno::ENOENT | Errno::ESTALE) => {
+                let fd = self.opened.lock().any().ok_or(Errno::ENOENT)?;
+                let mut value = vec![0; 65536];
+                let length = rustix::fs::fgetxattr(&fd, name, value.as_mut_slice())?;
+                value.truncate(length);
+                Ok(value)
+            }
+            other => other,
+        }
     }
 
     fn set_xattr(&self, name: &[u8], value: &[u8], mode: XattrMode) -> SysResult<()> {
         self.check_writable()?;
-        let flags = match mode {
-            XattrMode::Set => rustix::fs::XattrFlags::empty(),
-            XattrMode::Create => rustix::fs::XattrFlags::CREATE,
-            XattrMode::Replace => rustix::fs::XattrFlags::REPLACE,
+        let replacing = match mode {
+            XattrMode::Set => XattrReplacing::Either,
+            XattrMode::Create => XattrReplacing::Create,
+            XattrMode::Replace => XattrReplacing::Replace,
         };
-        let fd = self.open_host(OpenFlags::empty())?;
-        Ok(rustix::fs::fsetxattr(&fd, name, value, flags)?)
+        self.at(|directory, target| directory.set_xattr(target, name, value, replacing))
     }
 
     fn list_xattr(&self) -> SysResult<Vec<Vec<u8>>> {
-        if !matches!(self.kind, FileType::Regular | FileType::Directory) {
-            return Ok(Vec::new());
-        }
-        let fd = self.open_host(OpenFlags::empty())?;
-        let mut names = vec![0; 65536];
-        let length = rustix::fs::flistxattr(&fd, &mut names)?;
-        let names = names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
-        Ok(names.map(<[u8]>::to_vec).collect())
+        self.at(|directory, target| directory.list_xattr(target))
     }
 
     fn remove_xattr(&self, name: &[u8]) -> SysResult<()> {
         self.check_writable()?;
-        let fd = self.open_host(OpenFlags::empty())?;
-        Ok(rustix::fs::fremovexattr(&fd, name)?)
+        self.at(|directory, target| directory.remove_xattr(target, name))
+    }
+
+    fn sync(&self) -> SysResult<()> {
+        self.at(|directory, target| directory.sync(target))
     }
 }
 
@@ -475,6 +618,15 @@ pub fn write_host(fd: &OwnedFd, offset: u64, from: &mut UserReader<'_>) -> SysRe
         Ok(count)
     })?;
     Ok((count, at))
+}
+
+/// Writes at the end of a host file, wherever others have moved that to meanwhile.
+fn append_host(fd: &OwnedFd, from: &mut UserReader<'_>) -> SysResult<(usize, u64)> {
+    let count = from.drain(|chunk| {
+        let chunk = [std::io::IoSlice::new(chunk)];
+        Ok(rustix::io::pwritev2(fd, &chunk, 0, rustix::io::ReadWriteFlags::APPEND)?)
+    })?;
+    Ok((count, rustix::fs::fstat(fd)?.st_size.cast_unsigned()))
 }
 
 /// `lseek(2)` to data or a hole of a host file; other kinds are the caller's.
@@ -502,9 +654,16 @@ impl OpenFile for HostRegular {
     }
 
     fn write_at(&self, file: &File, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<(usize, u64)> {
-        let append = file.flags().contains(OpenFlags::APPEND);
-        let offset = if append { rustix::fs::fstat(&self.fd)?.st_size.cast_unsigned() } else { offset };
-        Ok(write_host(&self.fd, offset, from)?)
+        let flags = file.flags();
+        let written = if flags.contains(OpenFlags::APPEND) {
+            append_host(&self.fd, from)?
+        } else {
+            write_host(&self.fd, offset, from)?
+        };
+        if flags.contains(OpenFlags::DSYNC) {
+            rustix::fs::fdatasync(&self.fd)?;
+        }
+        Ok(written)
     }
 
     fn seek(&self, file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
@@ -523,7 +682,7 @@ impl OpenFile for HostRegular {
     }
 
     fn sync(&self) -> SysResult<()> {
-        Ok(rustix::fs::fsync(self.fd.as_fd())?)
+        Ok(rustix::fs::fsync(&self.fd)?)
     }
 
     fn allocate(&self, _file: &File, mode: u32, offset: u64, length: u64) -> SysResult<()> {
@@ -534,6 +693,8 @@ impl OpenFile for HostRegular {
 
 struct HostDirectory {
     inode: Arc<HostInode>,
+    /// Kept open, so that it can be listed after its name is gone.
+    directory: Arc<Directory>,
     names: Mutex<Vec<(Vec<u8>, u64, FileType)>>,
 }
 
@@ -554,6 +715,10 @@ impl OpenFile for HostDirectory {
         }
         list(&names, position, sink);
         Ok(())
+    }
+
+    fn sync(&self) -> SysResult<()> {
+        self.directory.sync(Target::Itself)
     }
 }
 

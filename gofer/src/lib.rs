@@ -1,0 +1,37 @@
+//! The gofer: what opens a container's files for a sandbox that may not open them itself.
+//!
+//! A sandbox process has no privileges. The gofer, a process of its own per container, has those that file owners need
+//! (and no others), sees nothing of the host but the container's mounts, and treats the sandbox as hostile.
+//!
+//! - [`Directory`] is what the sandbox uses: a directory of the host, wherever its operations are carried out. In
+//!   *direct* mode the sandbox holds its descriptor, does what it may do itself, and asks the gofer for the rest. In
+//!   *strict* mode it holds none: the gofer does everything and hands over nothing but descriptors of regular files.
+//! - [`Client`] is the connection behind it, [`Session`] the other end, `protocol` what they say to each other.
+//! - `local` carries operations out, in whichever process.
+//! - [`process`] is the life of the gofer.
+//!
+//! No name that a client gives can lead outside of a mount: names are single components, checked as they are decoded,
+//! and resolved below a descriptor without following links.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod directory;
+mod local;
+pub mod process;
+mod protocol;
+mod server;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod types;
+mod wire;
+
+pub use client::Client;
+pub use directory::Directory;
+pub use local::{Crossing, Ownership};
+pub use server::{Mode, ServedMount, Session, Writing};
+pub use socket::pair as channel;
+pub use types::{
+    Access, Attributes, Changes, Entry, Name, NewNode, Removal, Replacing, Statistics, Target, XattrReplacing,
+};

@@ -1,0 +1,397 @@
+//! Operations on files of the host below a descriptor, in the process that holds it: the gofer, or the sandbox in direct
+//! mode.
+//!
+//! Nothing here follows a symbolic link, and nothing resolves more than one name: whatever changes in the tree
+//! meanwhile, an operation reaches a file that had this name in this directory.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use abi::fs::{S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
+use abi::time::TimeSpec;
+use abi::{Errno, SysResult};
+use host::rustix::fs::{self as sys, AtFlags, Mode, OFlags, ResolveFlags};
+
+use crate::types::{
+    Access, Attributes, Changes, Entry, NAME_MAX, Name, NewNode, Removal, Replacing, Statistics, Target,
+    XattrReplacing,
+};
+
+/// The largest value of an extended attribute, and the longest list of their names.
+pub const XATTR_MAX: usize = 65536;
+
+/// Whether a walk may enter file systems that are mounted below the directory's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crossing {
+    /// Yes: the mount was made with what is mounted below it.
+    Allowed,
+    /// No: `EXDEV`.
+    Refused,
+}
+
+/// What happens when a new file cannot get the owner that it should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// It is not made.
+    Exact,
+    /// It belongs to whoever made it.
+    Own,
+}
+
+/// A directory that this process holds a descriptor of; or the file that is a mount's root.
+#[derive(Clone, Copy)]
+pub struct Local<'a> {
+    /// The directory or file.
+    pub fd: BorrowedFd<'a>,
+    /// For a file: where it can be opened, a directory and its name there.
+    pub file: Option<(BorrowedFd<'a>, &'a [u8])>,
+    /// Whether file systems below may be entered.
+    pub crossing: Crossing,
+}
+
+impl<'a> Local<'a> {
+    fn resolve(&self) -> ResolveFlags {
+        let flags = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match self.crossing {
+            Crossing::Refused if self.file.is_none() => flags | ResolveFlags::NO_XDEV,
+            _ => flags,
+        }
+    }
+
+    /// The directory and name to open a target by.
+    fn place<'n>(&self, target: Target<'n>) -> (BorrowedFd<'a>, &'n [u8])
+    where
+        'a: 'n,
+    {
+        match (target, self.file) {
+            (Target::Child(name), _) => (self.fd, name.as_bytes()),
+            (Target::Itself, Some((directory, name))) => (directory, name),
+            (Target::Itself, None) => (self.fd, b"."),
+        }
+    }
+
+    /// The descriptor, path and flags by which the calls that take `AT_EMPTY_PATH` know a target.
+    fn named<'n>(&self, target: Target<'n>) -> (BorrowedFd<'a>, &'n [u8], AtFlags)
+    where
+        'a: 'n,
+    {
+        match (target, self.file) {
+            (Target::Child(name), _) => (self.fd, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW),
+            (Target::Itself, Some((directory, name))) => (directory, name, AtFlags::SYMLINK_NOFOLLOW),
+            (Target::Itself, None) => (self.fd, b"", AtFlags::EMPTY_PATH),
+        }
+    }
+
+    fn open_with(&self, target: Target<'_>, flags: OFlags) -> SysResult<OwnedFd> {
+        let (directory, name) = self.place(target);
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(sys::openat2(directory, name, flags, Mode::empty(), self.resolve())?)
+    }
+
+    pub fn stat(&self, target: Target<'_>) -> SysResult<Attributes> {
+        let (fd, name, flags) = self.named(target);
+        Ok(Attributes::from(&sys::statx(fd, name, flags, Attributes::WANTED)?))
+    }
+
+    /// Opens a regular file. What else there is by that name is refused: `ENXIO`, `ELOOP`, `EISDIR`.
+    pub fn open(&self, target: Target<'_>, access: Access) -> SysResult<OwnedFd> {
+        let access = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::WRONLY,
+            Access::ReadWrite => OFlags::RDWR,
+        };
+        // A FIFO must not make us wait, nor a terminal become ours.
+        let fd = self.open_with(target, access | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        match sys::fstat(&fd)?.st_mode & S_IFMT {
+            S_IFREG => Ok(fd),
+            S_IFDIR => Err(Errno::EISDIR),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    /// Opens a directory for walking below it.
+    pub fn open_directory(&self, name: Name<'_>) -> SysResult<OwnedFd> {
+        self.open_with(Target::Child(name), OFlags::PATH | OFlags::DIRECTORY)
+    }
+
+    /// Makes a file; a regular one is returned open for reading and writing.
+    pub fn create(
+        &self,
+        name: Name<'_>,
+        new: &NewNode<'_>,
+        ownership: Ownership,
+    ) -> SysResult<(Attributes, Option<OwnedFd>)> {
+        let bytes = name.as_bytes();
+        let mode = Mode::from_raw_mode(new.mode & 0o7777);
+        let special = |kind: sys::FileType, device: u64| sys::mknodat(self.fd, bytes, kind, mode, device);
+        let mut opened = None;
+        match new.mode & S_IFMT {
+            S_IFREG => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                opened = Some(sys::openat(self.fd, bytes, flags, mode)?);
+            }
+            S_IFDIR => sys::mkdirat(self.fd, bytes, mode)?,
+            S_IFLNK => sys::symlinkat(new.target, self.fd, bytes)?,
+            S_IFIFO => special(sys::FileType::Fifo, 0)?,
+            S_IFSOCK => special(sys::FileType::Socket, 0)?,
+            S_IFCHR => special(sys::FileType::CharacterDevice, new.device)?,
+            S_IFBLK => special(sys::FileType::BlockDevice, new.device)?,
+            _ => return Err(Errno::EINVAL),
+        }
+        let finished = self.finish(name, new, ownership, opened.as_ref());
+        if finished.is_err() {
+            let flags = if new.mode & S_IFMT == S_IFDIR { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            let _ = sys::unlinkat(self.fd, bytes, flags);
+        }
+        Ok((finished?, opened))
+    }
+
+    /// Gives a new file its owner, and the mode that this or our umask may have taken.
+    fn finish(
+        &self,
+        name: Name<'_>,
+        new: &NewNode<'_>,
+        ownership: Ownership,
+        opened: Option<&OwnedFd>,
+    ) -> SysResult<Attributes> {
+        let stat = |this: &Self| match opened {
+            Some(fd) => Local { fd: fd.as_fd(), file: None, crossing: this.crossing }.stat(Target::Itself),
+            None => this.stat(Target::Child(name)),
+        };
+        let mut attributes = stat(self)?;
+        let target = Target::Child(name);
+        let mut changed = false;
+        if (attributes.uid, attributes.gid) != (new.uid, new.gid) {
+            let changes = Changes { uid: Some(new.uid), gid: Some(new.gid), ..Changes::default() };
+            match (self.set_attributes(target, &changes), ownership) {
+                (Ok(()), _) => changed = true,
+                (Err(_), Ownership::Own) => {}
+                (Err(error), Ownership::Exact) => return Err(error),
+            }
+        }
+        let special = new.mode & 0o6000 != 0;
+        let differs = (attributes.mode ^ new.mode) & 0o7777 != 0 || (changed && special);
+        if new.mode & S_IFMT != S_IFLNK && differs {
+            self.set_attributes(target, &Changes { mode: Some(new.mode & 0o7777), ..Changes::default() })?;
+            changed = true;
+        }
+        if changed {
+            attributes = stat(self)?;
+        }
+        Ok(attributes)
+    }
+
+    pub fn remove(&self, name: Name<'_>, removal: Removal) -> SysResult<()> {
+        let flags = match removal {
+            Removal::File => AtFlags::empty(),
+            Removal::Directory => AtFlags::REMOVEDIR,
+        };
+        Ok(sys::unlinkat(self.fd, name.as_bytes(), flags)?)
+    }
+
+    pub fn rename(
+        &self,
+        name: Name<'_>,
+        to: &Local<'_>,
+        new_name: Name<'_>,
+        replacing: Replacing,
+    ) -> SysResult<()> {
+        let flags = match replacing {
+            Replacing::Yes => sys::RenameFlags::empty(),
+            Replacing::No => sys::RenameFlags::NOREPLACE,
+            Replacing::Exchange => sys::RenameFlags::EXCHANGE,
+        };
+        Ok(sys::renameat_with(self.fd, name.as_bytes(), to.fd, new_name.as_bytes(), flags)?)
+    }
+
+    pub fn link(&self, name: Name<'_>, to: &Local<'_>, new_name: Name<'_>) -> SysResult<()> {
+        Ok(sys::linkat(self.fd, name.as_bytes(), to.fd, new_name.as_bytes(), AtFlags::empty())?)
+    }
+
+    pub fn read_link(&self, name: Name<'_>) -> SysResult<Vec<u8>> {
+        Ok(sys::readlinkat(self.fd, name.as_bytes(), Vec::new())?.into_bytes())
+    }
+
+    pub fn set_attributes(&self, target: Target<'_>, changes: &Changes) -> SysResult<()> {
+        if let Some(size) = changes.size {
+            sys::ftruncate(self.open(target, Access::Write)?, size)?;
+        }
+        let (fd, name, flags) = self.named(target);
+        if changes.uid.is_some() || changes.gid.is_some() {
+            // -1 means "as it is" to the host, and is nobody's id.
+            if changes.uid == Some(u32::MAX) || changes.gid == Some(u32::MAX) {
+                return Err(Errno::EINVAL);
+            }
+            let uid = changes.uid.map(sys::Uid::from_raw);
+            let gid = changes.gid.map(sys::Gid::from_raw);
+            sys::chownat(fd, name, uid, gid, flags)?;
+        }
+        if let Some(mode) = changes.mode {
+            host::file::change_mode(fd, name, mode & 0o7777, flags)?;
+        }
+        if changes.accessed.is_some() || changes.modified.is_some() {
+            sys::utimensat(fd, name, &times(changes), flags)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a file for its extended attributes. Only regular files and directories have those that users can set; the
+    /// error for others is `other`.
+    fn open_for_xattr(&self, target: Target<'_>, other: Errno) -> SysResult<OwnedFd> {
+        match self.stat(target)?.kind() {
+            S_IFREG => self.open(target, Access::Read),
+            S_IFDIR => self.open_with(target, OFlags::RDONLY | OFlags::DIRECTORY),
+            _ => Err(other),
+        }
+    }
+
+    pub fn get_xattr(&self, target: Target<'_>, name: &[u8]) -> SysResult<Vec<u8>> {
+        let fd = self.open_for_xattr(target, Errno::ENODATA)?;
+        let mut value = vec![0; sys::fgetxattr_query(&fd, name)?.min(XATTR_MAX)];
+        let length = sys::fgetxattr(&fd, name, value.as_mut_slice())?;
+        value.truncate(length);
+        Ok(value)
+    }
+
+    pub fn set_xattr(
+        &self,
+        target: Target<'_>,
+        name: &[u8],
+        value: &[u8],
+        replacing: XattrReplacing,
+    ) -> SysResult<()> {
+        let flags = match replacing {
+            XattrReplacing::Either => sys::XattrFlags::empty(),
+            XattrReplacing::Create => sys::XattrFlags::CREATE,
+            XattrReplacing::Replace => sys::XattrFlags::REPLACE,
+        };
+        Ok(sys::fsetxattr(self.open_for_xattr(target, Errno::EPERM)?, name, value, flags)?)
+    }
+
+    /// The names of a file's extended attributes, each with a zero behind.
+    pub fn list_xattr(&self, target: Target<'_>) -> SysResult<Vec<u8>> {
+        let fd = match self.open_for_xattr(target, Errno::ENXIO) {
+            Err(Errno::ENXIO) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut names = vec![0; sys::flistxattr_query(&fd)?.min(XATTR_MAX)];
+        let length = sys::flistxattr(&fd, names.as_mut_slice())?;
+        names.truncate(length);
+        Ok(names)
+    }
+
+    pub fn remove_xattr(&self, target: Target<'_>, name: &[u8]) -> SysResult<()> {
+        Ok(sys::fremovexattr(self.open_for_xattr(target, Errno::EPERM)?, name)?)
+    }
+
+    pub fn statistics(&self) -> SysResult<Statistics> {
+        let stat = sys::fstatfs(self.fd)?;
+        Ok(Statistics {
+            magic: stat.f_type as u64,
+            block_size: stat.f_bsize as u64,
+            blocks: stat.f_blocks,
+            blocks_free: stat.f_bfree,
+            blocks_available: stat.f_bavail,
+            files: stat.f_files,
+            files_free: stat.f_ffree,
+            name_length: stat.f_namelen as u64,
+        })
+    }
+
+    /// Lists the directory from a cookie on, without `.` and `..`, until the entries take `budget` bytes in a message.
+    /// Returns the next cookie; no entries are the end.
+    pub fn list(&self, cookie: u64, budget: usize) -> SysResult<(Vec<Entry>, u64)> {
+        let fd = self.open_with(Target::Itself, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut reader = Listing::new(fd, cookie)?;
+        let mut entries = Vec::new();
+        let mut room = budget;
+        let mut next = cookie;
+        while room >= ENTRY_MAX {
+            let Some((entry, cookie)) = reader.next()? else { break };
+            room -= entry.name.len() + ENTRY_FIXED;
+            next = cookie;
+            entries.push(entry);
+        }
+        Ok((entries, next))
+    }
+
+    /// All entries of the directory.
+    pub fn list_all(&self) -> SysResult<Vec<Entry>> {
+        let fd = self.open_with(Target::Itself, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut reader = Listing::new(fd, 0)?;
+        let mut entries = Vec::new();
+        while let Some((entry, _)) = reader.next()? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    pub fn sync(&self, target: Target<'_>) -> SysResult<()> {
+        let fd = match target {
+            Target::Itself if self.file.is_none() => {
+                self.open_with(target, OFlags::RDONLY | OFlags::DIRECTORY)?
+            }
+            _ => self.open(target, Access::Read)?,
+        };
+        Ok(sys::fsync(&fd)?)
+    }
+}
+
+/// What an entry takes in a message besides its name, and at most with it.
+const ENTRY_FIXED: usize = 16;
+const ENTRY_MAX: usize = ENTRY_FIXED + NAME_MAX;
+
+/// Reads a directory entry by entry.
+struct Listing {
+    fd: OwnedFd,
+    buffer: Vec<MaybeUninit<u8>>,
+    ready: std::collections::VecDeque<(Entry, u64)>,
+}
+
+impl Listing {
+    fn new(fd: OwnedFd, cookie: u64) -> SysResult<Listing> {
+        if cookie != 0 {
+            sys::seek(&fd, sys::SeekFrom::Start(cookie))?;
+        }
+        Ok(Listing { fd, buffer: vec![MaybeUninit::uninit(); 32 << 10], ready: Default::default() })
+    }
+
+    fn next(&mut self) -> SysResult<Option<(Entry, u64)>> {
+        while self.ready.is_empty() {
+            let mut raw = sys::RawDir::new(&self.fd, &mut self.buffer);
+            let mut any = false;
+            while let Some(entry) = raw.next() {
+                let entry = entry?;
+                any = true;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    let kind = match entry.file_type() {
+                        sys::FileType::Unknown => 0,
+                        known => known.as_raw_mode(),
+                    };
+                    let cookie = entry.next_entry_cookie();
+                    self.ready.push_back((Entry { inode: entry.ino(), kind, name: name.to_vec() }, cookie));
+                }
+                if raw.is_buffer_empty() {
+                    break;
+                }
+            }
+            if !any {
+                return Ok(None);
+            }
+        }
+        Ok(self.ready.pop_front())
+    }
+}
+
+/// Times for `utimensat(2)`, the missing ones left as they are.
+fn times(changes: &Changes) -> sys::Timestamps {
+    const OMIT: sys::Timespec = sys::Timespec { tv_sec: 0, tv_nsec: sys::UTIME_OMIT as _ };
+    let convert = |time: Option<TimeSpec>| {
+        time.map_or(OMIT, |time| sys::Timespec {
+            tv_sec: time.sec,
+            tv_nsec: time.nsec.clamp(0, 999_999_999) as _,
+        })
+    };
+    sys::Timestamps { last_access: convert(changes.accessed), last_modification: convert(changes.modified) }
+}

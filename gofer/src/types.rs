@@ -1,0 +1,286 @@
+//! What is said about files: names, attributes, changes. Every type here is checked when it is made or decoded.
+
+use abi::time::TimeSpec;
+use abi::{Errno, SysResult};
+use host::rustix::fs::{Statx, StatxFlags, StatxTimestamp};
+
+use crate::wire::{Input, Malformed, Wire, wire_enum, wire_struct};
+
+/// The longest name.
+pub const NAME_MAX: usize = 255;
+
+/// A single name in a directory: neither empty nor `.` nor `..`, without slashes and zeros, at most 255 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name<'a>(&'a [u8]);
+
+impl<'a> Name<'a> {
+    /// Checks a name: `ENAMETOOLONG`, or `EINVAL` for what is no name.
+    pub fn new(bytes: &'a [u8]) -> SysResult<Name<'a>> {
+        if bytes.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let special = bytes.is_empty() || bytes == b"." || bytes == b"..";
+        if special || bytes.contains(&b'/') || bytes.contains(&0) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Name(bytes))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+}
+
+impl<'a> Wire<'a> for Name<'a> {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+
+    fn take(input: &mut Input<'a>) -> Result<Self, Malformed> {
+        Name::new(<&[u8]>::take(input)?).map_err(|_| Malformed)
+    }
+}
+
+/// The file that an operation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// The directory itself (or the file, if that is what was mounted).
+    Itself,
+    /// What it has under a name. Links are not followed.
+    Child(Name<'a>),
+}
+
+impl<'a> Wire<'a> for Target<'a> {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Target::Itself => <&[u8]>::put(&&b""[..], out),
+            Target::Child(name) => name.put(out),
+        }
+    }
+
+    fn take(input: &mut Input<'a>) -> Result<Self, Malformed> {
+        match <&[u8]>::take(input)? {
+            [] => Ok(Target::Itself),
+            bytes => Name::new(bytes).map(Target::Child).map_err(|_| Malformed),
+        }
+    }
+}
+
+/// How a regular file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Access {
+    Read,
+    Write,
+    ReadWrite,
+}
+
+wire_enum!(Access { Read = 0, Write = 1, ReadWrite = 2 });
+
+/// What the stat family tells of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of statx(2)")]
+pub struct Attributes {
+    pub device: u64,
+    pub inode: u64,
+    pub mode: u32,
+    pub links: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u64,
+    pub size: u64,
+    pub block_size: u32,
+    pub blocks: u64,
+    pub accessed: TimeSpec,
+    pub modified: TimeSpec,
+    pub changed: TimeSpec,
+    pub born: Option<TimeSpec>,
+}
+
+wire_struct!(Attributes {
+    device,
+    inode,
+    mode,
+    links,
+    uid,
+    gid,
+    rdev,
+    size,
+    block_size,
+    blocks,
+    accessed,
+    modified,
+    changed,
+    born,
+});
+
+impl Attributes {
+    /// What a [`Statx`] must hold for [`Attributes::from`].
+    pub const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
+    /// The type bits of the mode.
+    pub fn kind(&self) -> u32 {
+        self.mode & abi::fs::S_IFMT
+    }
+}
+
+impl From<&Statx> for Attributes {
+    fn from(stat: &Statx) -> Attributes {
+        let time = |time: StatxTimestamp| TimeSpec { sec: time.tv_sec, nsec: time.tv_nsec.into() };
+        Attributes {
+            device: abi::fs::make_device(stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            mode: stat.stx_mode.into(),
+            links: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            rdev: abi::fs::make_device(stat.stx_rdev_major, stat.stx_rdev_minor),
+            size: stat.stx_size,
+            block_size: stat.stx_blksize,
+            blocks: stat.stx_blocks,
+            accessed: time(stat.stx_atime),
+            modified: time(stat.stx_mtime),
+            changed: time(stat.stx_ctime),
+            born: (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(stat.stx_btime)),
+        }
+    }
+}
+
+impl Wire<'_> for TimeSpec {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.sec.put(out);
+        self.nsec.put(out);
+    }
+
+    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
+        Ok(TimeSpec { sec: i64::take(input)?, nsec: i64::take(input)? })
+    }
+}
+
+/// A file to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewNode<'a> {
+    /// Type (`S_IF*`) and permission bits; no umask applies.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// The number of a device file.
+    pub device: u64,
+    /// The target of a symbolic link.
+    pub target: &'a [u8],
+}
+
+wire_struct!(NewNode<'a> { mode, uid, gid, device, target });
+
+/// Attributes to change; `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Permission bits (12 bits).
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size of a regular file.
+    pub size: Option<u64>,
+    /// Time of last access.
+    pub accessed: Option<TimeSpec>,
+    /// Time of last modification.
+    pub modified: Option<TimeSpec>,
+}
+
+wire_struct!(Changes { mode, uid, gid, size, accessed, modified });
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The file's number.
+    pub inode: u64,
+    /// Type bits of its mode; zero if the host does not say.
+    pub kind: u32,
+    /// The name.
+    pub name: Vec<u8>,
+}
+
+wire_struct!(Entry { inode, kind, name });
+
+/// What `statfs(2)` tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of statfs(2)")]
+pub struct Statistics {
+    pub magic: u64,
+    pub block_size: u64,
+    pub blocks: u64,
+    pub blocks_free: u64,
+    pub blocks_available: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub name_length: u64,
+}
+
+wire_struct!(Statistics {
+    magic,
+    block_size,
+    blocks,
+    blocks_free,
+    blocks_available,
+    files,
+    files_free,
+    name_length,
+});
+
+/// What is to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// The name of a file that is no directory.
+    File,
+    /// An empty directory.
+    Directory,
+}
+
+wire_enum!(Removal { File = 0, Directory = 1 });
+
+/// What a rename does with an existing target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replacing {
+    /// It is replaced.
+    Yes,
+    /// `EEXIST`.
+    No,
+    /// The two change places.
+    Exchange,
+}
+
+wire_enum!(Replacing { Yes = 0, No = 1, Exchange = 2 });
+
+/// How an existing extended attribute is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrReplacing {
+    /// Created or replaced.
+    Either,
+    /// It must not exist.
+    Create,
+    /// It must exist.
+    Replace,
+}
+
+wire_enum!(XattrReplacing { Either = 0, Create = 1, Replace = 2 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_single_components() {
+        for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0b", b"../x"] {
+            assert_eq!(Name::new(bad), Err(Errno::EINVAL), "{bad:?}");
+        }
+        assert_eq!(Name::new(&[b'a'; 256]), Err(Errno::ENAMETOOLONG));
+        for good in [&b"a"[..], b"...", b".x", b"a b", &[0xff; 255]] {
+            assert!(Name::new(good).is_ok());
+        }
+    }
+}
