@@ -59,6 +59,14 @@ impl Directory {
         matches!(self.access, Means::Held(_))
     }
 
+    /// The descriptor, if one is held here.
+    pub fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        match &self.access {
+            Means::Held(fd) => Some(fd.as_fd()),
+            _ => None,
+        }
+    }
+
     /// Whether an error that the host gave us here is one that the gofer may not get.
     fn falls_back(&self, error: Errno) -> bool {
         // A file that is a mount's root can only be opened by its name, which the gofer has.

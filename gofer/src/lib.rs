@@ -8,7 +8,7 @@
 //!   *strict* mode it holds none: the gofer does everything and hands over nothing but descriptors of regular files.
 //! - [`Client`] is the connection behind it, [`Session`] the other end, `protocol` what they say to each other.
 //! - `local` carries operations out, in whichever process.
-//! - [`process`] is the life of the gofer.
+//! - [`spawn`] starts a gofer process, in a tree of just its [`mounts`].
 //!
 //! No name that a client gives can lead outside of a mount: names are single components, checked as they are decoded,
 //! and resolved below a descriptor without following links.
@@ -17,8 +17,10 @@
 
 mod client;
 mod directory;
+mod filter;
 mod local;
-pub mod process;
+pub mod mounts;
+mod process;
 mod protocol;
 mod server;
 mod socket;
@@ -30,8 +32,8 @@ mod wire;
 pub use client::Client;
 pub use directory::Directory;
 pub use local::{Crossing, Ownership};
+pub use process::{Gofer, spawn};
 pub use server::{Mode, ServedMount, Session, Writing};
-pub use socket::pair as channel;
 pub use types::{
     Access, Attributes, Changes, Entry, Name, NewNode, Removal, Replacing, Statistics, Target, XattrReplacing,
 };

@@ -1,30 +1,176 @@
-//! The life of a gofer process: it gives up what it does not need, answers until its client goes, and ends.
+//! The life of a gofer process: [`spawn`] forks it into a mount namespace of its own; it moves into a tree of just its
+//! mounts, gives up what it does not need, answers until its client goes, and ends.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Barrier};
 
-use abi::{Errno, SysResult};
+use abi::SysResult;
+use host::rustix;
+use host::rustix::thread::{CapabilitySet, CapabilitySets};
 
+use crate::local::Ownership;
+use crate::mounts::{self, Error, Mount, failed};
 use crate::protocol::MAX_MESSAGE;
-use crate::server::Session;
-use crate::socket::{receive_message, send_message};
+use crate::server::{Mode, Session};
+use crate::socket::{pair, receive_message, send_message};
 
 /// How many channels a connection has: so many requests are carried out at a time.
-pub const CHANNELS: usize = 4;
+const CHANNELS: usize = 2;
 
-/// Answers requests on these channels, each in a thread of its own, until the client has closed all of them.
+/// The capabilities that a gofer keeps: those that say who may do what with files, and no others.
+const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::MKNOD);
+
+/// A gofer process that was started.
+pub struct Gofer {
+    /// Its pid.
+    pub pid: i32,
+    /// The client's ends of its channels, for [`crate::Client::connect`].
+    pub channels: Vec<OwnedFd>,
+    report: std::fs::File,
+}
+
+impl Gofer {
+    /// Waits until it has its mounts.
+    ///
+    /// # Errors
+    /// What kept it from getting them.
+    pub fn wait_until_ready(&mut self) -> Result<(), String> {
+        let mut text = String::new();
+        let read = self.report.read_to_string(&mut text).map_err(|error| error.to_string())?;
+        match text.as_str() {
+            "ready" => Ok(()),
+            _ if read == 0 => Err("the gofer process died".to_owned()),
+            _ => Err(text),
+        }
+    }
+}
+
+/// Forks a gofer that serves these mounts, numbered in this order. It ends when nobody has its channels any more.
+///
+/// Privileged callers get one with the capabilities for files; for others it is in a user namespace of its own, in which
+/// their own id is all that there is.
 ///
 /// # Errors
-/// `EAGAIN` if a thread cannot be started.
-pub fn serve(session: Session, channels: Vec<OwnedFd>) -> SysResult<()> {
+/// What the host says. The mounts are made meanwhile: see [`Gofer::wait_until_ready`].
+///
+/// # Panics
+/// If the process has more than one thread.
+pub fn spawn(mounts: &[Mount], mode: Mode) -> Result<Gofer, Error> {
+    let (channels, served): (Vec<_>, Vec<_>) = (0..CHANNELS)
+        .map(|_| pair())
+        .collect::<SysResult<Vec<_>>>()
+        .map_err(failed("make a socket"))?
+        .into_iter()
+        .unzip();
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed("make a pipe"));
+    let ((report, reporting), (ready, go)) = (pipe()?, pipe()?);
+    let privileged = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN | CAPABILITIES));
+    let (namespaces, ownership) = if privileged {
+        (libc::CLONE_NEWNS, Ownership::Exact)
+    } else {
+        (libc::CLONE_NEWNS | libc::CLONE_NEWUSER, Ownership::Own)
+    };
+    let mut given = Some((served, reporting, ready));
+    let pid = host::namespace::fork_into(namespaces, || match given.take() {
+        Some((served, reporting, ready)) => child(mounts, mode, ownership, served, reporting, ready),
+        None => 1,
+    })
+    .map_err(failed("start the gofer process"))?;
+    drop(given);
+    if !privileged {
+        host::namespace::map_ids(pid).map_err(failed("map the gofer's user ids"))?;
+    }
+    rustix::io::write(&go, &[1]).map_err(failed("start the gofer process"))?;
+    Ok(Gofer { pid, channels, report: report.into() })
+}
+
+/// The process's life, until it exits with what this returns.
+fn child(
+    mounts: &[Mount],
+    mode: Mode,
+    ownership: Ownership,
+    channels: Vec<OwnedFd>,
+    reporting: OwnedFd,
+    ready: OwnedFd,
+) -> i32 {
+    let mut kept = vec![rustix::stdio::stderr(), reporting.as_fd(), ready.as_fd()];
+    kept.extend(channels.iter().map(AsFd::as_fd));
+    let closed = host::file::close_all_but(&kept);
+    // Our ids are mapped before we are told to go on.
+    let mut byte = [0];
+    if closed.is_err() || !matches!(rustix::io::read(&ready, &mut byte), Ok(1)) {
+        return 1;
+    }
+    drop(ready);
+    let mut reporting = Some(std::fs::File::from(reporting));
+    let prepared = mounts::enter(mounts).and_then(|served| {
+        prepare()?;
+        Ok(Session::new(served, mode, ownership))
+    });
+    let finished = prepared.and_then(|session| {
+        serve(session, channels, || {
+            // Once confined it can only close the pipe, which is what its maker waits for.
+            let report = reporting.as_mut().map_or(Ok(()), |report| report.write_all(b"ready"));
+            report.map_err(failed("report to its maker"))?;
+            crate::filter::confine()?;
+            reporting = None;
+            Ok(())
+        })
+    });
+    match finished {
+        Ok(()) => 0,
+        Err(error) => {
+            let _ = reporting.map(|mut report| report.write_all(error.to_string().as_bytes()));
+            1
+        }
+    }
+}
+
+/// Gives up what is not needed.
+fn prepare() -> Result<(), Error> {
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(c"nacelle-gofer");
+    rustix::process::umask(rustix::fs::Mode::empty());
+    host::namespace::raise_open_files();
+    rustix::thread::set_no_new_privs(true).map_err(failed("give up new privileges"))?;
+    let own = rustix::thread::capabilities(None).map_err(failed("read capabilities"))?;
+    let kept = own.permitted & CAPABILITIES;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).map_err(failed("give up capabilities"))
+}
+
+/// Answers requests on these channels, each in a thread of its own, until the client has closed all of them. `confine` is
+/// called when all threads are there, before the first request is read.
+pub(crate) fn serve(
+    session: Session,
+    channels: Vec<OwnedFd>,
+    confine: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
     let session = Arc::new(session);
+    let begin = Arc::new(Barrier::new(channels.len() + 1));
     let mut threads = Vec::new();
     for channel in channels {
-        let session = Arc::clone(&session);
+        let (session, begin) = (Arc::clone(&session), Arc::clone(&begin));
         // Requests go no deeper than a few calls.
-        let thread = std::thread::Builder::new().name("gofer".into()).stack_size(128 << 10);
-        threads.push(thread.spawn(move || answer_all(&session, &channel)).map_err(|_| Errno::EAGAIN)?);
+        let thread = std::thread::Builder::new().name("nacelle-gofer".into()).stack_size(128 << 10);
+        let thread = thread.spawn(move || {
+            // What a new thread does for itself is done by now, and need not be allowed.
+            begin.wait();
+            begin.wait();
+            answer_all(&session, &channel);
+        });
+        threads.push(thread.map_err(failed("start a thread"))?);
     }
+    begin.wait();
+    confine()?;
+    begin.wait();
     for thread in threads {
         let _ = thread.join();
     }
@@ -40,7 +186,7 @@ fn answer_all(session: &Session, channel: &OwnedFd) {
             Ok(received) => received,
         };
         let Some((reply, fd)) = session.answer(&buffer[..length], fds) else { continue };
-        let fds = fd.as_ref().map(std::os::fd::AsFd::as_fd);
+        let fds = fd.as_ref().map(AsFd::as_fd);
         if send_message(channel, &reply, fds.as_slice()).is_err() {
             return;
         }

@@ -70,8 +70,8 @@ fn path_fd(path: &Path) -> OwnedFd {
 }
 
 fn connect(session: Session) -> Arc<Client> {
-    let (ours, theirs): (Vec<_>, Vec<_>) = (0..3).map(|_| crate::channel().unwrap()).unzip();
-    std::thread::spawn(move || crate::process::serve(session, theirs));
+    let (ours, theirs): (Vec<_>, Vec<_>) = (0..3).map(|_| crate::socket::pair().unwrap()).unzip();
+    std::thread::spawn(move || crate::process::serve(session, theirs, || Ok(())));
     Client::connect(ours).unwrap()
 }
 
@@ -445,15 +445,15 @@ proptest! {
 
 #[test]
 fn a_gofer_that_is_gone_is_an_error() {
-    let (ours, theirs) = crate::channel().unwrap();
+    let (ours, theirs) = crate::socket::pair().unwrap();
     drop(theirs);
     assert_eq!(Client::connect(vec![ours]).err(), Some(Errno::EIO));
     // And the other way round: a message that is none ends the channel.
     let ground = Ground::new();
-    let (ours, theirs) = crate::channel().unwrap();
+    let (ours, theirs) = crate::socket::pair().unwrap();
     let server = std::thread::spawn({
         let session = ground.session(Mode::Strict);
-        move || crate::process::serve(session, vec![theirs])
+        move || crate::process::serve(session, vec![theirs], || Ok(()))
     });
     crate::socket::send_message(ours.as_fd(), &[0; 200_000][..100_000], &[]).unwrap();
     server.join().unwrap().unwrap();

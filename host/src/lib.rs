@@ -8,6 +8,7 @@
 pub mod enter;
 pub mod file;
 pub mod memory;
+pub mod mount;
 pub mod namespace;
 pub mod process;
 pub mod seccomp;

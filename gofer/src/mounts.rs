@@ -1,0 +1,179 @@
+//! The tree of mounts that a gofer lives in: an empty file system in memory with one entry per mount, `0`, `1`, …, and
+//! nothing else. Whoever gets out of a mount by way of `..` is there, and sees the container's own mounts.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use host::mount::Attributes;
+use host::rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, openat, statx};
+use host::rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount, open_tree,
+    unmount,
+};
+use thiserror::Error;
+
+use crate::server::{ServedMount, Writing};
+
+/// A directory or file of the host that is to be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Its path on the host; links in it are followed.
+    pub source: PathBuf,
+    /// Whether it may be changed.
+    pub writing: Writing,
+    /// Whether what is mounted below it on the host is there too.
+    pub below: Below,
+    /// Whether its files may be executed (and mapped as code).
+    pub executing: Executing,
+}
+
+/// What becomes of the mounts below a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    /// They are there (`rbind`).
+    Included,
+    /// The directories that they lie on are there (`bind`).
+    Hidden,
+}
+
+/// Whether files may be executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Executing {
+    Allowed,
+    Refused,
+}
+
+/// What kept a tree from being made.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A source cannot be used.
+    #[error("cannot mount {}: {error}", path.display())]
+    Source {
+        /// The source.
+        path: PathBuf,
+        /// What the host says.
+        error: std::io::Error,
+    },
+    /// A step that has nothing to do with one of the mounts.
+    #[error("cannot {step}: {error}")]
+    Step {
+        /// What was to be done.
+        step: &'static str,
+        /// What the host says.
+        error: std::io::Error,
+    },
+}
+
+/// An error of the host in some step.
+pub(crate) fn failed<E: Into<std::io::Error>>(step: &'static str) -> impl FnOnce(E) -> Error {
+    move |error| Error::Step { step, error: error.into() }
+}
+
+/// Any directory will do as the place of the new root; this one always exists.
+const PLACE: &str = "/usr";
+
+/// Moves the calling process, which must be in a mount namespace of its own, into a tree of just these mounts.
+///
+/// # Errors
+/// The mount that cannot be used, or the step that failed.
+pub fn enter(mounts: &[Mount]) -> Result<Vec<ServedMount>, Error> {
+    host::mount::make_all_private().map_err(failed("make mounts private"))?;
+    // All sources are found before the new root hides some of them.
+    let trees = mounts.iter().map(detach).collect::<Result<Vec<_>, _>>()?;
+    let hidden = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("gofer", PLACE, "tmpfs", hidden, c"mode=0700,size=1m").map_err(failed("mount a new root"))?;
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, PLACE, directory, Mode::empty()).map_err(failed("open the new root"))?;
+    let mut roots = Vec::new();
+    for (number, (tree, mount)) in trees.iter().zip(mounts).enumerate() {
+        let attach = attach(&root, &number.to_string(), tree);
+        roots.push(attach.map_err(|error| Error::Source { path: mount.source.clone(), error })?);
+    }
+    let parents = parents().map_err(failed("read /proc/self/mountinfo"))?;
+    let served = roots.into_iter().zip(mounts).enumerate().map(|(number, (fd, mount))| {
+        serve(&root, number, fd, mount, &parents)
+            .map_err(|error| Error::Source { path: mount.source.clone(), error })
+    });
+    let served = served.collect::<Result<Vec<_>, _>>()?;
+    host::rustix::process::chdir(PLACE).map_err(failed("enter the new root"))?;
+    host::rustix::process::pivot_root(".", ".").map_err(failed("change the root"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(failed("leave the old root"))?;
+    mount_remount("/", MountFlags::RDONLY | hidden, "").map_err(failed("make the root read-only"))?;
+    host::rustix::process::chdir("/").map_err(failed("enter the new root"))?;
+    Ok(served)
+}
+
+/// A copy of a source's mount that is nowhere yet, restricted to what the gofer needs of it.
+fn detach(mount: &Mount) -> Result<OwnedFd, Error> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if mount.below == Below::Included {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    // Devices are the sandbox's own business: it never opens one of the host's.
+    let mut attributes = Attributes::NO_DEV | Attributes::NO_SUID;
+    attributes.set(Attributes::READ_ONLY, mount.writing == Writing::ReadOnly);
+    attributes.set(Attributes::NO_EXEC, mount.executing == Executing::Refused);
+    open_tree(CWD, &mount.source, flags)
+        .map_err(std::io::Error::from)
+        .and_then(|tree| host::mount::restrict(tree.as_fd(), attributes).map(|()| tree))
+        .map_err(|error| Error::Source { path: mount.source.clone(), error })
+}
+
+/// Mounts a tree at `name` in the new root. Returns a descriptor of its root.
+fn attach(root: &OwnedFd, name: &str, tree: &OwnedFd) -> std::io::Result<OwnedFd> {
+    let stat = statx(tree, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE)?;
+    if FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory {
+        host::rustix::fs::mkdirat(root, name, Mode::RWXU)?;
+    } else {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        drop(openat(root, name, flags, Mode::RUSR | Mode::WUSR)?);
+    }
+    move_mount(tree, "", root, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(root, name, flags, Mode::empty())?)
+}
+
+fn serve(
+    root: &OwnedFd,
+    number: usize,
+    fd: OwnedFd,
+    mount: &Mount,
+    parents: &HashMap<u64, Vec<u64>>,
+) -> std::io::Result<ServedMount> {
+    let stat = statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
+    if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
+        let name = number.to_string().into_bytes();
+        return Ok(ServedMount::file(fd, root.try_clone()?, &name, mount.writing)?);
+    }
+    let served = ServedMount::directory(fd, mount.writing)?;
+    Ok(match mount.below {
+        Below::Hidden => served,
+        Below::Included => served.with_mounts_below(&all_below(stat.stx_mnt_id, parents)),
+    })
+}
+
+/// The children of each mount of this namespace.
+fn parents() -> std::io::Result<HashMap<u64, Vec<u64>>> {
+    let mut children: HashMap<u64, Vec<u64>> = HashMap::new();
+    let text = std::io::read_to_string(File::open("/proc/self/mountinfo")?)?;
+    for line in text.lines() {
+        let mut numbers = line.split(' ').map_while(|word| word.parse::<u64>().ok());
+        if let (Some(id), Some(parent)) = (numbers.next(), numbers.next()) {
+            children.entry(parent).or_default().push(id);
+        }
+    }
+    Ok(children)
+}
+
+fn all_below(mount: u64, children: &HashMap<u64, Vec<u64>>) -> Vec<u64> {
+    let mut found = HashSet::new();
+    let mut pending = vec![mount];
+    while let Some(mount) = pending.pop() {
+        let new = children.get(&mount).into_iter().flatten().filter(|id| found.insert(**id));
+        pending.extend(new.copied().collect::<Vec<_>>());
+    }
+    found.into_iter().collect()
+}
