@@ -1,6 +1,8 @@
 //! A gofer process and a client without privileges, both modes. A program of its own, since a process with threads cannot
 //! fork a gofer. Needs root; reports itself as skipped otherwise.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
@@ -67,7 +69,7 @@ fn owners(mode: Mode) {
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "single").unwrap();
-    fs::set_permissions(file.path(), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o000)).unwrap();
     chown(file.path(), Some(7), Some(7)).unwrap();
     let plan = [
         mount(path, Writing::ReadWrite, Below::Hidden),
