@@ -8,6 +8,7 @@ set -u
 runtime=$(realpath "${1:?usage: $0 RUNTIME}")
 here=$(dirname "$(realpath "$0")")
 work=$(mktemp -d "${TMPDIR:-/tmp}/integration.XXXXXX")
+cd "$work" # conmon leaves files where it is started
 passed=0
 failed=0
 
