@@ -422,6 +422,10 @@ impl Container {
         let kernel = self.kernel()?;
         kernel.tasks.with(|_| self.set_ending());
         kernel.end_processes(&|process| self.holds(&process.group));
+        let started = self.records.lock().init.is_some();
+        if started {
+            self.wait_init(Deadline::Never, &Cancel::default());
+        }
         let mut containers = kernel.containers.lock();
         if containers.get(&self.id).is_some_and(|known| Arc::ptr_eq(known, self)) {
             containers.remove(&self.id);

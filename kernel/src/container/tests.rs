@@ -393,3 +393,30 @@ fn a_container_reads_its_own_limits_and_usage() {
     assert_eq!(missing, Err(-i64::from(Errno::ENOENT.raw())));
     assert_eq!(look(&two).0, ["max\n", "1\n", "max\n", "max 100000\n", "1\n"]);
 }
+
+#[test]
+fn a_container_with_a_stopped_process_can_be_paused() {
+    const GETPPID_OF_NOBODY: i64 = 0;
+    let machine = Machine::new();
+    let container = machine.container("one", Sharing::New, ContainerLimits::default());
+    machine.start(&container, Role::Init, sleep_for_ever);
+    let (send, receive) = reports();
+    let number = machine.start(&container, Role::Exec, move |guest| {
+        send.send(guest.syscall(GETPPID, &[])).unwrap();
+        let own = guest.syscall(GETPID, &[]);
+        guest.syscall(KILL, &[own as u64, 19]);
+        send.send(guest.syscall(GETPPID, &[])).unwrap();
+        sleep_for_ever(guest);
+    });
+    assert_eq!(receive.recv(), Ok(GETPPID_OF_NOBODY));
+    let group = machine.kernel.tasks.group(container.pid_namespace().pid(number).unwrap()).unwrap();
+    while !group.signals.is_stopped() {
+        std::thread::yield_now();
+    }
+    container.pause().unwrap();
+    container.signal(Target::Process(number), Signal::SIGCONT).unwrap();
+    assert!(receive.recv_timeout(Duration::from_millis(50)).is_err());
+    container.resume().unwrap();
+    assert_eq!(receive.recv(), Ok(GETPPID_OF_NOBODY));
+    container.destroy().unwrap();
+}

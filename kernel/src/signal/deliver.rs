@@ -20,7 +20,11 @@ pub fn deliver(task: &CurrentTask, mut restart: Option<Restart>) {
             return;
         }
         if task.group.signals.is_stopped() {
+            task.set_running(false);
             task.waiter.wait(Deadline::Never);
+            task.set_running(true);
+            // It may have been let go on in a container that is paused meanwhile.
+            task.park_while_paused();
             continue;
         }
         let Some((info, fault)) = next(task) else { break };

@@ -151,7 +151,6 @@ impl crate::Kernel {
             if let Some(process) = tree.process_mut(pid) {
                 process.zombie = Some(status);
             }
-            group.container.record_exit(group, status);
             self.tell_parent(tree, pid, &mut signals);
             own_group
         });
@@ -161,6 +160,8 @@ impl crate::Kernel {
         for (group, info) in signals {
             signal::send_to_group(self, &group, info);
         }
+        // Whoever hears of the end finds nothing left of the process.
+        group.container.record_exit(group, status);
         self.tasks.ended.wake(Events::IN);
     }
 
