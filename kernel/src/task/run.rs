@@ -7,6 +7,7 @@ use platform::{Event, Fault};
 
 use super::{CurrentTask, ExitStatus};
 use crate::error::{Restart, SysError};
+use crate::namespace::UserNamespace;
 use crate::signal;
 
 /// The numbers of the calls that the platform may answer.
@@ -67,9 +68,12 @@ impl CurrentTask {
             (number::GETGID, credentials.gid),
             (number::GETEGID, credentials.effective_gid),
         ];
-        let pids = pids.map(|(number, pid)| (number, pid.cast_unsigned()));
+        let pids = pids.map(|(number, pid)| (number, Some(pid.cast_unsigned())));
+        // Elsewhere ids are what a map says, which others may write at any time.
+        let unmapped = *credentials.user_namespace == *UserNamespace::root();
+        let ids = ids.map(|(number, id)| (number, unmapped.then_some(id)));
         let mut context = self.context.borrow_mut();
-        pids.into_iter().chain(ids).for_each(|(number, answer)| context.set_answer(number, Some(answer)));
+        pids.into_iter().chain(ids).for_each(|(number, answer)| context.set_answer(number, answer));
     }
 
     /// Serves a system call. Returns how it is to be restarted if a signal interrupted it.
