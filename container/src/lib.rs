@@ -5,6 +5,8 @@
 //! - [`spec`]: the bundle's `config.json`, read, checked and turned into plain values.
 //! - [`cgroup`]: control groups: limits, statistics, lack of memory.
 //! - [`hooks`]: programs that engines have run at points of its life; [`console`]: its terminal.
+//! - [`Container`]: one of them, made, started, asked and destroyed; `convert` turns what its specification asks for into
+//!   what its sandbox is told; `stand_in` is the host process that engines take for it.
 //! - [`process`]: host processes, recognised although pids are used again.
 //!
 //! Nothing here runs guest code: that is the `sandbox` crate's work.
@@ -12,14 +14,22 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+mod clock;
 pub mod console;
+mod container;
+mod convert;
+mod error;
 pub mod hooks;
 pub mod id;
 pub mod process;
 pub mod spec;
+mod stand_in;
 pub mod state;
 pub mod status;
 
+pub use clock::rfc3339;
+pub use container::{Args, Config, Container, Execution, OciState, Sandbox, run};
+pub use error::{Error, Result};
 pub use id::{FullId, Id};
 pub use process::ProcessIdentity;
 pub use state::{LoadOpts, StateFile, TryLock};

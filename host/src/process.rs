@@ -1,6 +1,7 @@
 //! Other processes: their memory, their processor time, signals to their threads.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 /// Reads memory of process `pid` at `address`, as far as it is accessible, page by page; `process_vm_readv(2)`.
@@ -67,6 +68,44 @@ pub fn current_cpu() -> u32 {
 pub fn time_stamp() -> u64 {
     // SAFETY: the instruction has no preconditions.
     unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// Closes every descriptor of this process but those in `keep`, the standard streams included.
+///
+/// For a process that has just been forked: what it inherited belongs to the parent, and values that own a descriptor
+/// there must not be dropped here.
+pub fn close_others(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    keep.sort_unstable();
+    let mut from = 0;
+    for number in keep {
+        if number > from {
+            close_range(from, number - 1)?;
+        }
+        from = number + 1;
+    }
+    close_range(from, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: descriptors that somebody owns are closed behind their back, but see the caller's documentation: what
+    // is left of such owners is a copy in a forked process that never uses them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Ends this process as the signal would by default, without a core dump; returns only if it did not.
+pub fn die_of(signal: i32) {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structures are valid and outlive the calls; the default action runs no code of ours.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        libc::signal(signal, libc::SIG_DFL);
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+        libc::kill(libc::getpid(), signal);
+    }
 }
 
 /// The result of a raw system call wrapper of libc.

@@ -3,6 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+/// All signals that can be received on behalf of somebody else: not SIGKILL and SIGSTOP, which nobody receives, not
+/// SIGCHLD, which is about our own children, and not the two that the C library keeps to itself.
+pub fn forwardable() -> Vec<i32> {
+    (1..=64)
+        .filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD, 32, 33].contains(signal))
+        .collect()
+}
+
 /// Receives signals that are blocked in this process.
 pub struct Signals(OwnedFd);
 

@@ -3,50 +3,127 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod config;
+mod log;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use config::Global;
+
+/// The exit status of a command that failed, as opposed to the status of a program that it ran.
+const FAILURE: u8 = 128;
+
 /// Runs unmodified Linux programs in a sandbox with a kernel of its own.
 #[derive(Parser)]
-#[command(name = "nacelle", version, about, max_term_width = 100)]
+#[command(
+    name = "nacelle",
+    about,
+    max_term_width = 100,
+    disable_version_flag = true,
+    arg_required_else_help = true
+)]
 struct Arguments {
+    #[command(flatten)]
+    global: Global,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Refuse to save a container: that is not there yet.
+    Checkpoint(commands::checkpoint::Checkpoint),
+    /// Make a container; its program waits for `start`.
+    Create(commands::create::Create),
+    /// Remove a container and all that belongs to it.
+    Delete(commands::delete::Delete),
     /// Run a program in a sandbox over the host's own files, which stay as they are.
     Do(commands::do_::Do),
-    /// Run an OCI bundle and wait for it.
+    /// Show what a container uses.
+    Events(commands::events::Events),
+    /// Run a further program in a container.
+    Exec(commands::exec::Exec),
+    /// Show what this runtime can do, for engines.
+    Features(commands::features::Features),
+    /// Send a signal to a container.
+    Kill(commands::kill::Kill),
+    /// List containers.
+    List(commands::list::List),
+    /// Hold all processes of a container.
+    Pause(commands::pause::Pause),
+    /// List the processes of a container.
+    Ps(commands::ps::Ps),
+    /// Let a paused container go on.
+    Resume(commands::pause::Pause),
+    /// Make and start a container.
     Run(commands::run::Run),
+    /// Write an example of a bundle's config.json.
+    Spec(commands::spec::Spec),
+    /// Start the program of a container that `create` has made.
+    Start(commands::start::Start),
+    /// Show the state of a container.
+    State(commands::state::State),
     /// List the system calls and how much of each there is.
     Syscalls(commands::syscalls::Syscalls),
+    /// Change the limits of a container.
+    Update(commands::update::Update),
+    /// Wait for the end of a container.
+    Wait(commands::wait::Wait),
 }
 
 fn main() -> ExitCode {
-    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false);
-    subscriber.with_max_level(log_level()).init();
-    let arguments = Arguments::parse();
-    let result = match arguments.command {
-        Command::Do(command) => commands::do_::run(command),
-        Command::Run(command) => commands::run::run(command),
-        Command::Syscalls(command) => commands::syscalls::run(&command),
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { FAILURE } else { 0 });
+        }
     };
+    let global = arguments.global;
+    if global.version {
+        print!("{}", commands::version());
+        return ExitCode::SUCCESS;
+    }
+    let result = log::start(&global).and_then(|()| match arguments.command {
+        None => anyhow::bail!("no command given; see nacelle --help"),
+        Some(command) => run(command, &global),
+    });
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             // One line, whatever the error's own text looks like.
-            eprintln!("nacelle: {}", format!("{error:#}").replace('\n', ": "));
-            ExitCode::FAILURE
+            let text = format!("{error:#}").replace('\n', ": ");
+            log::error(&global, &text);
+            eprintln!("nacelle: {text}");
+            ExitCode::from(FAILURE)
         }
     }
 }
 
-/// What is logged to standard error: errors, or what `NACELLE_LOG` (`warn`, `info`, `debug`) says.
-fn log_level() -> tracing::Level {
-    let wanted = std::env::var("NACELLE_LOG").ok();
-    wanted.and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::ERROR)
+fn run(command: Command, global: &Global) -> anyhow::Result<u8> {
+    use commands::*;
+    global.check()?;
+    match command {
+        Command::Checkpoint(arguments) => checkpoint::run(&arguments),
+        Command::Create(arguments) => create::run(global, arguments),
+        Command::Delete(arguments) => delete::run(global, &arguments),
+        Command::Do(arguments) => do_::run(arguments),
+        Command::Events(arguments) => events::run(global, &arguments),
+        Command::Exec(arguments) => exec::run(global, arguments),
+        Command::Features(arguments) => features::run(&arguments),
+        Command::Kill(arguments) => kill::run(global, &arguments),
+        Command::List(arguments) => list::run(global, &arguments),
+        Command::Pause(arguments) => pause::pause(global, &arguments),
+        Command::Ps(arguments) => ps::run(global, &arguments),
+        Command::Resume(arguments) => pause::resume(global, &arguments),
+        Command::Run(arguments) => run::run(global, arguments),
+        Command::Spec(arguments) => spec::run(&arguments),
+        Command::Start(arguments) => start::run(global, &arguments),
+        Command::State(arguments) => state::run(global, &arguments),
+        Command::Syscalls(arguments) => syscalls::run(&arguments),
+        Command::Update(arguments) => update::run(global, &arguments),
+        Command::Wait(arguments) => wait::run(global, &arguments),
+    }
 }

@@ -193,7 +193,16 @@ mod bundle {
     use std::path::Path;
 
     fn run(bundle: &Path) -> Output {
-        nacelle().arg("run").arg("--bundle").arg(bundle).arg("test").output().expect("nacelle starts")
+        let state = bundle.join("state");
+        nacelle()
+            .arg("--root")
+            .arg(state)
+            .arg("run")
+            .arg("--bundle")
+            .arg(bundle)
+            .arg("test")
+            .output()
+            .expect("nacelle starts")
     }
 
     fn config(program: &str, root: &str) -> String {

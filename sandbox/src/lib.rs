@@ -1,17 +1,23 @@
 //! The sandbox process: an application kernel in namespaces of its own, without privileges.
 //!
-//! [`run`] forks it: the parent stays outside, forwards signals and passes on the exit status; the child enters an
-//! empty root, starts the platform, gives up every privilege, and boots a kernel from the [`Spec`]. Whatever the
-//! sandbox may touch of the host it was given before as open descriptors.
+//! [`spawn`] forks it from a process that knows the host. From then on it is told what to do through the [control
+//! protocol](control): containers, given as [`spec::ContainerSpec`], are made, started, signalled and destroyed by the
+//! `supervisor`, which builds each one's `tree` of files and runs each `program`. Whatever the sandbox may touch of
+//! the host comes to it as open descriptors. [`link`]s tie its processes to host processes that stand for them, and
+//! [`terminal`] is the caller's side of a terminal.
 
 #![forbid(unsafe_code)]
 
-mod boot;
+pub mod attached;
+pub mod control;
+mod descriptors;
+pub mod link;
 mod process;
+mod program;
 mod seccomp;
-mod spec;
-mod terminal;
+pub mod spec;
+mod supervisor;
+pub mod terminal;
+mod tree;
 
-pub use platform::stub::Patching;
-pub use process::run;
-pub use spec::{Mount, MountKind, Spec, Streams};
+pub use process::{Boot, Owners, spawn};

@@ -1,125 +1,145 @@
-//! The sandbox process and its parent.
+//! The sandbox process: how it comes to be, and what it gives up.
+//!
+//! [`spawn`] forks it. The child closes everything but what it is given, enters an empty root in namespaces of its own,
+//! starts the platform, drops its privileges, and serves the control protocol until its first container has ended.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use host::rustix;
-use host::signals::Signals;
-use kernel::fs::hostfs::Owners;
-use kernel::tty::Termios;
+use kernel::HostInfo;
+use platform::stub::{StubPlatform, Zygote};
 
-use crate::terminal::RawMode;
-use crate::{Spec, Streams, boot, seccomp};
+use crate::control::message::{ErrorCode, Failure};
+use crate::control::server::{self, Server};
+use crate::seccomp;
+use crate::supervisor::Supervisor;
 
-/// Signals that are passed on to the program: all that somebody outside may send on purpose.
-const FORWARDED: [i32; 9] = [1, 2, 3, 10, 12, 15, 18, 20, 28];
-const SIGCHLD: i32 = 17;
-/// The death of a process that breaks the rules of [`seccomp`].
-const SIGSYS: i32 = 31;
-/// How the sandbox process tells its parent that it did not get as far as the program.
-const FAILED: i32 = 255;
+/// What a sandbox process is given.
+pub struct Boot<'a> {
+    /// Its end of the connection to its maker, on which it serves.
+    pub connection: OwnedFd,
+    /// A socket on which it serves others, if they are to reach it.
+    pub listener: Option<OwnedFd>,
+    /// Where it writes what goes wrong, and traces of system calls.
+    pub log: OwnedFd,
+    /// Further descriptors that it keeps, because the code that it shares with its maker writes to them.
+    pub kept: Vec<BorrowedFd<'a>>,
+    /// Whether it works on files of many owners, with the capabilities that this needs.
+    pub owners: Owners,
+}
 
-/// Runs a program in a sandbox and returns its exit status as a shell gives it: 128+N for a signal, 127 if there is no
-/// such program, 126 if it cannot be run.
+impl Boot<'_> {
+    /// All descriptors in it.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let own = [self.connection.as_fd(), self.log.as_fd()];
+        let listener = self.listener.iter().map(AsFd::as_fd);
+        own.into_iter().chain(listener).chain(self.kept.iter().copied()).collect()
+    }
+}
+
+/// Whose files a sandbox works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// Those that its user may read or write. It has no capabilities at all.
+    One,
+    /// Those of everybody, as far as its mounts go: it keeps the capabilities for files, in its own user namespace.
+    All,
+}
+
+/// Forks a sandbox process and returns its pid. It dies with the thread that calls this.
+///
+/// The calling process must have one thread only.
 ///
 /// # Errors
-/// What kept the sandbox from starting.
-pub fn run(spec: Spec) -> anyhow::Result<u8> {
-    let raw = match &spec.streams {
-        Streams::Terminal { input, .. } => {
-            RawMode::enter(input).context("cannot use the caller's terminal")?
-        }
-        Streams::Files(_) => None,
-    };
-    let settings = raw.as_ref().map(RawMode::settings);
-    let signals = [&FORWARDED[..], &[SIGCHLD]].concat();
-    let signals = Signals::receive(&signals).context("cannot receive signals")?;
-    let (mut ready, start) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map(|(read, write)| (std::fs::File::from(read), std::fs::File::from(write)))
-        .context("cannot make a pipe")?;
-    let (mut message, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map(|(read, write)| (std::fs::File::from(read), std::fs::File::from(write)))
-        .context("cannot make a pipe")?;
-    let mut spec = Some(spec);
-    let mut pipes = Some((start, report));
-    let pid = host::namespace::fork_into(host::namespace::SANDBOX, || {
-        let (Some(spec), Some((start, mut report))) = (spec.take(), pipes.take()) else { return FAILED };
-        drop(start);
-        // The parent maps our ids before it says go.
-        let mut go = [0];
-        if ready.read_exact(&mut go).is_err() {
-            return FAILED;
-        }
-        match child(spec, &signals, settings) {
-            Ok(status) => i32::from(status),
-            Err(error) => {
-                let _ = report.write_all(format!("{error:#}").as_bytes());
-                FAILED
-            }
-        }
+/// If the host does not allow it. What goes wrong afterwards is the answer to the first request on the connection.
+pub fn spawn(boot: Boot<'_>) -> anyhow::Result<i32> {
+    let (ready, start) = pipe()?;
+    let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+    let mut given = Some((boot, ready, null));
+    let pid = host::namespace::fork_into(host::namespace::SANDBOX, || match given.take() {
+        Some((boot, ready, null)) => child(boot, ready, null),
+        None => 1,
     })
     .context("cannot create the sandbox's namespaces (are user namespaces allowed?)")?;
-    let (mut start, report) = pipes.take().ok_or_else(|| anyhow!("the pipes are gone"))?;
-    drop(report);
-    drop(spec);
-    let mapped = host::namespace::map_ids(pid).context("cannot map the sandbox's user ids");
-    if mapped.is_ok() {
-        start.write_all(&[1])?;
-    }
-    drop(start);
-    let status = wait(pid, &signals)?;
-    mapped?;
-    let mut text = String::new();
-    message.read_to_string(&mut text)?;
-    if !text.is_empty() {
-        bail!("{text}");
-    }
-    Ok(status)
+    drop(given);
+    host::namespace::map_ids(pid).context("cannot map the sandbox's user ids")?;
+    rustix::io::write(&start, &[1])?;
+    Ok(pid)
 }
 
-/// Passes signals on until the sandbox process ends.
-fn wait(pid: i32, signals: &Signals) -> anyhow::Result<u8> {
-    let child = rustix::process::Pid::from_raw(pid).ok_or_else(|| anyhow!("no pid"))?;
-    loop {
-        let signal = signals.next().context("cannot read signals")?;
-        if signal != SIGCHLD {
-            if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
-                let _ = rustix::process::kill_process(child, signal);
-            }
-            continue;
+fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("cannot make a pipe")
+}
+
+/// The sandbox process's life, until it exits with what this returns.
+fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
+    let Boot { connection, listener, log, kept, owners } = boot;
+    let streams = rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&log));
+    let mut keep = vec![
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+        connection.as_fd(),
+        ready.as_fd(),
+    ];
+    keep.extend(listener.as_ref().map(AsFd::as_fd));
+    keep.extend(kept);
+    let closed = host::process::close_others(&keep);
+    // They are closed now, and their numbers may be used again.
+    std::mem::forget((null, log));
+    // The maker maps our ids before it says go.
+    let mut go = [0];
+    if streams.is_err() || closed.is_err() || File::from(ready).read_exact(&mut go).is_err() {
+        return 1;
+    }
+    match prepare(owners) {
+        Ok((platform, info)) => serve(connection, listener, platform, info),
+        Err(error) => {
+            server::refuse_first(&connection, Failure::new(ErrorCode::Internal, format!("{error:#}")));
+            1
         }
-        let options = rustix::process::WaitOptions::NOHANG;
-        let Some((_, status)) = rustix::process::waitpid(Some(child), options)? else { continue };
-        return match (status.exit_status(), status.terminating_signal()) {
-            (Some(status), _) => Ok(status as u8),
-            (None, Some(SIGSYS)) => bail!(
-                "the sandbox process made a system call that it must not make: the host's log has its number"
-            ),
-            (None, signal) => bail!("the sandbox process died of signal {}", signal.unwrap_or(0)),
-        };
     }
 }
 
-/// The sandbox process's life.
-fn child(spec: Spec, signals: &Signals, settings: Option<Termios>) -> anyhow::Result<u8> {
+/// Shuts the process in.
+fn prepare(owners: Owners) -> anyhow::Result<(StubPlatform, HostInfo)> {
     host::namespace::follow_parent().context("cannot follow the parent process")?;
     host::namespace::raise_open_files();
     let mut boot_id = [0; 16];
     rustix::rand::getrandom(&mut boot_id, rustix::rand::GetRandomFlags::empty())?;
-    let info =
-        kernel::HostInfo { cpuinfo: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), boot_id };
-    let vdso = platform::stub::HostVdso::find();
-    kernel::fs::hostfs::set_owners(if host::namespace::is_mapped(65534) {
-        Owners::Exact
-    } else {
-        Owners::UnmappedAreRoot
-    });
+    let info = HostInfo { cpuinfo: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), boot_id };
     let procfs = host::namespace::enter_empty_root().context("cannot enter an empty root")?;
-    let zygote = platform::stub::Zygote::spawn(vdso).context("cannot start the first stub process")?;
+    let zygote = Zygote::spawn().context("cannot start the first stub process")?;
     // Before there are other threads: privileges are a thread's own.
-    host::namespace::drop_privileges().context("cannot drop privileges")?;
-    let platform = platform::stub::StubPlatform::new(zygote, procfs.map(Into::into), spec.patching)
-        .context("cannot start the platform")?;
+    let kept = match owners {
+        Owners::One => 0,
+        Owners::All => host::namespace::FILE_CAPABILITIES,
+    };
+    host::namespace::drop_privileges(kept).context("cannot drop privileges")?;
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let platform = StubPlatform::new(zygote, procfs.map(Into::into)).context("cannot start the platform")?;
     seccomp::enter()?;
-    boot::run(spec, platform, info, signals.try_clone()?, settings)
+    Ok((platform, info))
+}
+
+fn serve(connection: OwnedFd, listener: Option<OwnedFd>, platform: StubPlatform, info: HostInfo) -> i32 {
+    let supervisor = Supervisor::new(Arc::new(platform), info);
+    let server = Server::start(Arc::clone(&supervisor), connection, listener);
+    match server {
+        Ok(server) => {
+            supervisor.wait_until_over();
+            server.drain();
+            0
+        }
+        Err(error) => {
+            tracing::error!("{:#}", anyhow!(error).context("cannot serve the control socket"));
+            1
+        }
+    }
 }

@@ -168,6 +168,13 @@ const RULES: &[Rule] = &[
     rule(libc::SYS_eventfd2, "platform: its service threads"),
     rule(libc::SYS_epoll_create1, "platform: its service threads"),
 
+    // The control socket, whose connections this process only accepts, and links to stand-ins.
+    rule(libc::SYS_accept4, "control socket"),
+    rule(libc::SYS_recvmsg, "control socket: requests with descriptors"),
+    rule(libc::SYS_recvfrom, "control socket, links"),
+    rule(libc::SYS_sendmsg, "control socket"),
+    rule(libc::SYS_sendto, "control socket, links"),
+
     // Files below the directories that this process was given. Its own root is empty, and everything refers to a
     // directory's descriptor; a file is never followed out of it by openat.
     only(libc::SYS_openat, &[

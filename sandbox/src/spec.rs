@@ -1,60 +1,103 @@
-//! What a sandbox is to run: checked values, and descriptors instead of paths.
+//! What a container is to be, as it travels to the sandbox: checked values, and descriptors instead of paths.
+//!
+//! Whoever sends a [`ContainerSpec`] has turned everything that only the host knows (paths, user names) into numbers
+//! and descriptors. [`Descriptor`] is the place of one among those that travel with the message.
 
-use std::os::fd::OwnedFd;
+use serde::{Deserialize, Serialize};
 
-use kernel::fs::mount::MountFlags;
-use kernel::syscalls::StraceFilter;
-use kernel::task::{Credentials, Limits};
-use platform::stub::Patching;
+/// The place of a descriptor among those that came with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor(pub usize);
 
-/// What a sandbox is to run.
-pub struct Spec {
-    /// The program; looked up in `PATH` if it has no slash.
-    pub program: String,
-    /// Arguments, the program's name included.
-    pub arguments: Vec<String>,
-    /// Environment, `NAME=value`.
-    pub environment: Vec<String>,
-    /// Working directory.
-    pub cwd: String,
-    /// Identity.
-    pub credentials: Credentials,
-    /// Resource limits.
-    pub limits: Limits,
-    /// `uname(2)`'s node name.
+/// What a container is to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Its id.
+    pub id: String,
+    /// The host name of its UTS namespace.
     pub hostname: String,
-    /// `uname(2)`'s domain name.
+    /// The domain name of its UTS namespace.
     pub domainname: String,
-    /// The root directory on the host. It stays as it is: changes are kept in memory and vanish.
-    pub root: OwnedFd,
-    /// Whether the root cannot be changed at all.
-    pub root_read_only: bool,
+    /// Where its pid namespace comes from.
+    #[serde(default)]
+    pub pid_namespace: Sharing,
+    /// Where its IPC namespace comes from.
+    #[serde(default)]
+    pub ipc_namespace: Sharing,
+    /// Where its UTS namespace comes from.
+    #[serde(default)]
+    pub uts_namespace: Sharing,
+    /// The root directory.
+    pub root: RootSpec,
     /// Further mounts, in order.
-    pub mounts: Vec<Mount>,
-    /// Standard streams.
-    pub streams: Streams,
-    /// Whether code that makes many system calls is changed so that they come faster.
-    pub patching: Patching,
-    /// Which system calls are shown on standard error.
-    pub strace: Option<StraceFilter>,
-    /// Permission bits that new files do not get.
-    pub umask: u32,
+    pub mounts: Vec<MountSpec>,
+    /// The program.
+    pub process: ProcessSpec,
+    /// The most tasks that it may have.
+    #[serde(default)]
+    pub tasks_limit: Option<u64>,
+    /// Which system calls are shown in the log: nothing, all (an empty list), or these.
+    #[serde(default)]
+    pub strace: Option<String>,
+    /// The end of a link ([`crate::link`]) to the process that stands for the container on the host, if there is one.
+    #[serde(default)]
+    pub link: Option<Descriptor>,
 }
 
-/// A mount of a sandbox.
-pub struct Mount {
-    /// Where, in the sandbox; made if it does not exist.
+/// Where a namespace comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// It is a new one.
+    #[default]
+    New,
+    /// It is that of another container.
+    Container(String),
+    /// It is the sandbox's: that of its first container.
+    Sandbox,
+}
+
+/// The root directory of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootSpec {
+    /// The directory on the host.
+    pub directory: Descriptor,
+    /// Where changes go.
+    pub layer: RootLayer,
+    /// Whether the container cannot change it at all.
+    pub read_only: bool,
+}
+
+/// Where changes of the root directory go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootLayer {
+    /// To the directory itself.
+    Through,
+    /// To memory; they vanish with the container.
+    Memory,
+}
+
+/// A mount of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// Where, in the container; made if it does not exist.
     pub destination: String,
     /// What.
     pub kind: MountKind,
-    /// How.
-    pub flags: MountFlags,
+    /// `MS_*` flags of the mount.
+    #[serde(default)]
+    pub flags: u32,
+    /// What it is mounted from, as `/proc/mounts` shows it.
+    pub source: String,
 }
 
 /// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MountKind {
     /// A directory or file of the host.
-    Host(OwnedFd),
+    Host(Descriptor),
     /// An empty file system in memory, of at most so many bytes (zero for no limit), with these permission bits.
     Memory {
         /// Bytes.
@@ -72,16 +115,95 @@ pub enum MountKind {
     System,
 }
 
-/// What the program has as standard input, output and error.
+/// A program to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// The program; looked up in `PATH` if it has no slash.
+    pub program: String,
+    /// Arguments, the program's name included.
+    pub arguments: Vec<String>,
+    /// Environment, `NAME=value`.
+    pub environment: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// Whether the working directory is made if it is missing.
+    #[serde(default)]
+    pub make_cwd: bool,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Further groups.
+    #[serde(default)]
+    pub groups: Vec<u32>,
+    /// Permission bits that new files do not get.
+    pub umask: u32,
+    /// Capabilities.
+    pub capabilities: Capabilities,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    #[serde(default)]
+    pub no_new_privileges: bool,
+    /// Resource limits by their numbers; the others are as Linux gives them to init.
+    #[serde(default)]
+    pub limits: Vec<LimitSpec>,
+    /// `/proc/self/oom_score_adj`.
+    #[serde(default)]
+    pub oom_score_adj: i32,
+    /// Standard input, output and error.
+    pub streams: Streams,
+}
+
+/// Capability sets as bit masks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of capabilities(7)")]
+pub struct Capabilities {
+    pub bounding: u64,
+    pub permitted: u64,
+    pub effective: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+/// A resource limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitSpec {
+    /// `RLIMIT_*`.
+    pub resource: u32,
+    /// The soft limit.
+    pub soft: u64,
+    /// The hard limit.
+    pub hard: u64,
+}
+
+/// What a program has as standard input, output and error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Streams {
-    /// Files of the host; `None` for one that is closed.
-    Files([Option<OwnedFd>; 3]),
-    /// A terminal of its own. What is read from `input` is typed there, what it shows is written to `output`. If `input`
-    /// is a terminal of the host, it is in raw mode meanwhile.
+    /// Files of the host, and which descriptors they are inside.
+    Files(Vec<(u32, Descriptor)>),
+    /// A terminal of its own. What is read from `input` is typed there, what it shows is written to `output`. If
+    /// `input` is a terminal of the host, it is to be in raw mode meanwhile.
     Terminal {
         /// The keyboard.
-        input: OwnedFd,
+        input: Descriptor,
         /// The screen.
-        output: OwnedFd,
+        output: Descriptor,
+        /// The settings that it begins with, if not the usual ones.
+        #[serde(default)]
+        settings: Option<TerminalSettings>,
+        /// Rows and columns, where the host's terminal has no size.
+        #[serde(default)]
+        size: Option<(u16, u16)>,
     },
+}
+
+/// `struct termios`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are those of termios(3)")]
+pub struct TerminalSettings {
+    pub input: u32,
+    pub output: u32,
+    pub control: u32,
+    pub local: u32,
+    pub characters: Vec<u8>,
 }

@@ -4,9 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use host::rustix::termios::{self, OptionalActions, SpecialCodeIndex};
-use kernel::tty::Termios;
+
+use crate::spec::TerminalSettings;
 
 /// A terminal of the host in raw mode, until this is dropped.
+#[derive(Debug)]
 pub struct RawMode {
     descriptor: OwnedFd,
     before: termios::Termios,
@@ -27,7 +29,7 @@ impl RawMode {
     }
 
     /// The settings before, for the program's terminal.
-    pub fn settings(&self) -> Termios {
+    pub fn settings(&self) -> TerminalSettings {
         const CODES: [SpecialCodeIndex; 17] = [
             SpecialCodeIndex::VINTR,
             SpecialCodeIndex::VQUIT,
@@ -47,16 +49,15 @@ impl RawMode {
             SpecialCodeIndex::VLNEXT,
             SpecialCodeIndex::VEOL2,
         ];
-        let mut characters = [0; 19];
+        let mut characters = vec![0; 19];
         for (character, code) in characters.iter_mut().zip(CODES) {
             *character = self.before.special_codes[code];
         }
-        Termios {
+        TerminalSettings {
             input: self.before.input_modes.bits(),
             output: self.before.output_modes.bits(),
             control: self.before.control_modes.bits(),
             local: self.before.local_modes.bits(),
-            line: 0,
             characters,
         }
     }

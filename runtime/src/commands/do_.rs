@@ -1,16 +1,20 @@
 //! `nacelle do`: runs a program over the host's own files.
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use host::rustix::fs::{Mode, OFlags, open};
 use kernel::fs::mount::MountFlags;
-use kernel::syscalls::StraceFilter;
-use kernel::task::limits::{Limit, Resource};
-use kernel::task::{Credentials, Limits};
-use sandbox::{Mount, MountKind, Patching, Spec};
-
-use super::{open_directory, open_path, own_streams, usual_mounts};
+use kernel::task::credentials::ALL_CAPABILITIES;
+use kernel::task::limits::Resource;
+use sandbox::attached::shell_status;
+use sandbox::control::{ClientError, ErrorCode};
+use sandbox::spec::{
+    Capabilities, ContainerSpec, Descriptor, LimitSpec, MountKind, MountSpec, ProcessSpec, RootLayer,
+    RootSpec, Sharing, Streams,
+};
 
 /// Arguments of `nacelle do`.
 #[derive(Args)]
@@ -36,9 +40,6 @@ pub struct Do {
     /// The host name.
     #[arg(long, default_value = "nacelle")]
     hostname: String,
-    /// Leave all code as it is: every system call traps, which takes longer.
-    #[arg(long)]
-    no_patching: bool,
     /// Print system calls to standard error: all, or those in a comma-separated list.
     #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     strace: Option<String>,
@@ -49,44 +50,116 @@ pub struct Do {
 
 /// Runs the command.
 pub fn run(arguments: Do) -> anyhow::Result<u8> {
-    let mut mounts = usual_mounts();
-    for volume in &arguments.volumes {
-        mounts.push(parse_volume(volume)?);
-    }
-    let strace = match arguments.strace.as_deref() {
-        None => None,
-        Some("") => Some(StraceFilter::All),
-        Some(list) => match StraceFilter::parse(list) {
-            Ok(filter) => Some(filter),
-            Err(name) => bail!("--strace: there is no system call named {name}"),
+    let mut descriptors = Vec::new();
+    let spec = spec(arguments, &mut descriptors)?;
+    let program = spec.process.program.clone();
+    match sandbox::attached::run(spec, descriptors) {
+        Ok(status) => Ok(shell_status(status)),
+        Err(error) => match error.downcast_ref::<ClientError>().and_then(ClientError::failure) {
+            Some(failure) if failure.code == ErrorCode::ProgramNotFound => {
+                eprintln!("nacelle: cannot run {program}: {}", failure.text);
+                Ok(127)
+            }
+            Some(failure) if failure.code == ErrorCode::ProgramNotExecutable => {
+                eprintln!("nacelle: cannot run {program}: {}", failure.text);
+                Ok(126)
+            }
+            _ => Err(error),
         },
+    }
+}
+
+/// What the sandbox is told.
+fn spec(arguments: Do, descriptors: &mut Vec<OwnedFd>) -> anyhow::Result<ContainerSpec> {
+    let mut add = |descriptor| {
+        descriptors.push(descriptor);
+        Descriptor(descriptors.len() - 1)
     };
-    let credentials = match &arguments.user {
+    let (uid, gid, groups) = match &arguments.user {
         Some(user) => parse_user(user)?,
         None => caller(),
     };
-    let Some(program) = arguments.command.first().cloned() else { bail!("no program given") };
-    let cwd = match arguments.cwd {
-        Some(cwd) => cwd,
-        None => own_directory(&arguments.root),
+    let program = arguments.command.first().cloned().context("no program given")?;
+    let cwd = arguments.cwd.unwrap_or_else(|| own_directory(&arguments.root));
+    let directory = add(open_path(&arguments.root, OFlags::DIRECTORY)?);
+    let mut mounts = usual_mounts();
+    for volume in &arguments.volumes {
+        mounts.push(parse_volume(volume, &mut add)?);
+    }
+    let own = [host::rustix::stdio::stdin(), host::rustix::stdio::stdout(), host::rustix::stdio::stderr()];
+    let [input, output, error] = own.map(|stream| host::rustix::io::fcntl_dupfd_cloexec(stream, 3).ok());
+    let streams = if arguments.tty {
+        Streams::Terminal {
+            input: add(input.context("a terminal needs standard input, which is closed")?),
+            output: add(output.context("a terminal needs standard output, which is closed")?),
+            settings: None,
+            size: None,
+        }
+    } else {
+        let open = [(0, input), (1, output), (2, error)];
+        Streams::Files(open.into_iter().filter_map(|(number, fd)| Some((number, add(fd?)))).collect())
     };
-    sandbox::run(Spec {
-        program,
-        arguments: arguments.command,
-        environment: environment(&arguments.environment),
-        cwd,
-        credentials,
-        limits: own_limits(),
+    let all = if uid == 0 { ALL_CAPABILITIES } else { 0 };
+    Ok(ContainerSpec {
+        id: "do".to_owned(),
         hostname: arguments.hostname,
         domainname: "(none)".to_owned(),
-        root: open_directory(&arguments.root)?,
-        root_read_only: false,
+        pid_namespace: Sharing::New,
+        ipc_namespace: Sharing::New,
+        uts_namespace: Sharing::New,
+        root: RootSpec { directory, layer: RootLayer::Memory, read_only: false },
         mounts,
-        streams: own_streams(arguments.tty)?,
-        patching: if arguments.no_patching { Patching::Off } else { Patching::On },
-        strace,
-        umask: own_umask(),
+        process: ProcessSpec {
+            program,
+            arguments: arguments.command,
+            environment: environment(&arguments.environment),
+            cwd,
+            make_cwd: false,
+            uid,
+            gid,
+            groups,
+            umask: own_umask(),
+            capabilities: Capabilities {
+                bounding: ALL_CAPABILITIES,
+                permitted: all,
+                effective: all,
+                inheritable: 0,
+                ambient: 0,
+            },
+            no_new_privileges: false,
+            limits: own_limits(),
+            oom_score_adj: 0,
+            streams,
+        },
+        tasks_limit: None,
+        strace: arguments.strace,
+        link: None,
     })
+}
+
+fn open_path(path: &Path, flags: OFlags) -> anyhow::Result<OwnedFd> {
+    open(path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// The mounts beside the root.
+fn usual_mounts() -> Vec<MountSpec> {
+    let hidden = MountFlags::NO_SUID | MountFlags::NO_DEV | MountFlags::NO_EXEC;
+    let mount = |destination: &str, source: &str, kind, flags: MountFlags| MountSpec {
+        destination: destination.to_owned(),
+        kind,
+        flags: flags.bits(),
+        source: source.to_owned(),
+    };
+    let memory = |mode| MountKind::Memory { size: 0, mode };
+    vec![
+        mount("/proc", "proc", MountKind::Processes, hidden),
+        mount("/dev", "dev", MountKind::Devices, MountFlags::NO_SUID),
+        mount("/dev/pts", "devpts", MountKind::Terminals, MountFlags::NO_SUID | MountFlags::NO_EXEC),
+        mount("/dev/shm", "tmpfs", memory(0o1777), MountFlags::NO_SUID | MountFlags::NO_DEV),
+        mount("/dev/mqueue", "tmpfs", memory(0o1777), hidden),
+        mount("/sys", "none", MountKind::System, hidden | MountFlags::READ_ONLY),
+    ]
 }
 
 /// The caller's working directory as the sandbox sees it, or its root.
@@ -100,7 +173,7 @@ fn own_directory(root: &std::path::Path) -> String {
 }
 
 /// `SRC:DST[:ro]`.
-fn parse_volume(text: &str) -> anyhow::Result<Mount> {
+fn parse_volume(text: &str, add: &mut impl FnMut(OwnedFd) -> Descriptor) -> anyhow::Result<MountSpec> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, destination, flags) = match parts[..] {
         [source, destination] => (source, destination, MountFlags::empty()),
@@ -111,29 +184,33 @@ fn parse_volume(text: &str) -> anyhow::Result<Mount> {
     if !destination.starts_with('/') {
         bail!("--volume {text}: the destination must be an absolute path");
     }
-    let source = open_path(source.as_ref()).with_context(|| format!("--volume {text}"))?;
-    Ok(Mount { destination: destination.to_owned(), kind: MountKind::Host(source), flags })
+    let opened = open_path(source.as_ref(), OFlags::empty()).with_context(|| format!("--volume {text}"))?;
+    Ok(MountSpec {
+        destination: destination.to_owned(),
+        kind: MountKind::Host(add(opened)),
+        flags: flags.bits(),
+        source: source.to_owned(),
+    })
 }
 
 /// `UID[:GID]`; the group is the user's number by default.
-fn parse_user(text: &str) -> anyhow::Result<Credentials> {
+fn parse_user(text: &str) -> anyhow::Result<(u32, u32, Vec<u32>)> {
     let (uid, gid) = text.split_once(':').unwrap_or((text, text));
     let number = |text: &str| text.parse::<u32>().ok().filter(|id| *id != u32::MAX);
     match (number(uid), number(gid)) {
-        (Some(uid), Some(gid)) => Ok(Credentials::new(uid, gid)),
+        (Some(uid), Some(gid)) => Ok((uid, gid, Vec::new())),
         _ => bail!("--user {text}: expected numbers, UID or UID:GID"),
     }
 }
 
 /// Who runs this command.
-fn caller() -> Credentials {
-    let uid = host::rustix::process::getuid().as_raw();
-    let gid = host::rustix::process::getgid().as_raw();
+fn caller() -> (u32, u32, Vec<u32>) {
     let groups = host::rustix::process::getgroups().unwrap_or_default();
-    Credentials {
-        groups: groups.into_iter().map(host::rustix::process::Gid::as_raw).collect(),
-        ..Credentials::new(uid, gid)
-    }
+    (
+        host::rustix::process::getuid().as_raw(),
+        host::rustix::process::getgid().as_raw(),
+        groups.into_iter().map(host::rustix::process::Gid::as_raw).collect(),
+    )
 }
 
 /// The caller's environment with the given variables set.
@@ -154,9 +231,8 @@ fn environment(changes: &[String]) -> Vec<String> {
 }
 
 /// The caller's resource limits.
-fn own_limits() -> Limits {
+fn own_limits() -> Vec<LimitSpec> {
     use host::rustix::process::{Resource as Host, getrlimit};
-    let mut limits = Limits::default();
     let pairs = [
         (Resource::Stack, Host::Stack),
         (Resource::Core, Host::Core),
@@ -168,12 +244,12 @@ fn own_limits() -> Limits {
         (Resource::PendingSignals, Host::Sigpending),
         (Resource::Processes, Host::Nproc),
     ];
-    for (resource, host) in pairs {
+    let limit = |(resource, host): (Resource, Host)| {
         let limit = getrlimit(host);
         let value = |limit: Option<u64>| limit.unwrap_or(kernel::task::limits::INFINITY);
-        limits.set(resource, Limit { current: value(limit.current), maximum: value(limit.maximum) });
-    }
-    limits
+        LimitSpec { resource: resource as u32, soft: value(limit.current), hard: value(limit.maximum) }
+    };
+    pairs.into_iter().map(limit).collect()
 }
 
 /// The caller's umask. It can only be read by setting it.

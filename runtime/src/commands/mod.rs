@@ -1,52 +1,50 @@
-//! The commands, one per file: the arguments, and a function that carries them out.
+//! The commands, one per file: the arguments, and a function that carries them out and returns the exit status.
 
+pub mod checkpoint;
+pub mod create;
+pub mod delete;
 pub mod do_;
+pub mod events;
+pub mod exec;
+pub mod features;
+pub mod kill;
+pub mod list;
+pub mod pause;
+pub mod ps;
 pub mod run;
+pub mod spec;
+pub mod start;
+pub mod state;
 pub mod syscalls;
+pub mod update;
+pub mod wait;
 
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use serde::Serialize;
 
-use anyhow::Context;
-use host::rustix::fs::{Mode, OFlags, open};
-use kernel::fs::mount::MountFlags;
-use sandbox::{Mount, MountKind, Streams};
+/// The version of the OCI specification that is followed.
+pub const OCI_VERSION: &str = "1.2.1";
 
-/// A descriptor that names a directory or file of the host.
-pub fn open_path(path: &Path) -> anyhow::Result<OwnedFd> {
-    open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open {}", path.display()))
+/// What `--version` prints, in the shape that engines parse.
+pub fn version() -> String {
+    format!("nacelle version {}\nspec: {OCI_VERSION}\n", env!("CARGO_PKG_VERSION"))
 }
 
-/// A descriptor that names a directory of the host.
-pub fn open_directory(path: &Path) -> anyhow::Result<OwnedFd> {
-    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open the directory {}", path.display()))
+/// Prints a value as JSON on several lines.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
 }
 
-/// Our own standard streams for the program, or a terminal of its own between them.
-pub fn own_streams(terminal: bool) -> anyhow::Result<Streams> {
-    let stdio = [host::rustix::stdio::stdin(), host::rustix::stdio::stdout(), host::rustix::stdio::stderr()];
-    let [input, output, error] = stdio.map(|stream| host::rustix::io::fcntl_dupfd_cloexec(stream, 3).ok());
-    if !terminal {
-        return Ok(Streams::Files([input, output, error]));
+/// Writes rows in columns as wide as their longest entry.
+fn print_table(rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        println!("{}", cells.join("   ").trim_end());
     }
-    let input = input.context("a terminal needs standard input, which is closed")?;
-    let output = output.context("a terminal needs standard output, which is closed")?;
-    Ok(Streams::Terminal { input, output })
-}
-
-/// The mounts that every sandbox has unless it says otherwise.
-pub fn usual_mounts() -> Vec<Mount> {
-    let hidden = MountFlags::NO_SUID | MountFlags::NO_DEV | MountFlags::NO_EXEC;
-    let mount = |destination: &str, kind, flags| Mount { destination: destination.to_owned(), kind, flags };
-    let memory = |mode| MountKind::Memory { size: 0, mode };
-    vec![
-        mount("/proc", MountKind::Processes, hidden),
-        mount("/dev", MountKind::Devices, MountFlags::NO_SUID),
-        mount("/dev/pts", MountKind::Terminals, MountFlags::NO_SUID | MountFlags::NO_EXEC),
-        mount("/dev/shm", memory(0o1777), MountFlags::NO_SUID | MountFlags::NO_DEV),
-        mount("/dev/mqueue", memory(0o1777), hidden),
-        mount("/sys", MountKind::System, hidden | MountFlags::READ_ONLY),
-    ]
 }

@@ -1,0 +1,158 @@
+//! From what a specification asks for to what a sandbox is told: paths become descriptors.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, open};
+use sandbox::spec::{
+    Capabilities, ContainerSpec, Descriptor, LimitSpec, MountKind as SandboxMount, MountSpec, ProcessSpec,
+    RootLayer, RootSpec, Sharing, Streams,
+};
+
+use crate::error::{Error, Result};
+use crate::id::Id;
+use crate::spec::mounts::{MountKind, flag};
+use crate::spec::{ContainerConfig, ContainerType, ProcessConfig};
+
+/// A message to a sandbox in the making: descriptors are collected on the way.
+#[derive(Debug, Default)]
+pub struct Parcel {
+    /// Those that go with it.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+impl Parcel {
+    /// Adds a descriptor.
+    pub fn add(&mut self, descriptor: OwnedFd) -> Descriptor {
+        self.descriptors.push(descriptor);
+        Descriptor(self.descriptors.len() - 1)
+    }
+
+    fn open(&mut self, path: &Path, flags: OFlags, what: &'static str) -> Result<Descriptor> {
+        let opened = open(path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let opened = opened.map_err(|error| Error::File {
+            action: what,
+            path: path.to_owned(),
+            source: error.into(),
+        })?;
+        Ok(self.add(opened))
+    }
+}
+
+/// A container as its sandbox is told of it. The standard streams are added later.
+pub fn container(
+    id: &Id,
+    config: &ContainerConfig,
+    layer: RootLayer,
+    streams: Streams,
+    parcel: &mut Parcel,
+) -> Result<ContainerSpec> {
+    let root = RootSpec {
+        directory: parcel.open(&config.root, OFlags::DIRECTORY, "open the root directory")?,
+        layer,
+        read_only: config.root_read_only,
+    };
+    let hostname = config.hostname.clone().unwrap_or_else(|| id.as_str().chars().take(64).collect());
+    Ok(ContainerSpec {
+        id: id.to_string(),
+        hostname,
+        domainname: config.domainname.clone().unwrap_or_else(|| "(none)".to_owned()),
+        pid_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Pid),
+        ipc_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Ipc),
+        uts_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Uts),
+        root,
+        mounts: mounts(config, parcel)?,
+        process: process(&config.process, streams),
+        tasks_limit: None,
+        strace: None,
+        link: None,
+    })
+}
+
+/// Where a namespace of a container comes from. In a pod, one that is given by a path is that of the sandbox: engines
+/// name those of its first container. One that is not asked for would be the host's, for which the sandbox stands.
+fn sharing(config: &ContainerConfig, kind: oci_spec::runtime::LinuxNamespaceType) -> Sharing {
+    if !matches!(config.container_type, ContainerType::Container { .. }) {
+        return Sharing::New;
+    }
+    match config.namespaces.iter().find(|namespace| namespace.kind == kind) {
+        Some(namespace) if namespace.path.is_none() => Sharing::New,
+        _ => Sharing::Sandbox,
+    }
+}
+
+/// A program as its sandbox is told of it.
+pub fn process(config: &ProcessConfig, streams: Streams) -> ProcessSpec {
+    let sets = &config.capabilities;
+    ProcessSpec {
+        program: config.arguments.first().cloned().unwrap_or_default(),
+        arguments: config.arguments.clone(),
+        environment: config.environment.clone(),
+        cwd: config.cwd.clone(),
+        make_cwd: false,
+        uid: config.uid,
+        gid: config.gid,
+        groups: config.groups.clone(),
+        umask: config.umask,
+        capabilities: Capabilities {
+            bounding: sets.bounding,
+            permitted: sets.permitted,
+            effective: sets.effective,
+            inheritable: sets.inheritable,
+            ambient: sets.ambient,
+        },
+        no_new_privileges: config.no_new_privileges,
+        limits: config
+            .limits
+            .iter()
+            .map(|limit| LimitSpec { resource: limit.resource, soft: limit.soft, hard: limit.hard })
+            .collect(),
+        oom_score_adj: config.oom_score_adj.unwrap_or(0),
+        streams,
+    }
+}
+
+fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec>> {
+    let memory = |size, mode| SandboxMount::Memory { size, mode };
+    let mut mounts = Vec::new();
+    // Programs do not run without these two, whatever a specification says of them.
+    for (destination, kind) in [("/proc", SandboxMount::Processes), ("/dev", SandboxMount::Devices)] {
+        if !config.mounts.iter().any(|mount| mount.destination == destination) {
+            let source = destination[1..].to_owned();
+            let flags =
+                (flag::NOSUID | if destination == "/proc" { flag::NODEV | flag::NOEXEC } else { 0 }) as u32;
+            mounts.push(MountSpec { destination: destination.to_owned(), kind, flags, source });
+        }
+    }
+    for mount in &config.mounts {
+        let kind = match &mount.kind {
+            MountKind::Bind { path, .. } => {
+                SandboxMount::Host(parcel.open(path, OFlags::empty(), "open the source of a mount")?)
+            }
+            // To runc it is a tmpfs that it puts the devices into.
+            MountKind::Tmpfs(_) if mount.destination == "/dev" => SandboxMount::Devices,
+            MountKind::Tmpfs(options) => {
+                memory(options.size.map_or(0, |size| size.bytes(total_memory())), options.mode.unwrap_or(0))
+            }
+            MountKind::Proc(_) => SandboxMount::Processes,
+            MountKind::Sysfs => SandboxMount::System,
+            MountKind::Devpts(_) => SandboxMount::Terminals,
+            MountKind::Mqueue => memory(0, 0o1777),
+            // Nothing of the host's is to be seen there; see docs/limitations.md.
+            MountKind::Cgroup { .. } => memory(0, 0o555),
+        };
+        let flags = (mount.flags | mount.recursive_flags) & !(mount.cleared | mount.recursive_cleared);
+        mounts.push(MountSpec {
+            destination: mount.destination.clone(),
+            kind,
+            flags: (flags & u64::from(u32::MAX)) as u32,
+            source: mount.source.clone(),
+        });
+    }
+    Ok(mounts)
+}
+
+fn total_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram * u64::from(info.mem_unit.max(1))
+}

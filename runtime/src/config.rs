@@ -1,0 +1,149 @@
+//! The flags that stand before the command. Engines pass those of `runc` and `runsc`, whatever they mean here.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use container::{Config, Container, LoadOpts};
+use sandbox::spec::RootLayer;
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `time="…" level=error msg="…"`
+    Text,
+    /// `{"level":"error","msg":"…","time":"…"}`
+    Json,
+}
+
+/// What a sandbox sees of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Network {
+    /// Nothing.
+    None,
+    /// The host's own.
+    Host,
+    /// One of its own, connected to the outside.
+    Sandbox,
+}
+
+/// The flags that stand before the command.
+#[derive(Args, Debug)]
+pub struct Global {
+    /// Where the state of containers is kept; of the current user by default.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Append errors to this file.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// How lines in the log look.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Tell more in the log.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    pub debug: bool,
+    /// Where sandboxes write what goes wrong, and traces of system calls.
+    #[arg(long, value_name = "FILE")]
+    debug_log: Option<PathBuf>,
+    /// Have systemd make the cgroups: refused.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    systemd_cgroup: bool,
+    /// Who makes the cgroups: `cgroupfs`, or `disabled` for nobody.
+    #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
+    cgroup_manager: String,
+    /// Make no cgroups.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    ignore_cgroups: bool,
+    /// Run without privileges; found out by itself.
+    #[arg(long, value_name = "true|false|auto", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "auto")]
+    rootless: String,
+    /// Where changes of a container's root directory go: `none` (to the directory itself) or `root:memory`.
+    #[arg(long, value_name = "WHERE", default_value = "none")]
+    overlay2: String,
+    /// Whether sandboxes get descriptors of directories.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
+    directfs: bool,
+    /// Whether files of the root directory are changed by nobody else (`exclusive`) or may be (`shared`).
+    #[arg(long, value_name = "HOW", default_value = "shared")]
+    file_access: String,
+    /// Which Unix sockets of the host containers may use: `none`.
+    #[arg(long, value_name = "WHICH", default_value = "none")]
+    host_uds: String,
+    /// The network of sandboxes; only `none` is there.
+    #[arg(long, default_value = "none")]
+    network: Network,
+    /// Write system calls to the debug log: all, or those in a comma-separated list.
+    #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    strace: Option<String>,
+    /// What runs guest code; there is one.
+    #[arg(long, value_name = "NAME", default_value = "stub")]
+    platform: String,
+    /// Print the version.
+    #[arg(long, short = 'v')]
+    pub version: bool,
+}
+
+impl Global {
+    /// Refuses what cannot be done.
+    ///
+    /// # Errors
+    /// What is asked for.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if self.network != Network::None {
+            bail!(
+                "--network {}: only none is supported yet",
+                match self.network {
+                    Network::Host => "host",
+                    _ => "sandbox",
+                }
+            );
+        }
+        if self.systemd_cgroup || self.cgroup_manager == "systemd" {
+            bail!("cgroups made by systemd are not supported: use the cgroupfs driver");
+        }
+        if !self.directfs {
+            bail!("--directfs=false is not supported yet");
+        }
+        for (flag, value, known) in [
+            ("--cgroup-manager", &self.cgroup_manager, &["cgroupfs", "disabled"][..]),
+            ("--rootless", &self.rootless, &["true", "false", "auto"]),
+            ("--file-access", &self.file_access, &["exclusive", "shared"]),
+            ("--host-uds", &self.host_uds, &["none"]),
+            ("--platform", &self.platform, &["stub", "systrap", "ptrace"]),
+            ("--overlay2", &self.overlay2, &["none", "root:memory", "all:memory", "root:none", "all:none"]),
+        ] {
+            if !known.contains(&value.as_str()) {
+                bail!("{flag} {value} is not supported: {}", known.join(", "));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the state of containers is kept.
+    pub fn root(&self) -> PathBuf {
+        let own = || match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(directory) if !host::rustix::process::geteuid().is_root() => PathBuf::from(directory),
+            _ => PathBuf::from("/run"),
+        };
+        self.root.clone().unwrap_or_else(|| own().join("nacelle"))
+    }
+
+    /// What concerns all containers.
+    pub fn config(&self) -> Config {
+        let memory = self.overlay2.ends_with(":memory");
+        Config {
+            root: self.root(),
+            layer: if memory { RootLayer::Memory } else { RootLayer::Through },
+            strace: self.strace.clone(),
+            debug_log: self.debug_log.clone(),
+        }
+    }
+
+    /// Finds a container.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn load(&self, id: &str) -> anyhow::Result<Container> {
+        Ok(Container::load(&self.root(), id, LoadOpts::default())?)
+    }
+}

@@ -1,0 +1,241 @@
+//! Bundles and containers for tests: a root directory with a static busybox, and a state directory of its own.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says why a test does not run; fails instead if everything is to run.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("NACELLE_REQUIRE_ALL").is_none(), "cannot be tested here: {why}");
+    eprintln!("skipped: {why}");
+}
+
+/// Whether containers can be tested here; says why not otherwise.
+pub fn can_run() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let busybox = busybox().is_some();
+    if !root {
+        skip("containers that write to their root directory are tested as root");
+    } else if !busybox {
+        skip("there is no static busybox (package busybox-static)");
+    }
+    root && busybox
+}
+
+fn busybox() -> Option<PathBuf> {
+    ["/bin/busybox", "/usr/bin/busybox"].iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+/// A state directory, and bundles.
+pub struct Host {
+    directory: TempDir,
+}
+
+/// A command that was run.
+pub struct Ran {
+    pub out: String,
+    pub err: String,
+    pub code: Option<i32>,
+}
+
+impl Ran {
+    fn new(output: &Output) -> Ran {
+        Ran {
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code(),
+        }
+    }
+
+    /// Fails unless it succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.out, self.err);
+        self.out
+    }
+
+    /// Fails unless it failed with a text.
+    #[track_caller]
+    pub fn fails_with(&self, text: &str) {
+        assert_eq!(self.code, Some(128), "stdout: {}\nstderr: {}", self.out, self.err);
+        assert!(self.err.contains(text), "{:?} is not in {:?}", text, self.err);
+        assert_eq!(self.err.lines().count(), 1, "one line: {:?}", self.err);
+    }
+}
+
+impl Host {
+    pub fn new() -> Host {
+        Host { directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The command with our state directory.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nacelle"));
+        command.arg("--root").arg(self.path("state")).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::new(&self.command(arguments).output().expect("nacelle starts"))
+    }
+
+    /// Makes a container. Its output goes to a file, since it lives on when the command has ended.
+    pub fn create(&self, id: &str, bundle: &Path, more: &[&str]) -> Ran {
+        let output = std::fs::File::create(self.path(&format!("{id}.out"))).expect("a file");
+        let mut command = self.command(&["create", "--bundle", bundle.to_str().expect("text")]);
+        let error = self.path(&format!("{id}.err"));
+        command.args(more).arg(id).stdout(output).stderr(std::fs::File::create(&error).expect("a file"));
+        let status = command.status().expect("nacelle starts");
+        let err = std::fs::read_to_string(error).expect("text");
+        Ran { out: String::new(), err, code: status.code() }
+    }
+
+    /// What a container that [`Host::create`] made has written.
+    pub fn output(&self, id: &str) -> String {
+        std::fs::read_to_string(self.path(&format!("{id}.out"))).unwrap_or_default()
+    }
+
+    /// Waits until it has written a text.
+    #[track_caller]
+    pub fn wait_for_output(&self, id: &str, text: &str) {
+        until(text, || self.output(id).contains(text));
+    }
+
+    pub fn state(&self, id: &str) -> Value {
+        serde_json::from_str(&self.run(&["state", id]).ok()).expect("JSON")
+    }
+
+    pub fn status(&self, id: &str) -> String {
+        self.state(id)["status"].as_str().expect("a status").to_owned()
+    }
+
+    pub fn pid(&self, id: &str) -> i32 {
+        self.state(id)["pid"].as_i64().expect("a pid") as i32
+    }
+
+    pub fn list(&self) -> Vec<String> {
+        self.run(&["list", "--quiet"]).ok().lines().map(str::to_owned).collect()
+    }
+
+    /// A bundle whose program is a shell script.
+    pub fn bundle(&self, name: &str, script: &str) -> PathBuf {
+        self.bundle_with(name, script, |_| {})
+    }
+
+    /// The same with changes to its specification.
+    pub fn bundle_with(&self, name: &str, script: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+        let bundle = self.path(name);
+        make_rootfs(&bundle.join("rootfs"));
+        let mut spec = json!({
+            "ociVersion": "1.0.2",
+            "root": { "path": "rootfs" },
+            "process": {
+                "cwd": "/",
+                "args": ["/bin/sh", "-c", script],
+                "env": ["PATH=/bin", "INHERITED=yes"],
+                "user": { "uid": 0, "gid": 0 },
+                "capabilities": {
+                    "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_DAC_OVERRIDE"],
+                    "effective": ["CAP_CHOWN", "CAP_KILL"],
+                    "permitted": ["CAP_CHOWN", "CAP_KILL"],
+                },
+            },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
+                { "destination": "/dev/pts", "type": "devpts", "source": "devpts" },
+            ],
+            "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }] },
+        });
+        change(&mut spec);
+        std::fs::write(bundle.join("config.json"), spec.to_string()).expect("written");
+        bundle
+    }
+
+    /// Makes and starts a container.
+    #[track_caller]
+    pub fn started(&self, id: &str, bundle: &Path) {
+        self.create(id, bundle, &[]).ok();
+        self.run(&["start", id]).ok();
+    }
+
+    /// Fails if anything of a container is left.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(self.list(), Vec::<String>::new());
+        let left: Vec<_> = std::fs::read_dir(self.path("state")).into_iter().flatten().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+        let state = self.path("state");
+        let state = state.to_str().expect("text");
+        // Whatever was forked from a command has its arguments.
+        until("the end of all processes", || processes_with(state).is_empty());
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for id in std::fs::read_dir(self.path("state")).into_iter().flatten().flatten() {
+            let containers = std::fs::read_dir(id.path().join("containers")).into_iter().flatten().flatten();
+            for container in containers.chain([id]) {
+                let _ = self.run(&["delete", "--force", container.file_name().to_str().unwrap_or_default()]);
+            }
+        }
+    }
+}
+
+/// Living processes whose command line has this text in it.
+pub fn processes_with(text: &str) -> Vec<i32> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(text) && is_alive(*pid)
+    })
+    .collect()
+}
+
+/// Whether a process runs: a zombie does not.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn make_rootfs(root: &Path) {
+    let bin = root.join("bin");
+    std::fs::create_dir_all(&bin).expect("a directory");
+    for directory in ["etc", "tmp", "proc", "dev"] {
+        std::fs::create_dir_all(root.join(directory)).expect("a directory");
+    }
+    let Some(busybox) = busybox() else { panic!("no busybox") };
+    std::fs::copy(busybox, bin.join("busybox")).expect("a copy");
+    let tools = [
+        "cat", "chmod", "echo", "env", "hostname", "id", "kill", "ls", "mkdir", "ps", "pwd", "sh", "sleep",
+        "stty", "touch", "true", "tty", "wc",
+    ];
+    for tool in tools {
+        std::os::unix::fs::symlink("busybox", bin.join(tool)).expect("a link");
+    }
+}

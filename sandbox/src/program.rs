@@ -1,0 +1,202 @@
+//! Programs: the first of a container, and those that are run in it later.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::fs::OpenFlags;
+use kernel::Kernel;
+use kernel::container::{Container, InitSpec, Prepared, Role};
+use kernel::error::SysError;
+use kernel::fs::file::Place;
+use kernel::fs::path::{FsState, PathRef, Walk, Walker};
+use kernel::fs::{File, FileType};
+use kernel::task::credentials::ALL_CAPABILITIES;
+use kernel::task::limits::{Limit, Resource};
+use kernel::task::{Credentials, Limits};
+use kernel::tty::console::Console;
+use kernel::tty::terminal::{Slave, Terminal};
+use kernel::tty::{DevPts, Termios};
+
+use crate::control::message::{ErrorCode, Failure};
+use crate::descriptors::Descriptors;
+use crate::spec::{ProcessSpec, Streams, TerminalSettings};
+use crate::tree::{self, failed};
+
+/// A program that is ready to start.
+pub struct Program {
+    /// The process to be.
+    pub prepared: Prepared,
+    /// What connects its terminal to the host.
+    pub console: Option<Arc<Console>>,
+}
+
+/// Makes everything ready for a program.
+pub fn prepare(
+    kernel: &Arc<Kernel>,
+    terminals: &Arc<DevPts>,
+    container: &Arc<Container>,
+    role: Role,
+    spec: &ProcessSpec,
+    descriptors: &mut Descriptors,
+) -> Result<Program, Failure> {
+    let credentials = credentials(spec);
+    let top = container.mounts.root();
+    let namespace = Arc::clone(&container.mounts);
+    let state = FsState { namespace, root: top.clone(), cwd: top, umask: spec.umask & 0o777 };
+    let cwd = working_directory(&state, &credentials, spec)?;
+    let (files, terminal, console) = streams(kernel, terminals, &state, &credentials, spec, descriptors)?;
+    let init = InitSpec {
+        role,
+        program: spec.program.clone().into_bytes(),
+        arguments: spec.arguments.iter().cloned().map(String::into_bytes).collect(),
+        environment: spec.environment.iter().cloned().map(String::into_bytes).collect(),
+        fs: FsState { cwd, ..state },
+        credentials,
+        limits: limits(spec),
+        files,
+        terminal,
+        oom_score_adj: spec.oom_score_adj,
+    };
+    let prepared = container.prepare(init).map_err(|error| cannot_run(&spec.program, error))?;
+    Ok(Program { prepared, console })
+}
+
+/// Why a program cannot be run, in the words that engines look for.
+pub fn cannot_run(program: &str, error: Errno) -> Failure {
+    let (code, reason) = match error {
+        Errno::ENOENT if !program.contains('/') => {
+            (ErrorCode::ProgramNotFound, "executable file not found in $PATH".to_owned())
+        }
+        Errno::ENOENT => (ErrorCode::ProgramNotFound, "no such file or directory".to_owned()),
+        Errno::EACCES => (ErrorCode::ProgramNotExecutable, "permission denied".to_owned()),
+        Errno::ENOTDIR => (ErrorCode::ProgramNotExecutable, "not a directory".to_owned()),
+        Errno::ENOEXEC => (ErrorCode::ProgramNotExecutable, "exec format error".to_owned()),
+        error => (ErrorCode::ProgramNotExecutable, error.to_string()),
+    };
+    Failure::new(code, format!("failed to load {program:?}: {reason}"))
+}
+
+fn credentials(spec: &ProcessSpec) -> Credentials {
+    let sets = &spec.capabilities;
+    let mut credentials = Credentials::new(spec.uid, spec.gid);
+    credentials.groups = spec.groups.clone();
+    credentials.no_new_privileges = spec.no_new_privileges;
+    credentials.bounding = sets.bounding & ALL_CAPABILITIES;
+    credentials.permitted = sets.permitted & ALL_CAPABILITIES;
+    credentials.effective = sets.effective & credentials.permitted;
+    credentials.inheritable = sets.inheritable & ALL_CAPABILITIES;
+    credentials.ambient = sets.ambient & credentials.permitted & credentials.inheritable;
+    credentials
+}
+
+fn limits(spec: &ProcessSpec) -> Limits {
+    let mut limits = Limits::default();
+    for limit in &spec.limits {
+        if let Some(resource) = Resource::from_raw(limit.resource) {
+            limits.set(resource, Limit { current: limit.soft, maximum: limit.hard });
+        }
+    }
+    limits
+}
+
+fn working_directory(
+    state: &FsState,
+    credentials: &Credentials,
+    spec: &ProcessSpec,
+) -> Result<PathRef, Failure> {
+    let walk = || {
+        let walker = Walker::new(state.clone(), credentials, None, Walk::FOLLOW);
+        let found = walker.walk(state.root.clone(), spec.cwd.as_bytes()).map_err(SysError::errno)?;
+        match found.place.inode() {
+            Some(inode) if inode.file_type() == FileType::Directory => Ok(found.place),
+            Some(_) => Err(Errno::ENOTDIR),
+            None => Err(Errno::ENOENT),
+        }
+    };
+    let found = match walk() {
+        Err(Errno::ENOENT) if spec.make_cwd => {
+            let made = tree::make_directory(&state.namespace, &spec.cwd);
+            made.map_err(failed(format!("cannot make the working directory {}", spec.cwd)))?;
+            walk()
+        }
+        other => other,
+    };
+    found.map_err(|error| {
+        let text = format!("cannot enter the working directory {}: {error}", spec.cwd);
+        Failure::new(ErrorCode::Invalid, text)
+    })
+}
+
+type Opened = (Vec<Arc<File>>, Option<Arc<Terminal>>, Option<Arc<Console>>);
+
+/// Descriptors 0, 1, 2, and the terminal behind them if there is one.
+fn streams(
+    kernel: &Arc<Kernel>,
+    terminals: &Arc<DevPts>,
+    state: &FsState,
+    credentials: &Credentials,
+    spec: &ProcessSpec,
+    descriptors: &mut Descriptors,
+) -> Result<Opened, Failure> {
+    match &spec.streams {
+        Streams::Files(files) => {
+            let mut opened = Vec::new();
+            for (number, descriptor) in files {
+                let descriptor = descriptors.take(*descriptor)?;
+                let file = kernel::fs::host_file::HostFile::open(descriptor, &format!("host:[{number}]"));
+                opened.push(file.map_err(failed(format!("cannot use descriptor {number}")))?);
+            }
+            Ok((opened, None, None))
+        }
+        Streams::Terminal { input, output, settings, size: _ } => {
+            let terminal = terminals.make(spec.uid).map_err(failed("cannot make a terminal"))?;
+            terminal.unlock();
+            if let Some(settings) = settings {
+                terminal.set_termios(termios(settings));
+            }
+            let file = terminal_file(&terminal, state, credentials)
+                .map_err(|error| failed("cannot open the terminal")(error.errno()))?;
+            // `/dev/console` is the terminal of the first container that has one.
+            let _ = kernel.console.set(Arc::clone(&terminal));
+            let (input, output) = (descriptors.take(*input)?, descriptors.take(*output)?);
+            let console = Console::start(Arc::clone(&terminal), input, output).map_err(|error| {
+                Failure::new(ErrorCode::Internal, format!("cannot start the console: {error}"))
+            })?;
+            Ok((vec![file; 3], Some(terminal), Some(Arc::new(console))))
+        }
+    }
+}
+
+fn termios(settings: &TerminalSettings) -> Termios {
+    let mut characters = [0; 19];
+    for (place, character) in characters.iter_mut().zip(&settings.characters) {
+        *place = *character;
+    }
+    Termios {
+        input: settings.input,
+        output: settings.output,
+        control: settings.control,
+        local: settings.local,
+        line: 0,
+        characters,
+    }
+}
+
+/// The slave end of a terminal, by its name if it has one in this tree.
+fn terminal_file(
+    terminal: &Arc<Terminal>,
+    state: &FsState,
+    credentials: &Credentials,
+) -> Result<Arc<File>, SysError> {
+    let flags = OpenFlags::RDWR | OpenFlags::NOCTTY;
+    let name = format!("/dev/pts/{}", terminal.number);
+    let found =
+        Walker::new(state.clone(), credentials, None, Walk::FOLLOW).walk(state.root.clone(), name.as_bytes());
+    let place = match found.ok().map(|found| found.place) {
+        Some(place) if place.inode().is_some_and(|inode| inode.file_type() == FileType::CharDevice) => {
+            Place::Path(place)
+        }
+        _ => Place::Anonymous { name, inode: None },
+    };
+    Ok(File::new(place, Slave::open(terminal, None, flags, false)?, flags))
+}

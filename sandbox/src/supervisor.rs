@@ -1,0 +1,603 @@
+//! What the sandbox process knows of its containers, and what it does with them.
+//!
+//! The [`Supervisor`] has a table of [`Member`]s, one for each container; requests of the control protocol are its
+//! methods. A container whose program runs has a thread that waits for its end; so has each further program that is
+//! run in it. A container or program with a [link](crate::link) has another one, which listens there.
+//!
+//! Lock order: the table, then a member's life. Neither is held across a call of the kernel that can wait.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use abi::Errno;
+use abi::signal::Signal;
+use kernel::container::{Cancel, Container, NamespaceSpec, Prepared, Role, State, Target};
+use kernel::syscalls::{Strace, StraceFilter};
+use kernel::task::ExitStatus;
+use kernel::tty::DevPts;
+use kernel::tty::console::Console;
+use kernel::wait::Deadline;
+use kernel::{Config, HostInfo, Kernel};
+use parking_lot::{Condvar, Mutex};
+use platform::Platform;
+
+use crate::control::message::{
+    ContainerState, ErrorCode, Failure, ProcessInfo, Response, SignalTarget, Usage, WaitTarget,
+};
+use crate::control::transport::is_hung_up;
+use crate::descriptors::Descriptors;
+use crate::spec::{ContainerSpec, Descriptor, ProcessSpec, Sharing};
+use crate::tree::failed;
+use crate::{link, program, tree};
+
+const STACK: usize = 128 << 10;
+/// How often somebody who waits for the end of a process is looked after: is it still there?
+const ROUND: Duration = Duration::from_secs(5);
+const SIGKILL: i32 = 9;
+const SIGWINCH: i32 = 28;
+
+/// Everything in a sandbox.
+pub struct Supervisor {
+    platform: Arc<dyn Platform>,
+    info: HostInfo,
+    booted: OnceLock<Booted>,
+    table: Mutex<Table>,
+    over: Condvar,
+}
+
+struct Booted {
+    kernel: Arc<Kernel>,
+    terminals: Arc<DevPts>,
+}
+
+#[derive(Default)]
+struct Table {
+    members: HashMap<String, Arc<Member>>,
+    /// The first container: the sandbox ends with it.
+    root: Option<String>,
+    over: bool,
+}
+
+/// A container of the sandbox.
+struct Member {
+    id: String,
+    life: Mutex<Life>,
+    changed: Condvar,
+    container: OnceLock<Arc<Container>>,
+    console: OnceLock<Arc<Console>>,
+    link: OnceLock<Arc<OwnedFd>>,
+    /// Terminals of further programs by their pids.
+    consoles: Mutex<HashMap<i32, Arc<Console>>>,
+}
+
+/// How far a container is.
+enum Life {
+    Creating,
+    Created(Box<Prepared>),
+    Started,
+    Stopped(u32),
+}
+
+impl Supervisor {
+    /// A sandbox without containers.
+    pub fn new(platform: Arc<dyn Platform>, info: HostInfo) -> Arc<Supervisor> {
+        Arc::new(Supervisor {
+            platform,
+            info,
+            booted: OnceLock::new(),
+            table: Mutex::default(),
+            over: Condvar::new(),
+        })
+    }
+
+    /// Blocks until the first container has ended, and with it the sandbox.
+    pub fn wait_until_over(&self) {
+        let mut table = self.table.lock();
+        while !table.over {
+            self.over.wait(&mut table);
+        }
+    }
+
+    fn find(&self, id: &str) -> Result<Arc<Member>, Failure> {
+        let found = self.table.lock().members.get(id).cloned();
+        found.ok_or_else(|| Failure::new(ErrorCode::NotFound, format!("container \"{id}\" does not exist")))
+    }
+
+    fn booted(&self) -> Result<&Booted, Failure> {
+        self.booted.get().ok_or_else(|| Failure::new(ErrorCode::Internal, "the kernel has not been started"))
+    }
+
+    fn boot(&self, spec: &ContainerSpec) -> Result<&Booted, Failure> {
+        if let Some(booted) = self.booted.get() {
+            return Ok(booted);
+        }
+        let strace = spec.strace.as_deref().map(strace).transpose()?;
+        let kernel = Kernel::new(Arc::clone(&self.platform), Config { strace, host: self.info.clone() });
+        let terminals = DevPts::new(&kernel);
+        Ok(self.booted.get_or_init(|| Booted { kernel, terminals }))
+    }
+
+    /// Makes a container and loads its program.
+    pub fn create(self: &Arc<Self>, spec: ContainerSpec, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
+        let member = Arc::new(Member::new(&spec.id));
+        {
+            let mut table = self.table.lock();
+            if table.over {
+                return Err(Failure::new(ErrorCode::Stopped, "the sandbox has ended"));
+            }
+            if table.members.contains_key(&spec.id) {
+                let text = format!("container with id \"{}\" already exists", spec.id);
+                return Err(Failure::new(ErrorCode::AlreadyExists, text));
+            }
+            table.members.insert(spec.id.clone(), Arc::clone(&member));
+            table.root.get_or_insert_with(|| spec.id.clone());
+        }
+        let result = self.fill(&member, &spec, Descriptors::new(descriptors));
+        if result.is_err() {
+            if let Some(container) = member.container.get() {
+                let _ = container.destroy();
+            }
+            self.forget(&member);
+        }
+        result
+    }
+
+    /// Builds what a container consists of.
+    fn fill(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        spec: &ContainerSpec,
+        mut descriptors: Descriptors,
+    ) -> Result<(), Failure> {
+        let link = spec.link.map(|link| descriptors.take(link)).transpose()?;
+        let booted = self.boot(spec)?;
+        let namespaces = booted
+            .kernel
+            .make_namespaces(&self.namespaces(spec))
+            .map_err(failed("cannot make the namespaces"))?;
+        let mounts = tree::build(&booted.kernel, &booted.terminals, &namespaces, spec, &mut descriptors)?;
+        let container = kernel::container::ContainerSpec {
+            id: spec.id.clone(),
+            namespaces,
+            mounts,
+            limits: kernel::container::ContainerLimits { pids: spec.tasks_limit, ..Default::default() },
+        };
+        let container =
+            booted.kernel.create_container(container).map_err(failed("cannot make the container"))?;
+        let _ = member.container.set(Arc::clone(&container));
+        let program = program::prepare(
+            &booted.kernel,
+            &booted.terminals,
+            &container,
+            Role::Init,
+            &spec.process,
+            &mut descriptors,
+        )?;
+        if let Some(console) = program.console {
+            let _ = member.console.set(console);
+        }
+        *member.life.lock() = Life::Created(Box::new(program.prepared));
+        if let Some(link) = link {
+            let link = Arc::new(link);
+            let _ = member.link.set(Arc::clone(&link));
+            let (supervisor, linked) = (Arc::clone(self), Arc::clone(member));
+            spawn("link", move || supervisor.follow_link(&linked, &link))?;
+        }
+        Ok(())
+    }
+
+    fn namespaces(&self, spec: &ContainerSpec) -> NamespaceSpec {
+        let root = self.table.lock().root.clone().filter(|root| *root != spec.id);
+        let convert = |sharing: &Sharing| match (sharing, &root) {
+            (Sharing::Container(id), _) => kernel::namespace::Sharing::OfContainer(id.clone()),
+            (Sharing::Sandbox, Some(root)) => kernel::namespace::Sharing::OfContainer(root.clone()),
+            _ => kernel::namespace::Sharing::New,
+        };
+        NamespaceSpec {
+            hostname: spec.hostname.clone(),
+            domainname: spec.domainname.clone(),
+            pid: convert(&spec.pid_namespace),
+            uts: convert(&spec.uts_namespace),
+            ipc: convert(&spec.ipc_namespace),
+            // There is one network in a sandbox.
+            network: convert(&Sharing::Sandbox),
+            cgroup: kernel::namespace::Sharing::New,
+        }
+    }
+
+    /// Starts a container's program.
+    pub fn start(self: &Arc<Self>, id: &str) -> Result<(), Failure> {
+        let member = self.find(id)?;
+        let prepared = {
+            let mut life = member.life.lock();
+            match std::mem::replace(&mut *life, Life::Started) {
+                Life::Created(prepared) => prepared,
+                other => {
+                    *life = other;
+                    return Err(match &*life {
+                        Life::Stopped(_) => member.stopped(),
+                        Life::Started => member.bad_state("was started already"),
+                        _ => member.bad_state("is still being created"),
+                    });
+                }
+            }
+        };
+        if let Err(error) = prepared.start() {
+            self.ended(&member, 127 << 8);
+            return Err(failed(format!("cannot start container \"{id}\""))(error));
+        }
+        let supervisor = Arc::clone(self);
+        spawn("init", move || {
+            let container = member.container.get();
+            let status =
+                container.and_then(|container| container.wait_init(Deadline::Never, &Cancel::default()));
+            supervisor.ended(&member, status.map_or(9, wait_status));
+        })
+    }
+
+    /// A container's first process has ended, and all others with it.
+    fn ended(&self, member: &Member, status: u32) {
+        let consoles: Vec<_> = member.consoles.lock().values().cloned().collect();
+        member.console.get().into_iter().chain(&consoles).for_each(|console| console.finish());
+        {
+            let mut life = member.life.lock();
+            if matches!(*life, Life::Stopped(_)) {
+                return;
+            }
+            *life = Life::Stopped(status);
+        }
+        member.changed.notify_all();
+        if let Some(link) = member.link.get() {
+            link::report(&**link, status);
+        }
+        let mut table = self.table.lock();
+        if table.root.as_ref() == Some(&member.id) {
+            table.over = true;
+            self.over.notify_all();
+        }
+    }
+
+    /// Takes a container out of the table. Without its first, a sandbox has no purpose.
+    fn forget(&self, member: &Member) {
+        let mut table = self.table.lock();
+        table.members.remove(&member.id);
+        if table.root.as_ref() == Some(&member.id) {
+            table.over = true;
+            self.over.notify_all();
+        }
+    }
+
+    /// Passes signals on from the process that stands for the container, and kills the container if that dies.
+    fn follow_link(&self, member: &Member, link: &OwnedFd) {
+        while let Some(number) = link::next_signal(link) {
+            if let (SIGWINCH, Some(console)) = (number, member.console.get()) {
+                console.resize();
+                continue;
+            }
+            // It may have ended meanwhile.
+            let _ = self.signal_member(member, number, Target::Init);
+        }
+        let _ = self.signal_member(member, SIGKILL, Target::Init);
+    }
+
+    fn signal_member(&self, member: &Member, number: i32, target: Target) -> Result<(), Failure> {
+        match &*member.life.lock() {
+            Life::Creating => return Err(member.bad_state("is still being created")),
+            // What runs beside an init that has ended is about to end too.
+            Life::Stopped(_) if target == Target::All && number == SIGKILL => return Ok(()),
+            Life::Stopped(_) => return Err(member.stopped()),
+            Life::Created(_) if number == 0 || !matches!(target, Target::Init | Target::All) => return Ok(()),
+            Life::Created(_) => {}
+            Life::Started => {
+                let container = member.container()?;
+                let Some(signal) = Signal::new(number) else {
+                    let there = container.init_group().is_some() || target != Target::Init;
+                    return if there { Ok(()) } else { Err(member.stopped()) };
+                };
+                return container.signal(target, signal).map_err(|error| match (error, target) {
+                    (Errno::ESRCH, Target::Init | Target::All) => member.stopped(),
+                    (Errno::ESRCH, Target::Group(number)) => {
+                        let text = format!("no such process group with PGID {number}");
+                        Failure::new(ErrorCode::NoSuchProcess, text)
+                    }
+                    (Errno::ESRCH, Target::Process(number) | Target::ForegroundGroup(number)) => {
+                        no_such_process(number)
+                    }
+                    (error, _) => failed("cannot send the signal")(error),
+                });
+            }
+        }
+        // Created: nothing catches a signal yet.
+        if ends_a_process(number) {
+            self.ended(member, number.cast_unsigned());
+        }
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, id: &str, number: i32, target: SignalTarget) -> Result<(), Failure> {
+        let member = self.find(id)?;
+        if !(0..=64).contains(&number) {
+            return Err(Failure::new(ErrorCode::Invalid, format!("there is no signal {number}")));
+        }
+        let target = match target {
+            SignalTarget::Init => Target::Init,
+            SignalTarget::All => Target::All,
+            SignalTarget::Process(pid) => Target::Process(pid),
+            SignalTarget::ProcessGroup(pid) => Target::Group(pid),
+            SignalTarget::Foreground(pid) => Target::ForegroundGroup(pid.unwrap_or(1)),
+        };
+        self.signal_member(&member, number, target)?;
+        if target == Target::All && number == SIGKILL {
+            member.wait_stopped(|| true);
+        }
+        Ok(())
+    }
+
+    /// Waits until a process has ended; `None` if the client went away before.
+    pub fn wait(&self, id: &str, target: WaitTarget, client: &OwnedFd) -> Result<Option<Response>, Failure> {
+        let member = self.find(id)?;
+        let exited = |status| Response::Exited { status };
+        let number = match target {
+            WaitTarget::Init => return Ok(member.wait_stopped(|| !is_hung_up(client)).map(exited)),
+            WaitTarget::Process(number) => number,
+        };
+        let container = member.container()?;
+        loop {
+            let found = container.wait(number, Deadline::after(ROUND), &Cancel::default());
+            let missing = |_| {
+                let text = format!("waiting for PID {number}: no such process");
+                Failure::new(ErrorCode::NoSuchProcess, text)
+            };
+            if let Some(status) = found.map_err(missing)? {
+                return Ok(Some(exited(wait_status(status))));
+            }
+            if is_hung_up(client) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Runs a further program.
+    pub fn execute(
+        self: &Arc<Self>,
+        id: &str,
+        process: &ProcessSpec,
+        descriptors: Vec<OwnedFd>,
+        link: Option<Descriptor>,
+    ) -> Result<Response, Failure> {
+        let member = self.find(id)?;
+        match &*member.life.lock() {
+            Life::Creating | Life::Created(_) => {
+                return Err(Failure::new(ErrorCode::NotStarted, format!("container \"{id}\" not started")));
+            }
+            Life::Stopped(_) => return Err(member.stopped()),
+            Life::Started => {}
+        }
+        let mut descriptors = Descriptors::new(descriptors);
+        let link = link.map(|link| descriptors.take(link)).transpose()?;
+        let booted = self.booted()?;
+        let container = Arc::clone(member.container()?);
+        let program::Program { prepared, console } = program::prepare(
+            &booted.kernel,
+            &booted.terminals,
+            &container,
+            Role::Exec,
+            process,
+            &mut descriptors,
+        )?;
+        let pid = prepared.number();
+        if let Some(console) = &console {
+            member.consoles.lock().insert(pid, Arc::clone(console));
+        }
+        let started = prepared.start();
+        let pid = started.map_err(|error| {
+            member.consoles.lock().remove(&pid);
+            program::cannot_run(&process.program, error)
+        })?;
+        if let Some(link) = link {
+            let link = Arc::new(link);
+            let (linked, followed) = (Arc::clone(&link), Arc::clone(&member));
+            let supervisor = Arc::clone(self);
+            spawn("exec-link", move || supervisor.follow_program(&followed, &linked, pid))?;
+            spawn("exec", move || {
+                let status = container.wait(pid, Deadline::Never, &Cancel::default());
+                let console = member.consoles.lock().remove(&pid);
+                if let Some(console) = console {
+                    console.finish();
+                }
+                link::report(&*link, status.ok().flatten().map_or(9, wait_status));
+            })?;
+        }
+        Ok(Response::Executed { pid })
+    }
+
+    /// Passes signals on from the process that stands for a further program, and kills it if that dies.
+    fn follow_program(&self, member: &Member, link: &OwnedFd, pid: i32) {
+        while let Some(number) = link::next_signal(link) {
+            let console = member.consoles.lock().get(&pid).cloned();
+            if let (SIGWINCH, Some(console)) = (number, console) {
+                console.resize();
+                continue;
+            }
+            let _ = self.signal_member(member, number, Target::Process(pid));
+        }
+        let _ = self.signal_member(member, SIGKILL, Target::Process(pid));
+    }
+
+    /// All processes of a container.
+    pub fn processes(&self, id: &str) -> Result<Vec<ProcessInfo>, Failure> {
+        let member = self.find(id)?;
+        let processes = member.container()?.processes();
+        Ok(processes.into_iter().map(process_info).collect())
+    }
+
+    /// What a container uses.
+    pub fn usage(&self, id: &str) -> Result<Usage, Failure> {
+        let member = self.find(id)?;
+        let container = member.container()?;
+        let usage = container.usage();
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Ok(Usage {
+            user_nanoseconds: nanoseconds(usage.user),
+            system_nanoseconds: nanoseconds(usage.system),
+            memory_bytes: usage.memory,
+            tasks: usage.tasks,
+            tasks_limit: container.limits().pids.unwrap_or(0),
+        })
+    }
+
+    /// Holds all processes of a container.
+    pub fn pause(&self, id: &str) -> Result<(), Failure> {
+        let member = self.find(id)?;
+        member.container()?.pause().map_err(|error| match error {
+            Errno::EINVAL => member.bad_state("is not running"),
+            error => failed(format!("cannot pause container \"{id}\""))(error),
+        })
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self, id: &str) -> Result<(), Failure> {
+        let member = self.find(id)?;
+        member.container()?.resume().map_err(|_| member.bad_state("is not paused"))
+    }
+
+    /// Changes the most tasks that a container may have.
+    pub fn update(&self, id: &str, tasks_limit: Option<u64>) -> Result<(), Failure> {
+        let member = self.find(id)?;
+        let container = member.container()?;
+        container.set_limits(kernel::container::ContainerLimits { pids: tasks_limit, ..container.limits() });
+        Ok(())
+    }
+
+    /// What a container is doing.
+    pub fn state(&self, id: &str) -> Result<ContainerState, Failure> {
+        let member = self.find(id)?;
+        let state = member.container.get().map(|container| container.state());
+        Ok(match (&*member.life.lock(), state) {
+            (Life::Stopped(status), _) => ContainerState::Stopped { status: *status },
+            (Life::Creating | Life::Created(_), _) => ContainerState::Created,
+            (Life::Started, Some(State::Paused)) => ContainerState::Paused,
+            (Life::Started, _) => ContainerState::Running,
+        })
+    }
+
+    /// Takes over the size of the host's terminal.
+    pub fn resize(&self, id: &str, pid: Option<i32>) -> Result<(), Failure> {
+        let member = self.find(id)?;
+        let console = match pid {
+            None => member.console.get().cloned(),
+            Some(pid) => member.consoles.lock().get(&pid).cloned(),
+        };
+        if let Some(console) = console {
+            console.resize();
+        }
+        Ok(())
+    }
+
+    /// Ends all processes of a container and forgets it.
+    pub fn destroy(&self, id: &str) -> Result<(), Failure> {
+        let member = self.find(id)?;
+        match self.signal_member(&member, SIGKILL, Target::Init) {
+            Ok(()) => drop(member.wait_stopped(|| true)),
+            Err(failure) if failure.code == ErrorCode::Stopped => {}
+            Err(failure) => return Err(failure),
+        }
+        if let Some(container) = member.container.get() {
+            container.destroy().map_err(failed(format!("cannot destroy container \"{id}\"")))?;
+        }
+        self.forget(&member);
+        Ok(())
+    }
+}
+
+fn strace(list: &str) -> Result<Strace, Failure> {
+    let filter = if list.is_empty() { Ok(StraceFilter::All) } else { StraceFilter::parse(list) };
+    let unknown =
+        |name| Failure::new(ErrorCode::Invalid, format!("--strace: there is no system call named {name}"));
+    Ok(Strace::new(filter.map_err(unknown)?, Box::new(|line| eprintln!("{line}"))))
+}
+
+fn wait_status(status: ExitStatus) -> u32 {
+    status.wait_status().cast_unsigned()
+}
+
+fn process_info(process: kernel::container::ProcessInfo) -> ProcessInfo {
+    let started = process.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let age = std::time::SystemTime::now().duration_since(process.started).unwrap_or_default();
+    let share = process.time.as_secs_f64() / age.as_secs_f64().max(0.001) * 100.0;
+    let words: Vec<_> =
+        process.arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
+    ProcessInfo {
+        uid: process.uid,
+        pid: process.pid,
+        ppid: process.parent,
+        pgid: process.process_group,
+        threads: u32::try_from(process.threads).unwrap_or(u32::MAX),
+        c: share as u32,
+        tty: process.terminal.map_or_else(|| "?".to_owned(), |number| format!("pts/{number}")),
+        start_time: started.as_secs(),
+        cpu_milliseconds: u64::try_from(process.time.as_millis()).unwrap_or(u64::MAX),
+        cmd: if words.is_empty() { format!("[{}]", process.command) } else { words.join(" ") },
+    }
+}
+
+/// Whether a signal that nothing catches ends a process.
+fn ends_a_process(number: i32) -> bool {
+    // SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH
+    ![17, 18, 19, 20, 21, 22, 23, 28].contains(&number)
+}
+
+fn no_such_process(number: i32) -> Failure {
+    Failure::new(ErrorCode::NoSuchProcess, format!("no such process with PID {number}"))
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let spawned = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body);
+    spawned
+        .map(drop)
+        .map_err(|error| Failure::new(ErrorCode::Internal, format!("cannot start a thread: {error}")))
+}
+
+impl Member {
+    fn new(id: &str) -> Member {
+        Member {
+            id: id.to_owned(),
+            life: Mutex::new(Life::Creating),
+            changed: Condvar::new(),
+            container: OnceLock::new(),
+            console: OnceLock::new(),
+            link: OnceLock::new(),
+            consoles: Mutex::default(),
+        }
+    }
+
+    fn container(&self) -> Result<&Arc<Container>, Failure> {
+        self.container.get().ok_or_else(|| self.bad_state("is still being created"))
+    }
+
+    /// Waits until the first process has ended, as long as `go_on` says so.
+    fn wait_stopped(&self, go_on: impl Fn() -> bool) -> Option<u32> {
+        let mut life = self.life.lock();
+        loop {
+            if let Life::Stopped(status) = *life {
+                return Some(status);
+            }
+            self.changed.wait_for(&mut life, ROUND);
+            if !go_on() {
+                return None;
+            }
+        }
+    }
+
+    fn bad_state(&self, what: &str) -> Failure {
+        Failure::new(ErrorCode::BadState, format!("container \"{}\" {what}", self.id))
+    }
+
+    fn stopped(&self) -> Failure {
+        let text = format!("container \"{}\" has stopped: container not running", self.id);
+        Failure::new(ErrorCode::Stopped, text)
+    }
+}

@@ -1,0 +1,166 @@
+//! A container's tree of files, put together from its specification.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use abi::Errno;
+use kernel::Kernel;
+use kernel::error::SysError;
+use kernel::fs::hostfs::{HostFs, Writing};
+use kernel::fs::memfs::{MemFs, MemOptions};
+use kernel::fs::mount::{MountFlags, MountNamespace};
+use kernel::fs::path::{FsState, PathRef, Walk, Walker};
+use kernel::fs::{FileSystem, FileType, NewFile, NewKind};
+use kernel::namespace::Namespaces;
+use kernel::task::Credentials;
+use kernel::tty::DevPts;
+
+use crate::control::message::{ErrorCode, Failure};
+use crate::descriptors::Descriptors;
+use crate::spec::{ContainerSpec, MountKind, MountSpec, RootLayer, RootSpec};
+
+/// Something that the specification asks for and the host or the kernel refuses.
+pub fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Failure {
+    move |error| Failure::new(ErrorCode::Internal, format!("{what}: {error}"))
+}
+
+/// Builds the tree.
+pub fn build(
+    kernel: &Arc<Kernel>,
+    terminals: &Arc<DevPts>,
+    namespaces: &Namespaces,
+    spec: &ContainerSpec,
+    descriptors: &mut Descriptors,
+) -> Result<Arc<MountNamespace>, Failure> {
+    let namespace = root(&spec.root, descriptors)?;
+    for mount in &spec.mounts {
+        let destination = &mount.destination;
+        let (file_system, is_file) = file_system(kernel, terminals, namespaces, mount, descriptors)?;
+        let place = make_mount_point(&namespace, destination, is_file)
+            .map_err(failed(format!("cannot make the mount point {destination}")))?;
+        let flags = MountFlags::from_bits_truncate(mount.flags);
+        namespace
+            .mount(place, file_system, &mount.source, flags)
+            .map_err(failed(format!("cannot mount {destination}")))?;
+    }
+    // Mount points may have to be made below a root that is read-only for the container.
+    if spec.root.read_only {
+        let top = namespace.root();
+        top.mount.set_flags(top.mount.flags() | MountFlags::READ_ONLY);
+    }
+    Ok(namespace)
+}
+
+/// The tree with nothing but its root.
+fn root(root: &RootSpec, descriptors: &mut Descriptors) -> Result<Arc<MountNamespace>, Failure> {
+    let directory = descriptors.take(root.directory)?;
+    let unusable = || failed("cannot use the root directory");
+    let flags = MountFlags::RELATIME;
+    match root.layer {
+        RootLayer::Through => {
+            let host = HostFs::new(directory, Writing::ReadWrite).map_err(unusable())?;
+            Ok(MountNamespace::new(host, "overlay", flags))
+        }
+        RootLayer::Memory => {
+            let lower = HostFs::new(directory, Writing::ReadOnly).map_err(unusable())?;
+            let merged = MemFs::merged(lower.root_inode()).map_err(unusable())?;
+            Ok(MountNamespace::new(merged, "overlay", flags))
+        }
+    }
+}
+
+/// The file system of a mount, and whether it is a single file.
+fn file_system(
+    kernel: &Arc<Kernel>,
+    terminals: &Arc<DevPts>,
+    namespaces: &Namespaces,
+    mount: &MountSpec,
+    descriptors: &mut Descriptors,
+) -> Result<(Arc<dyn FileSystem>, bool), Failure> {
+    let read_only = MountFlags::from_bits_truncate(mount.flags).contains(MountFlags::READ_ONLY);
+    let made: Arc<dyn FileSystem> = match mount.kind {
+        MountKind::Host(descriptor) => {
+            let directory = descriptors.take(descriptor)?;
+            let is_file = !is_directory(&directory);
+            let writing = if read_only { Writing::ReadOnly } else { Writing::ReadWrite };
+            let host = HostFs::new(directory, writing);
+            return Ok((host.map_err(failed(format!("cannot use {}", mount.source)))?, is_file));
+        }
+        MountKind::Memory { size, mode } => MemFs::tmpfs(MemOptions { size, mode }),
+        MountKind::Devices => devices().map_err(failed("cannot make the devices"))?,
+        MountKind::Processes => kernel::fs::proc::ProcFs::new(kernel, &namespaces.pid_for_children),
+        MountKind::Terminals => Arc::clone(terminals) as _,
+        MountKind::System => MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 }),
+    };
+    Ok((made, false))
+}
+
+fn is_directory(fd: &OwnedFd) -> bool {
+    let stat = host::rustix::fs::fstat(fd);
+    stat.is_ok_and(|stat| FileType::from_mode(stat.st_mode) == FileType::Directory)
+}
+
+/// Finds a directory, and makes it with all above it if it does not exist.
+pub fn make_directory(namespace: &Arc<MountNamespace>, path: &str) -> Result<PathRef, Errno> {
+    make_mount_point(namespace, path, false)
+}
+
+/// The place of a mount, made with all directories above it if it does not exist. Links in the container's own files
+/// are followed as the container would see them, so they cannot lead out of it.
+fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> Result<PathRef, Errno> {
+    let credentials = Credentials::new(0, 0);
+    let top = namespace.root();
+    let state = FsState { namespace: Arc::clone(namespace), root: top.clone(), cwd: top.clone(), umask: 0 };
+    let mut place = top;
+    let mut parts = path.split('/').filter(|part| !part.is_empty() && *part != ".").peekable();
+    while let Some(part) = parts.next() {
+        if part == ".." {
+            return Err(Errno::EINVAL);
+        }
+        let walker = Walker::new(state.clone(), &credentials, None, Walk::FOLLOW | Walk::CREATE);
+        let found = walker.walk(place.clone(), part.as_bytes()).map_err(SysError::errno)?.place;
+        if found.inode().is_none() {
+            let kind = if file && parts.peek().is_none() { NewKind::Regular } else { NewKind::Directory };
+            let parent = place.existing()?;
+            let new = NewFile { kind, mode: 0o755, uid: 0, gid: 0 };
+            found.dentry.instantiate(parent.create(part.as_bytes(), &new)?);
+        }
+        place = found;
+    }
+    Ok(place)
+}
+
+/// The file system of `/dev`.
+fn devices() -> Result<Arc<MemFs>, Errno> {
+    use kernel::fs::devices::{CONSOLE, FULL, NULL, RANDOM, TTY, URANDOM, ZERO};
+    let memory = MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 });
+    let root = memory.root();
+    let make = |name: &str, kind: NewKind, mode: u32| {
+        Arc::clone(&root).create(name.as_bytes(), &NewFile { kind, mode, uid: 0, gid: 0 })
+    };
+    let all = [
+        ("null", NULL),
+        ("zero", ZERO),
+        ("full", FULL),
+        ("random", RANDOM),
+        ("urandom", URANDOM),
+        ("tty", TTY),
+        ("console", CONSOLE),
+    ];
+    for (name, device) in all {
+        make(name, NewKind::CharDevice(device), 0o666)?;
+    }
+    for (name, target) in [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        make(name, NewKind::Symlink(target.into()), 0o777)?;
+    }
+    make("shm", NewKind::Directory, 0o1777)?;
+    make("pts", NewKind::Directory, 0o755)?;
+    make("mqueue", NewKind::Directory, 0o1777)?;
+    Ok(memory)
+}
