@@ -19,10 +19,12 @@ use sandbox::terminal::RawMode;
 use sandbox::{Boot, Owners};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{self, Cgroup, Hierarchies, Name, Stats};
 use crate::clock;
 use crate::console::Console;
 use crate::convert::{self, Parcel};
 use crate::error::{Error, Result};
+use crate::hooks::{self, HookKind};
 use crate::id::{FullId, Id};
 use crate::process::ProcessIdentity;
 use crate::spec::{self, ContainerConfig, ContainerType, ProcessConfig};
@@ -30,6 +32,8 @@ use crate::stand_in::{self, Job};
 use crate::state::{self, LoadOpts, StateFile, TryLock};
 use crate::status::{Action, Status};
 
+/// Where the state of containers is, unless somebody says otherwise.
+pub const USUAL_ROOT: &str = "/run/nacelle";
 /// The name of a sandbox's socket in its directory.
 const CONTROL: &str = "control.sock";
 /// The file in a container's directory that holds its exit status when it has ended.
@@ -48,6 +52,17 @@ pub struct Config {
     pub strace: Option<String>,
     /// Where sandboxes write what goes wrong; nowhere by default.
     pub debug_log: Option<PathBuf>,
+    /// Whether containers get control groups.
+    pub cgroups: Cgroups,
+}
+
+/// Whether containers get control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    /// They do, if the caller may make them.
+    Make,
+    /// They stay in the caller's.
+    Ignore,
 }
 
 /// How a container is to be made.
@@ -99,6 +114,8 @@ pub struct Container {
     pub stand_in: Option<ProcessIdentity>,
     /// The sandbox that it runs in.
     pub sandbox: Option<Sandbox>,
+    /// Its control group.
+    pub cgroup: Option<Cgroup>,
     /// Where it is saved.
     saver: StateFile,
     /// The caller's terminal, while the program's is connected to it.
@@ -180,6 +197,7 @@ impl Container {
             status: Status::Creating,
             stand_in: None,
             sandbox: None,
+            cgroup: None,
             saver,
             terminal: None,
         };
@@ -189,13 +207,14 @@ impl Container {
             let _ = container.destroy_locked();
         })?;
         container.saver.unlock();
-        if let Some(path) = &args.pid_file {
+        // Without the lock: hooks may look at the container.
+        let hooks = [HookKind::Prestart, HookKind::CreateRuntime, HookKind::CreateContainer];
+        let finished = hooks.into_iter().try_for_each(|kind| container.run_hooks(kind)).and_then(|()| {
             let pid = container.stand_in.as_ref().map_or(0, |process| process.pid);
-            if let Err(error) = write_pid_file(path, pid) {
-                let _ = container.destroy();
-                return Err(error);
-            }
-        }
+            // The last thing of all: engines take it for the end of the work.
+            args.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, pid))
+        });
+        finished.inspect_err(|_| drop(container.destroy()))?;
         Ok(container)
     }
 
@@ -208,6 +227,7 @@ impl Container {
         let mut spec = convert::container(&self.id, wanted, config.layer, streams, &mut parcel)?;
         spec.strace.clone_from(&config.strace);
         spec.process.make_cwd = true;
+        spec.tasks_limit = tasks_limit(&self.spec);
         let (outer, inner) = link::pair().map_err(Error::host("make a socket"))?;
         spec.link = Some(parcel.add(inner));
         let exit_path = self.saver.container_dir().join(EXIT);
@@ -228,16 +248,21 @@ impl Container {
             self.sandbox = Some(sandbox);
             (client, None, control)
         };
+        self.make_cgroup(config, wanted)?;
         let job =
             Job { link: outer, exit_file: Some(exit_file), attached: args.attached, sandbox: boot, terminal };
         let stand_in = stand_in::spawn(job)?;
         let pid = stand_in.pid;
-        let made = stand_in.go().and_then(|sandbox| {
+        // The sandbox process is forked from it afterwards, and is in the same group.
+        let joined = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.join(pid).map_err(Error::from));
+        let made = joined.and_then(|()| stand_in.go()).and_then(|sandbox| {
             self.stand_in = Some(identify(pid)?);
             if is_root {
                 let process = identify(sandbox)?;
                 self.sandbox = Some(Sandbox { id: self.id.clone(), process, control });
             }
+            // From here on there is somebody who must be found again if this process dies.
+            self.saver.save_locked(self)?;
             let borrowed: Vec<_> = parcel.descriptors.iter().map(AsFd::as_fd).collect();
             Ok(client.run(Request::Create(Box::new(spec)), &borrowed)?)
         });
@@ -249,6 +274,53 @@ impl Container {
         self.status.change(Status::Created, &self.id)?;
         self.saver.save_locked(self)?;
         Ok(())
+    }
+
+    /// Makes its control group and sets the limits of its specification.
+    fn make_cgroup(&mut self, config: &Config, wanted: &ContainerConfig) -> Result<()> {
+        if config.cgroups == Cgroups::Ignore {
+            return Ok(());
+        }
+        let host = match Hierarchies::of_host() {
+            Ok(host) => host,
+            Err(error) => {
+                tracing::warn!("no control group is made: {error}");
+                return Ok(());
+            }
+        };
+        let usual = usual_cgroup(&config.root, &self.id);
+        let path = wanted.cgroups_path.as_deref().unwrap_or(&usual);
+        let name = Name { path: Some(path), id: &self.id, systemd: false };
+        self.cgroup = Cgroup::create_if_permitted(&host, name)?;
+        let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        if let (Some(cgroup), Some(resources)) = (&self.cgroup, resources) {
+            cgroup.apply(resources)?.iter().for_each(|warning| tracing::warn!("{warning}"));
+        }
+        Ok(())
+    }
+
+    /// Runs its hooks of one kind.
+    fn run_hooks(&self, kind: HookKind) -> Result<()> {
+        let hooks = HookKind::of(kind, &self.spec);
+        if hooks.is_empty() {
+            return Ok(());
+        }
+        let mut state = oci::State::default();
+        state.set_version(self.spec.version().clone());
+        state.set_id(self.id.to_string());
+        state.set_status(match self.status {
+            Status::Creating => oci::ContainerState::Creating,
+            Status::Created => oci::ContainerState::Created,
+            Status::Running | Status::Paused => oci::ContainerState::Running,
+            Status::Stopped => oci::ContainerState::Stopped,
+        });
+        let pid = self.stand_in.as_ref().map(|process| process.pid);
+        state.set_pid(pid.filter(|_| self.status.is_alive()));
+        state.set_bundle(self.bundle.clone());
+        state.set_annotations(self.spec.annotations().clone());
+        let namespace = pid.filter(|_| kind.is_inside()).map(|pid| File::open(format!("/proc/{pid}/ns/mnt")));
+        let namespace = namespace.transpose().map_err(Error::host("open the container's mount namespace"))?;
+        Ok(hooks::run(kind, hooks, &state, namespace.as_ref().map(AsFd::as_fd))?)
     }
 
     /// What a sandbox of its own starts from, and our connection to it.
@@ -360,6 +432,35 @@ impl Container {
         };
     }
 
+    /// Ends and removes a container whose state cannot be read, as far as it can be found.
+    ///
+    /// # Errors
+    /// The host's; that there is none is no error.
+    pub fn destroy_unreadable(root: &Path, id: &Id) -> Result<()> {
+        for FullId { sandbox_id, .. } in state::list_sandboxes(root)? {
+            let full = FullId { sandbox_id, container_id: id.clone() };
+            let is_root = full.is_root();
+            let mut saver = StateFile::new(root, full);
+            let control = saver.sandbox_dir().join(CONTROL);
+            match saver.lock(TryLock::Block) {
+                Ok(()) => {}
+                Err(state::Error::NotFound(_)) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if let Ok(client) = Client::connect(&control) {
+                match client.run(Request::Destroy { container: id.to_string() }, &[]) {
+                    Err(error) if !error.is_gone() && !is_not_found(&error) => return Err(error.into()),
+                    _ => {}
+                }
+            }
+            if is_root {
+                let _ = std::fs::remove_file(&control);
+            }
+            saver.destroy()?;
+        }
+        Ok(())
+    }
+
     /// Locks the container and reads it again.
     fn lock(&mut self) -> Result<()> {
         self.saver.lock(TryLock::Block)?;
@@ -404,12 +505,20 @@ impl Container {
     pub fn start(&mut self) -> Result<()> {
         self.lock()?;
         let started = Action::Start.check(&self.id, self.status).map_err(Error::from).and_then(|()| {
+            self.saver.unlock();
+            self.run_hooks(HookKind::StartContainer)?;
+            self.lock()?;
+            Action::Start.check(&self.id, self.status)?;
             self.run_request(Request::Start { container: self.name() })?;
             self.status.change(Status::Running, &self.id)?;
             Ok(self.saver.save_locked(self)?)
         });
         self.saver.unlock();
-        started
+        started?;
+        self.run_hooks(HookKind::Poststart).inspect_err(|_| {
+            // As runc: the program does not go on without what the hooks were to do for it.
+            let _ = self.signal(SIGKILL, SignalTarget::Init);
+        })
     }
 
     /// Holds all of its processes.
@@ -435,6 +544,16 @@ impl Container {
     pub fn update(&mut self, resources: &oci::LinuxResources) -> Result<()> {
         self.lock()?;
         let updated = Action::Update.check(&self.id, self.status).map_err(Error::from).and_then(|()| {
+            let old =
+                self.spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+            let new = cgroup::merge(&old, resources);
+            if let Some(cgroup) = &self.cgroup {
+                let warnings = cgroup.update(&old, &new)?;
+                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            }
+            if let Some(linux) = self.spec.linux_mut() {
+                linux.set_resources(Some(new));
+            }
             if let Some(pids) = resources.pids() {
                 let tasks_limit = u64::try_from(pids.limit()).ok().filter(|limit| *limit > 0);
                 self.run_request(Request::Update { container: self.name(), tasks_limit })?;
@@ -509,16 +628,26 @@ impl Container {
         }
     }
 
-    /// What it uses.
+    /// What it uses: its control group says, but for tasks, which are those of the container and not of the host; in a
+    /// pod, whose containers share one sandbox process, and without a group, the sandbox says.
     ///
     /// # Errors
     /// If it has ended.
-    pub fn event(&self) -> Result<Usage> {
+    pub fn event(&self) -> Result<Stats> {
         Action::Event.check(&self.id, self.status)?;
-        match self.call(Request::Usage { container: self.name() }, &[])? {
-            Response::Usage(usage) => Ok(usage),
-            _ => Err(ClientError::Confused.into()),
-        }
+        let Response::Usage(usage) = self.call(Request::Usage { container: self.name() }, &[])? else {
+            return Err(ClientError::Confused.into());
+        };
+        let alone = self.is_sandbox_root()
+            && state::list_sandbox(self.saver.root_dir(), &self.saver.id().sandbox_id)?.len() < 2;
+        let mut stats = match &self.cgroup {
+            Some(cgroup) if alone => cgroup.stats()?,
+            Some(cgroup) => with_usage(cgroup.stats().unwrap_or_default(), &usage),
+            None => with_usage(Stats::default(), &usage),
+        };
+        stats.pids.current = usage.tasks;
+        stats.pids.limit = usage.tasks_limit;
+        Ok(stats)
     }
 
     /// Sends a signal to its first process, or to all. After SIGKILL to all, none is left when this returns.
@@ -694,11 +823,19 @@ impl Container {
         } else if self.is_sandbox_root() {
             let _ = std::fs::remove_file(self.saver.sandbox_dir().join(CONTROL));
         }
-        let forgotten = self.saver.destroy();
+        // What is still in its group ends now, whoever it is.
+        let removed = self.cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
+        let existed = self.status != Status::Creating;
         self.status = Status::Stopped;
+        // With a process left it must stay known, or nobody could end that.
+        let forgotten = stopped.and_then(|()| Ok(self.saver.destroy()?));
         self.saver.unlock();
-        stopped?;
-        Ok(forgotten?)
+        if existed && forgotten.is_ok() {
+            // Failures are only logged.
+            self.run_hooks(HookKind::Poststop)?;
+        }
+        forgotten?;
+        Ok(removed?)
     }
 
     fn end_processes(&self) -> Result<()> {
@@ -731,6 +868,30 @@ impl Container {
     }
 }
 
+/// The path of a control group that nobody has named. Containers of one name below different state directories do not
+/// share one.
+fn usual_cgroup(root: &Path, id: &Id) -> String {
+    // FNV-1a: the same in every version of this program.
+    let hash = root.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    if root == Path::new(USUAL_ROOT) { format!("/{id}") } else { format!("/{id}.{hash:016x}") }
+}
+
+fn with_usage(mut stats: Stats, usage: &Usage) -> Stats {
+    stats.cpu.usage.user = usage.user_nanoseconds;
+    stats.cpu.usage.kernel = usage.system_nanoseconds;
+    stats.cpu.usage.total = usage.user_nanoseconds.saturating_add(usage.system_nanoseconds);
+    stats.memory.usage.usage = usage.memory_bytes;
+    stats
+}
+
+/// The most tasks that a specification allows; none for no limit.
+fn tasks_limit(spec: &oci::Spec) -> Option<u64> {
+    let resources = spec.linux().as_ref()?.resources().as_ref()?;
+    u64::try_from(resources.pids().as_ref()?.limit()).ok().filter(|limit| *limit > 0)
+}
+
 /// Makes a container, starts it, and, if it is attached, waits for it and destroys it. Returns its exit status as
 /// `wait(2)` gives it; zero for one that runs on.
 ///
@@ -756,6 +917,7 @@ pub fn run(config: &Config, args: &Args) -> Result<u32> {
 }
 
 const SIGCHLD: i32 = 17;
+const SIGKILL: i32 = 9;
 
 /// Waits for the stand-in of a container, which is a child of this process, and passes on signals meanwhile.
 fn follow_child(container: &Container, signals: &host::signals::Signals) -> Result<u32> {

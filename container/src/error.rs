@@ -29,6 +29,12 @@ pub enum Error {
     /// It cannot get a terminal.
     #[error(transparent)]
     Console(#[from] crate::console::Error),
+    /// Its control group.
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::Error),
+    /// Programs of the engine's.
+    #[error(transparent)]
+    Hook(#[from] crate::hooks::Error),
     /// What was asked for does not go together.
     #[error("{0}")]
     Arguments(&'static str),

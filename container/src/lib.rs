@@ -28,7 +28,7 @@ pub mod state;
 pub mod status;
 
 pub use clock::rfc3339;
-pub use container::{Args, Config, Container, Execution, OciState, Sandbox, run};
+pub use container::{Args, Cgroups, Config, Container, Execution, OciState, Sandbox, USUAL_ROOT, run};
 pub use error::{Error, Result};
 pub use id::{FullId, Id};
 pub use process::ProcessIdentity;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use container::{Config, Container, LoadOpts};
+use container::{Cgroups, Config, Container, LoadOpts, USUAL_ROOT};
 use sandbox::spec::RootLayer;
 
 /// How lines of the log look.
@@ -122,10 +122,12 @@ impl Global {
     /// Where the state of containers is kept.
     pub fn root(&self) -> PathBuf {
         let own = || match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(directory) if !host::rustix::process::geteuid().is_root() => PathBuf::from(directory),
-            _ => PathBuf::from("/run"),
+            Some(directory) if !host::rustix::process::geteuid().is_root() => {
+                PathBuf::from(directory).join("nacelle")
+            }
+            _ => PathBuf::from(USUAL_ROOT),
         };
-        self.root.clone().unwrap_or_else(|| own().join("nacelle"))
+        self.root.clone().unwrap_or_else(own)
     }
 
     /// What concerns all containers.
@@ -136,6 +138,11 @@ impl Global {
             layer: if memory { RootLayer::Memory } else { RootLayer::Through },
             strace: self.strace.clone(),
             debug_log: self.debug_log.clone(),
+            cgroups: if self.ignore_cgroups || self.cgroup_manager == "disabled" {
+                Cgroups::Ignore
+            } else {
+                Cgroups::Make
+            },
         }
     }
 

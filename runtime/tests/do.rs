@@ -114,7 +114,7 @@ fn strace_shows_calls_by_name() {
     assert!(text.contains("openat(dfd=AT_FDCWD, filename=\"/etc/hostname\""), "{text}");
     assert!(!text.contains(" read("), "{text}");
     let wrong = nacelle().args(["do", "--strace=nosuchcall", "--", "true"]).output().expect("nacelle starts");
-    assert_eq!(wrong.status.code(), Some(1));
+    assert_eq!(wrong.status.code(), Some(128));
 }
 
 /// Processes of the host that carry `mark` in their environment or arguments.
@@ -231,7 +231,7 @@ mod bundle {
         let refused = |what: &str| {
             let output = run(directory.path());
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert_eq!(output.status.code(), Some(1), "{what}: {text}");
+            assert_eq!(output.status.code(), Some(128), "{what}: {text}");
             assert_eq!(text.lines().count(), 1, "{what}: {text}");
         };
         refused("no config.json");

@@ -100,6 +100,15 @@ impl Supervisor {
         }
     }
 
+    /// The maker of the sandbox has closed its connection. If it has made nothing, nobody knows of the sandbox.
+    pub fn maker_left(&self) {
+        let mut table = self.table.lock();
+        if table.root.is_none() {
+            table.over = true;
+            self.over.notify_all();
+        }
+    }
+
     fn find(&self, id: &str) -> Result<Arc<Member>, Failure> {
         let found = self.table.lock().members.get(id).cloned();
         found.ok_or_else(|| Failure::new(ErrorCode::NotFound, format!("container \"{id}\" does not exist")))

@@ -1,7 +1,7 @@
 //! `nacelle delete`: removes a container.
 
 use clap::Args;
-use container::{Action, Container, Error, FullId, Id, LoadOpts, StateFile};
+use container::{Action, Container, Error, Id, LoadOpts};
 
 use crate::config::Global;
 
@@ -43,11 +43,7 @@ fn delete(global: &Global, id: &str, force: bool) -> anyhow::Result<()> {
         }
         Err(error) if !force => Err(error.into()),
         Err(Error::State(container::state::Error::Corrupt { .. })) => {
-            for sandbox in Container::list_sandboxes(&root)? {
-                let full = FullId { container_id: Id::new(id)?, ..sandbox };
-                StateFile::new(&root, full).destroy()?;
-            }
-            Ok(())
+            Ok(Container::destroy_unreadable(&root, &Id::new(id)?)?)
         }
         Err(error) if error.is_not_found() => {
             container::state::remove_leftovers(&root, &Id::new(id)?)?;

@@ -4,8 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use clap::Args;
-use sandbox::control::message::Usage;
-use serde_json::{Value, json};
+use container::cgroup::Event;
 
 use crate::config::Global;
 
@@ -28,11 +27,11 @@ pub fn run(global: &Global, arguments: &Events) -> anyhow::Result<u8> {
     let interval = parse_interval(&arguments.interval)?;
     loop {
         let container = global.load(&arguments.id)?;
-        let usage = container.event();
-        match usage {
-            Ok(usage) => {
+        match container.event() {
+            Ok(stats) => {
+                let event = Event::stats(container.id.as_str(), stats);
                 let mut out = std::io::stdout().lock();
-                writeln!(out, "{}", line(container.id.as_str(), &usage))?;
+                writeln!(out, "{}", serde_json::to_string(&event)?)?;
                 out.flush()?;
             }
             Err(error) if arguments.stats || !container.status.is_alive() => return Err(error.into()),
@@ -52,29 +51,6 @@ fn parse_interval(text: &str) -> anyhow::Result<Duration> {
         Duration::try_from_secs_f64(number * factor).ok().filter(|interval| !interval.is_zero())
     });
     found.ok_or_else(|| anyhow::anyhow!("--interval {text}: expected a time such as 5s"))
-}
-
-fn line(id: &str, usage: &Usage) -> Value {
-    let total = usage.user_nanoseconds.saturating_add(usage.system_nanoseconds);
-    let none = json!({ "limit": 0, "usage": 0, "max": 0, "failcnt": 0 });
-    json!({
-        "type": "stats",
-        "id": id,
-        "data": {
-            "cpu": {
-                "usage": { "total": total, "user": usage.user_nanoseconds, "kernel": usage.system_nanoseconds },
-                "throttling": {},
-            },
-            "memory": {
-                "usage": { "limit": 0, "usage": usage.memory_bytes, "max": 0, "failcnt": 0 },
-                "swap": none, "kernel": none, "kernelTCP": none,
-            },
-            "pids": { "current": usage.tasks, "limit": usage.tasks_limit },
-            "blkio": {},
-            "hugetlb": {},
-            "network_interfaces": null,
-        }
-    })
 }
 
 #[cfg(test)]

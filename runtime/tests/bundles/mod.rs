@@ -92,6 +92,15 @@ impl Host {
         Ran::new(&self.command(arguments).output().expect("nacelle starts"))
     }
 
+    /// Runs a command that leaves a program behind, whose output is lost.
+    pub fn run_and_leave(&self, arguments: &[&str]) -> Ran {
+        let path = self.path("left.err");
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(&path).expect("a file"));
+        let status = command.status().expect("nacelle starts");
+        Ran { out: String::new(), err: std::fs::read_to_string(path).expect("text"), code: status.code() }
+    }
+
     /// Makes a container. Its output goes to a file, since it lives on when the command has ended.
     pub fn create(&self, id: &str, bundle: &Path, more: &[&str]) -> Ran {
         let output = std::fs::File::create(self.path(&format!("{id}.out"))).expect("a file");

@@ -41,7 +41,7 @@ struct Load {
 }
 
 /// How long the maker may take for its next request.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Idle {
     Limited,
     Unlimited,
@@ -115,6 +115,9 @@ impl Shared {
         let serving = Arc::clone(shared);
         let spawned = thread("control").spawn(move || {
             serving.serve(&connection, idle);
+            if idle == Idle::Unlimited {
+                serving.supervisor.maker_left();
+            }
             serving.load.lock().connections -= 1;
         });
         if spawned.is_err() {
