@@ -31,6 +31,7 @@ use crate::spec::{self, ContainerConfig, ContainerType, ProcessConfig};
 use crate::stand_in::{self, Job};
 use crate::state::{self, LoadOpts, StateFile, TryLock};
 use crate::status::{Action, Status};
+use crate::view::View;
 
 /// Where the state of containers is, unless somebody says otherwise.
 pub const USUAL_ROOT: &str = "/run/nacelle";
@@ -249,8 +250,14 @@ impl Container {
             (client, None, control)
         };
         self.make_cgroup(config, wanted)?;
-        let job =
-            Job { link: outer, exit_file: Some(exit_file), attached: args.attached, sandbox: boot, terminal };
+        let job = Job {
+            link: outer,
+            exit_file: Some(exit_file),
+            attached: args.attached,
+            sandbox: boot,
+            terminal,
+            view: Some(View::new(wanted)),
+        };
         let stand_in = stand_in::spawn(job)?;
         let pid = stand_in.pid;
         // The sandbox process is forked from it afterwards, and is in the same group.
@@ -605,7 +612,7 @@ impl Container {
             drop(raw);
             return Ok(Some(ending.status()));
         }
-        let job = Job { link: outer, exit_file: None, attached: false, sandbox: None, terminal };
+        let job = Job { link: outer, exit_file: None, attached: false, sandbox: None, terminal, view: None };
         let stand_in = stand_in::spawn(job)?;
         let outer_pid = stand_in.pid;
         let run = stand_in

@@ -26,6 +26,7 @@ pub mod spec;
 mod stand_in;
 pub mod state;
 pub mod status;
+mod view;
 
 pub use clock::rfc3339;
 pub use container::{Args, Cgroups, Config, Container, Execution, OciState, Sandbox, USUAL_ROOT, run};

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use sandbox::link::{self, Ending};
 
 use crate::error::{Error, Result};
+use crate::view::{self, View};
 
 /// What a stand-in is to be.
 pub struct Job<'a> {
@@ -26,6 +27,8 @@ pub struct Job<'a> {
     pub sandbox: Option<sandbox::Boot<'a>>,
     /// The terminal of the host whose changes of size it passes on.
     pub terminal: Option<OwnedFd>,
+    /// What whoever enters its mount namespace is to see.
+    pub view: Option<View>,
 }
 
 /// A stand-in that waits for [`StandIn::go`].
@@ -93,7 +96,7 @@ fn child(job: Job<'_>, ready: OwnedFd, reporting: OwnedFd, null: File) -> i32 {
     if job.attached {
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     }
-    let Job { link, exit_file, sandbox, terminal, attached: _ } = job;
+    let Job { link, exit_file, sandbox, terminal, view, attached: _ } = job;
     // The caller's streams are none of its business; but their numbers must not go to something else.
     let streams = rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
@@ -117,6 +120,12 @@ fn child(job: Job<'_>, ready: OwnedFd, reporting: OwnedFd, null: File) -> i32 {
     let mut report = File::from(reporting);
     let sandbox = match sandbox.map(sandbox::spawn).transpose() {
         Ok(sandbox) => {
+            if let Some(view) = view
+                && let Err(error) = view::enter(&view, sandbox)
+            {
+                // It is for engines only, and who is not root cannot have it.
+                tracing::debug!("the container process keeps the host's files in view: {error}");
+            }
             let _ = write!(report, "ok {}", sandbox.unwrap_or(0));
             sandbox
         }
