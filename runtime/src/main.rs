@@ -93,8 +93,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            // One line, whatever the error's own text looks like.
-            let text = format!("{error:#}").replace('\n', ": ");
+            let text = one_line(&error);
             log::error(&global, &text);
             eprintln!("nacelle: {text}");
             ExitCode::from(FAILURE)
@@ -126,4 +125,19 @@ fn run(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Update(arguments) => update::run(global, &arguments),
         Command::Wait(arguments) => wait::run(global, &arguments),
     }
+}
+
+/// An error and its causes on one line, whatever they look like. Those that the text before them tells already are left
+/// out.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string().trim().replace('\n', ": ");
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

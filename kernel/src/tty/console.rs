@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -17,10 +18,13 @@ const STACK: usize = 128 << 10;
 /// Moves what is typed at the host to a terminal, and what the terminal shows to the host.
 pub struct Console {
     terminal: Arc<Terminal>,
-    input: Arc<OwnedFd>,
+    /// The host's end; let go at the end, so that whoever sits there sees it.
+    input: Mutex<Option<Arc<OwnedFd>>>,
+    /// Becomes readable at the end.
+    stop: Arc<OwnedFd>,
     closing: Arc<AtomicBool>,
     waiter: Arc<Waiter>,
-    output: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Console {
@@ -35,18 +39,21 @@ impl Console {
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body)
         };
-        let (typed, from) = (Arc::clone(&terminal), Arc::clone(&input));
-        spawn("console-in", Box::new(move || take_input(&typed, &from)))?;
+        let stop = Arc::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?);
+        let (typed, from, stopped) = (Arc::clone(&terminal), Arc::clone(&input), Arc::clone(&stop));
+        let input_thread = spawn("console-in", Box::new(move || take_input(&typed, &from, &stopped)))?;
         let (shown, ends, wakeup) = (Arc::clone(&terminal), Arc::clone(&closing), Arc::clone(&waiter));
         let output = spawn("console-out", Box::new(move || give_output(&shown, &output, &ends, &wakeup)))?;
-        let console = Console { terminal, input, closing, waiter, output: Mutex::new(Some(output)) };
+        let threads = Mutex::new(vec![output, input_thread]);
+        let console = Console { terminal, input: Mutex::new(Some(input)), stop, closing, waiter, threads };
         console.resize();
         Ok(console)
     }
 
     /// Takes over the size of the host's window, if it has one.
     pub fn resize(&self) {
-        if let Ok(size) = rustix::termios::tcgetwinsize(&*self.input) {
+        let Some(input) = self.input.lock().clone() else { return };
+        if let Ok(size) = rustix::termios::tcgetwinsize(&*input) {
             self.terminal.set_window(WindowSize {
                 rows: size.ws_row,
                 columns: size.ws_col,
@@ -56,38 +63,63 @@ impl Console {
         }
     }
 
-    /// Waits until all output is shown, and stops.
+    /// Waits until all output is shown, and stops. The host's end is closed.
     pub fn finish(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.waiter.notify();
-        if let Some(output) = self.output.lock().take() {
-            // The thread only fails by a panic, which has been told.
-            let _ = output.join();
+        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            // A thread only fails by a panic, which has been told.
+            let _ = thread.join();
+        }
+        *self.input.lock() = None;
+    }
+}
+
+/// How long a program may leave what was typed unread before this looks whether it is still there.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Whether there is something to read, or the end; `false` when it is time to stop.
+fn wait_for_input(from: &OwnedFd, stop: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    loop {
+        let mut fds = [PollFd::new(from, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) if !fds[1].revents().is_empty() => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
         }
     }
 }
 
-fn take_input(terminal: &Terminal, from: &OwnedFd) {
+fn stopping(stop: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(stop, PollFlags::IN)];
+    poll(&mut fds, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+fn take_input(terminal: &Terminal, from: &OwnedFd, stop: &OwnedFd) {
     let waiter = Arc::new(Waiter::default());
     let wakeup: Arc<dyn Wakeup> = Arc::clone(&waiter) as _;
     let _registration = terminal.master_queue().register(Events::WRITABLE, &wakeup);
     let mut buffer = [0; 4096];
     loop {
+        if !wait_for_input(from, stop) {
+            return;
+        }
         let count = match rustix::io::read(from, &mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(rustix::io::Errno::AGAIN) => {
-                let mut fds = [rustix::event::PollFd::new(from, rustix::event::PollFlags::IN)];
-                let _ = rustix::event::poll(&mut fds, None);
-                continue;
-            }
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
             Err(_) => break,
         };
         let mut rest = &buffer[..count];
         while !rest.is_empty() {
             match terminal.input(rest) {
-                0 => drop(waiter.wait(Deadline::Never)),
+                0 if stopping(stop) => return,
+                0 => drop(waiter.wait(Deadline::after(ROUND))),
                 taken => rest = &rest[taken..],
             }
         }
