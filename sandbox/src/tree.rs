@@ -46,7 +46,8 @@ pub fn build(
     // Mount points may have to be made below a root that is read-only for the container.
     if spec.root.read_only {
         let top = namespace.root();
-        top.mount.set_flags(top.mount.flags() | MountFlags::READ_ONLY);
+        let flags = top.mount.flags() | MountFlags::READ_ONLY;
+        top.mount.set_flags(flags).map_err(failed("cannot make the root directory read-only"))?;
     }
     Ok(namespace)
 }
