@@ -16,7 +16,7 @@ use sandbox::control::{Client, ClientError, Request, Response, listen_at};
 use sandbox::link::{self, Ending};
 use sandbox::spec::{Descriptor, RootLayer, Streams};
 use sandbox::terminal::RawMode;
-use sandbox::{Boot, Owners};
+use sandbox::{Boot, Owners, Patching};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Cgroup, Hierarchies, Name, Stats};
@@ -344,7 +344,14 @@ impl Container {
         let log = log.try_clone().map_err(Error::host("use the log"))?;
         // Files of a container belong to many users; whoever is not root can only work on their own.
         let owners = if rustix::process::geteuid().is_root() { Owners::All } else { Owners::One };
-        let boot = Boot { connection: theirs, listener: Some(listener), log, kept: Vec::new(), owners };
+        let boot = Boot {
+            connection: theirs,
+            listener: Some(listener),
+            log,
+            kept: Vec::new(),
+            owners,
+            patching: Patching::On,
+        };
         Ok((Client::new(ours), boot, control))
     }
 

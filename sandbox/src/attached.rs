@@ -12,7 +12,7 @@ use host::signals::{Signals, forwardable};
 use crate::control::{Client, Request};
 use crate::spec::{ContainerSpec, Descriptor, Streams};
 use crate::terminal::RawMode;
-use crate::{Boot, Owners, link};
+use crate::{Boot, Owners, Patching, link};
 
 /// The death of a process that breaks the rules of `seccomp`.
 const SIGSYS: i32 = 31;
@@ -22,7 +22,11 @@ const SIGSYS: i32 = 31;
 ///
 /// # Errors
 /// What kept the program from starting: [`crate::control::ClientError`] if the sandbox refused.
-pub fn run(mut spec: ContainerSpec, mut descriptors: Vec<OwnedFd>) -> anyhow::Result<u32> {
+pub fn run(
+    mut spec: ContainerSpec,
+    mut descriptors: Vec<OwnedFd>,
+    patching: Patching,
+) -> anyhow::Result<u32> {
     let raw = match &mut spec.process.streams {
         Streams::Terminal { input, settings, .. } => {
             let input = descriptors.get(input.0).context("there is no descriptor for the terminal")?;
@@ -37,7 +41,8 @@ pub fn run(mut spec: ContainerSpec, mut descriptors: Vec<OwnedFd>) -> anyhow::Re
         .context("cannot make a socket")?;
     let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);
     let log = log.or_else(|_| File::create("/dev/null").map(OwnedFd::from)).context("cannot open a log")?;
-    let boot = Boot { connection: theirs, listener: None, log, kept: Vec::new(), owners: Owners::One };
+    let boot =
+        Boot { connection: theirs, listener: None, log, kept: Vec::new(), owners: Owners::One, patching };
     let pid = crate::spawn(boot)?;
     let (our_link, their_link) = link::pair().context("cannot make a socket")?;
     spec.link = Some(Descriptor(descriptors.len()));

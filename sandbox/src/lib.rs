@@ -20,4 +20,5 @@ mod supervisor;
 pub mod terminal;
 mod tree;
 
+pub use platform::stub::Patching;
 pub use process::{Boot, Owners, spawn};

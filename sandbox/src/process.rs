@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use host::rustix;
 use kernel::HostInfo;
-use platform::stub::{StubPlatform, Zygote};
+use platform::stub::{HostVdso, Patching, StubPlatform, Zygote};
 
 use crate::control::message::{ErrorCode, Failure};
 use crate::control::server::{self, Server};
@@ -30,6 +30,8 @@ pub struct Boot<'a> {
     pub kept: Vec<BorrowedFd<'a>>,
     /// Whether it works on files of many owners, with the capabilities that this needs.
     pub owners: Owners,
+    /// Whether code that makes many system calls is changed so that they come faster.
+    pub patching: Patching,
 }
 
 impl Boot<'_> {
@@ -77,7 +79,7 @@ fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
 
 /// The sandbox process's life, until it exits with what this returns.
 fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
-    let Boot { connection, listener, log, kept, owners } = boot;
+    let Boot { connection, listener, log, kept, owners, patching } = boot;
     let streams = rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
         .and_then(|()| rustix::stdio::dup2_stderr(&log));
@@ -98,7 +100,7 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
     if streams.is_err() || closed.is_err() || File::from(ready).read_exact(&mut go).is_err() {
         return 1;
     }
-    match prepare(owners) {
+    match prepare(owners, patching) {
         Ok((platform, info)) => serve(connection, listener, platform, info),
         Err(error) => {
             server::refuse_first(&connection, Failure::new(ErrorCode::Internal, format!("{error:#}")));
@@ -108,14 +110,20 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
 }
 
 /// Shuts the process in.
-fn prepare(owners: Owners) -> anyhow::Result<(StubPlatform, HostInfo)> {
+fn prepare(owners: Owners, patching: Patching) -> anyhow::Result<(StubPlatform, HostInfo)> {
     host::namespace::follow_parent().context("cannot follow the parent process")?;
     host::namespace::raise_open_files();
     let mut boot_id = [0; 16];
     rustix::rand::getrandom(&mut boot_id, rustix::rand::GetRandomFlags::empty())?;
     let info = HostInfo { cpuinfo: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), boot_id };
+    let vdso = HostVdso::find();
+    kernel::fs::hostfs::set_owners(if host::namespace::is_mapped(65534) {
+        kernel::fs::hostfs::Owners::Exact
+    } else {
+        kernel::fs::hostfs::Owners::UnmappedAreRoot
+    });
     let procfs = host::namespace::enter_empty_root().context("cannot enter an empty root")?;
-    let zygote = Zygote::spawn().context("cannot start the first stub process")?;
+    let zygote = Zygote::spawn(vdso).context("cannot start the first stub process")?;
     // Before there are other threads: privileges are a thread's own.
     let kept = match owners {
         Owners::One => 0,
@@ -123,7 +131,8 @@ fn prepare(owners: Owners) -> anyhow::Result<(StubPlatform, HostInfo)> {
     };
     host::namespace::drop_privileges(kept).context("cannot drop privileges")?;
     rustix::process::umask(rustix::fs::Mode::empty());
-    let platform = StubPlatform::new(zygote, procfs.map(Into::into)).context("cannot start the platform")?;
+    let platform =
+        StubPlatform::new(zygote, procfs.map(Into::into), patching).context("cannot start the platform")?;
     seccomp::enter()?;
     Ok((platform, info))
 }

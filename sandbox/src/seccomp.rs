@@ -170,10 +170,7 @@ const RULES: &[Rule] = &[
 
     // The control socket, whose connections this process only accepts, and links to stand-ins.
     rule(libc::SYS_accept4, "control socket"),
-    rule(libc::SYS_recvmsg, "control socket: requests with descriptors"),
     rule(libc::SYS_recvfrom, "control socket, links"),
-    rule(libc::SYS_sendmsg, "control socket"),
-    rule(libc::SYS_sendto, "control socket, links"),
 
     // Files below the directories that this process was given. Its own root is empty, and everything refers to a
     // directory's descriptor; a file is never followed out of it by openat.
@@ -204,9 +201,9 @@ const RULES: &[Rule] = &[
     rule(libc::SYS_fchmod, "host volumes: an open file without a name"),
     rule(libc::SYS_pwritev2, "host volumes: appending"),
     rule(libc::SYS_fdatasync, "host volumes: O_DSYNC"),
-    rule(libc::SYS_sendto, "gofer: requests"),
-    rule(libc::SYS_sendmsg, "gofer: requests about directories that are held here"),
-    rule(libc::SYS_recvmsg, "gofer: replies"),
+    rule(libc::SYS_sendto, "control socket, links; gofer: requests"),
+    rule(libc::SYS_sendmsg, "control socket; gofer: requests about directories that are held here"),
+    rule(libc::SYS_recvmsg, "control socket: requests with descriptors; gofer: replies"),
     rule(libc::SYS_fgetxattr, "host files"),
     rule(libc::SYS_flistxattr, "host files"),
     rule(libc::SYS_fsetxattr, "host volumes"),

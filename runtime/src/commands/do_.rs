@@ -9,6 +9,7 @@ use host::rustix::fs::{Mode, OFlags, open};
 use kernel::fs::mount::MountFlags;
 use kernel::task::credentials::ALL_CAPABILITIES;
 use kernel::task::limits::Resource;
+use sandbox::Patching;
 use sandbox::attached::shell_status;
 use sandbox::control::{ClientError, ErrorCode};
 use sandbox::spec::{
@@ -40,6 +41,9 @@ pub struct Do {
     /// The host name.
     #[arg(long, default_value = "nacelle")]
     hostname: String,
+    /// Leave all code as it is: every system call traps, which takes longer.
+    #[arg(long)]
+    no_patching: bool,
     /// Print system calls to standard error: all, or those in a comma-separated list.
     #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     strace: Option<String>,
@@ -51,9 +55,10 @@ pub struct Do {
 /// Runs the command.
 pub fn run(arguments: Do) -> anyhow::Result<u8> {
     let mut descriptors = Vec::new();
+    let patching = if arguments.no_patching { Patching::Off } else { Patching::On };
     let spec = spec(arguments, &mut descriptors)?;
     let program = spec.process.program.clone();
-    match sandbox::attached::run(spec, descriptors) {
+    match sandbox::attached::run(spec, descriptors, patching) {
         Ok(status) => Ok(shell_status(status)),
         Err(error) => match error.downcast_ref::<ClientError>().and_then(ClientError::failure) {
             Some(failure) if failure.code == ErrorCode::ProgramNotFound => {
