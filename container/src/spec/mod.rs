@@ -462,6 +462,7 @@ impl ContainerConfig {
         let linux = spec.linux().as_ref().unwrap_or(&default);
         let namespaces = namespaces(linux)?;
         check_user_namespace(linux, &namespaces)?;
+        warn_of_mappings(linux, warnings);
         let sysctl: BTreeMap<String, String> =
             linux.sysctl().clone().unwrap_or_default().into_iter().collect();
         check_sysctl(&sysctl, &namespaces)?;
@@ -581,6 +582,22 @@ fn check_user_namespace(linux: &oci::Linux, namespaces: &[NamespaceConfig]) -> R
     }
 }
 
+/// Inside, ids are those of the host: mappings that change any but the caller's own are not carried out.
+fn warn_of_mappings(linux: &oci::Linux, warnings: &mut Vec<String>) {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    for (field, list, own) in
+        [("linux.uidMappings", linux.uid_mappings(), uid), ("linux.gidMappings", linux.gid_mappings(), gid)]
+    {
+        let stays = |mapping: &oci::LinuxIdMapping| {
+            mapping.host_id() == mapping.container_id() || (mapping.host_id(), mapping.size()) == (own, 1)
+        };
+        if !list.iter().flatten().all(stays) {
+            warnings
+                .push(format!("{field} is not supported and is ignored: inside, ids are those of the host"));
+        }
+    }
+}
+
 /// Settings that are the machine's own cannot be a container's; the list is that of `runc`.
 fn check_sysctl(settings: &BTreeMap<String, String>, namespaces: &[NamespaceConfig]) -> Result<()> {
     use oci::LinuxNamespaceType as Kind;
@@ -645,6 +662,10 @@ fn absolute_paths(list: &Option<Vec<String>>, field: &str, warnings: &mut Vec<St
     let mut paths = Vec::new();
     for path in list.iter().flatten() {
         if path.starts_with('/') && !path.contains('\0') {
+            // What the host's kernel would show or let change there, ours does not.
+            if !["/proc", "/sys"].iter().any(|above| Path::new(path).starts_with(above)) {
+                warnings.push(format!("{field}: {path} is not supported and is ignored"));
+            }
             paths.push(path.clone());
         } else {
             warnings.push(format!("{field}: {path:?} is not absolute and is ignored"));

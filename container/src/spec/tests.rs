@@ -539,7 +539,8 @@ fn example(path: &str) -> Value {
         "mounts[].type" => json!("proc"),
         "mounts[].source" => json!("elsewhere"),
         "mounts[].options" => json!(["rbind", "ro"]),
-        path if path.ends_with("Mappings") => map,
+        path if path.starts_with("mounts") && path.ends_with("Mappings") => map,
+        path if path.ends_with("Mappings") => json!([{ "containerID": 0, "hostID": 0, "size": 10 }]),
         "process.consoleSize" => json!({ "height": 1, "width": 2 }),
         "process.cwd" => json!("/elsewhere"),
         "process.env" => json!(["A=b"]),
@@ -557,12 +558,12 @@ fn example(path: &str) -> Value {
         "linux.namespaces[].type" => json!("user"),
         "linux.namespaces[].path" => json!("/proc/1/ns/mnt"),
         "linux.timeOffsets" => json!({ "boottime": { "secs": 1 } }),
-        "linux.devices[].path" => json!("/dev/elsewhere"),
-        "linux.devices[].type" => json!("b"),
+        "linux.devices" => json!([{ "path": "/dev/x", "type": "c", "major": 1, "minor": 3 }]),
+        "linux.seccomp" => json!({ "defaultAction": "SCMP_ACT_ALLOW" }),
         "linux.netDevices" => json!({ "eth0": {} }),
         "linux.cgroupsPath" => json!("/elsewhere"),
         "linux.rootfsPropagation" => json!("slave"),
-        "linux.maskedPaths" | "linux.readonlyPaths" => json!(["/elsewhere"]),
+        "linux.maskedPaths" | "linux.readonlyPaths" => json!(["/proc/elsewhere"]),
         "linux.personality" => json!({ "domain": "LINUX" }),
         "linux.intelRdt" => json!({ "closID": "x" }),
         "linux.memoryPolicy" => json!({ "mode": "MPOL_DEFAULT" }),
@@ -621,16 +622,12 @@ fn full() -> Bundle {
     let none = json!([]);
     Bundle::new()
         .with("mounts", json!([{ "destination": "/m", "type": "bind", "source": "/tmp", "options": ["rbind"] }]))
-        .with("mounts[].uidMappings", json!([{ "containerID": 0, "hostID": 1, "size": 1 }]))
-        .with("mounts[].gidMappings", json!([{ "containerID": 0, "hostID": 1, "size": 1 }]))
         .with("hooks", Value::Object(hooks))
         .with("process.rlimits", json!([{ "type": "RLIMIT_NOFILE", "soft": 3, "hard": 9 }]))
         .with("process.capabilities", json!({ "bounding": all, "permitted": all, "inheritable": all, "effective": none, "ambient": none }))
         .with("linux.namespaces", json!([{ "type": "mount" }, { "type": "ipc" }, { "type": "network" }, { "type": "uts" }, { "type": "user" }]))
-        .with("linux.uidMappings", json!([{ "containerID": 0, "hostID": 1, "size": 1 }]))
-        .with("linux.gidMappings", json!([{ "containerID": 0, "hostID": 1, "size": 1 }]))
-        .with("linux.devices", json!([{ "path": "/dev/x", "type": "c", "major": 1, "minor": 3 }]))
-        .with("linux.seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["getpid"], "action": "SCMP_ACT_ERRNO" }] }))
+        .with("linux.uidMappings", json!([{ "containerID": 0, "hostID": 0, "size": 1 }]))
+        .with("linux.gidMappings", json!([{ "containerID": 0, "hostID": 0, "size": 1 }]))
 }
 
 /// What a specification comes to, in all its parts.
@@ -664,6 +661,10 @@ fn the_table_says_what_becomes_of_every_field() {
         match path.as_str() {
             "linux.namespaces[].type" => {
                 bundle = full().with("linux.namespaces", json!([{ "type": "user" }]))
+            }
+            "mounts[].uidMappings" | "mounts[].gidMappings" => {
+                let map = example(field.path);
+                bundle = bundle.with("mounts[].uidMappings", map.clone()).with("mounts[].gidMappings", map);
             }
             "mounts[].type" => {
                 bundle = bundle.with("mounts", json!([{ "destination": "/m", "type": "proc" }]))
@@ -717,7 +718,8 @@ fn the_documentation_is_up_to_date() {
 fn the_specification_of_spec_is_one_that_runs_without_warnings() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("rootfs")).unwrap();
-    for spec in [template::default_spec(), template::rootless_spec(1000, 1001)] {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    for spec in [template::default_spec(), template::rootless_spec(uid, gid)] {
         let _ = fs::remove_file(directory.path().join(CONFIG));
         template::write(directory.path(), &spec).unwrap();
         let Document { spec, mut warnings } = read(directory.path()).unwrap();

@@ -241,7 +241,15 @@ fn a_lock_on_a_container_that_was_deleted_meanwhile_is_none() {
     file.lock(TryLock::Block).unwrap();
     let mut waiter = StateFile::new(root.path(), full("s", "s"));
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| waiter.lock(TryLock::Block));
+        // There is a moment at which there is no such container; whoever asks then asks again.
+        let waiting = scope.spawn(|| {
+            loop {
+                match waiter.lock(TryLock::Block) {
+                    Err(Error::NotFound(_)) => std::thread::yield_now(),
+                    other => return other,
+                }
+            }
+        });
         file.destroy().unwrap();
         // Made anew while the old lock is still held: another directory.
         let mut new = StateFile::new(root.path(), full("s", "s"));
