@@ -92,7 +92,7 @@ const SPARE: u64 = 0x4000_0000;
 
 /// Calls until the site is hot, and patches it.
 fn patch_next(context: &mut dyn Context) {
-    for _ in 0..20 {
+    for _ in 0..600 {
         syscall(context);
         if context.hot_call().is_some() {
             assert_eq!(context.patch(RX), Ok(true));
@@ -412,6 +412,44 @@ fn patched_code_can_be_moved() {
         context.registers_mut().rip = CODE;
         assert_eq!(syscall(&mut *context), 39);
     }
+}
+
+#[test]
+fn patched_code_of_a_file_can_be_dropped() {
+    use std::io::Write;
+    let platform = platform();
+    let mut file = tempfile();
+    file.write_all(compares()).expect("a file");
+    let mut context = start(&platform, compares());
+    context
+        .memory(&[MemoryOp::Map {
+            address: CODE,
+            length: 4096,
+            protection: RX,
+            shared: false,
+            flags: 0,
+            file: Some((std::os::fd::AsFd::as_fd(&file), 0)),
+        }])
+        .expect("mapped");
+    context.registers_mut().r13 = 39;
+    for _ in 0..3 {
+        patch_next(&mut *context);
+        syscall(&mut *context);
+        let drop = MemoryOp::Advise { address: CODE, length: 4096, advice: libc::MADV_DONTNEED as u32 };
+        context.memory(&[drop]).expect("dropped");
+        let mut now = vec![0; compares().len()];
+        context.space().read(CODE, &mut now);
+        assert_eq!(now, compares());
+        // Behind the call, where it was when its code went back, and from the start.
+        assert_eq!(syscall(&mut *context), 39);
+        assert_eq!(syscall(&mut *context), 39);
+    }
+}
+
+/// An empty file in memory.
+fn tempfile() -> std::fs::File {
+    let flags = host::rustix::fs::MemfdFlags::CLOEXEC;
+    host::rustix::fs::memfd_create("guest", flags).expect("a file").into()
 }
 
 #[test]
