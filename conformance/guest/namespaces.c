@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
 
@@ -562,4 +563,38 @@ TEST(mounts_that_came_along_are_locked) {
     CHECK_OK(mount("none", "point", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL));
     CHECK_OK(mount("none", "point", "tmpfs", 0, NULL));
     CHECK_OK(umount("point"));
+}
+
+static volatile sig_atomic_t timer_signals;
+
+static void on_timer(int signal UNUSED) {
+    timer_signals++;
+}
+
+TEST(numbers_of_threads_and_groups_are_the_namespaces_own) {
+    require_admin();
+    pid_t pid = CHECK_OK(raw_clone(CLONE_NEWPID));
+    if (pid == 0) {
+        CHECK_EQ(setsid(), 1);
+        CHECK_OK(setpriority(PRIO_PGRP, 1, 7));
+        CHECK_EQ(getpriority(PRIO_PROCESS, 1), 7);
+        CHECK_ERR(getpriority(PRIO_PGRP, 99), ESRCH);
+        handle(SIGALRM, on_timer, 0);
+        struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM};
+        event._sigev_un._tid = 1;
+        timer_t timer;
+        CHECK_OK(timer_create(CLOCK_MONOTONIC, &event, &timer));
+        block_signals(SIGNALS(SIGALRM));
+        struct itimerspec soon = {.it_value = {0, 1000000}};
+        CHECK_OK(timer_settime(timer, 0, &soon, NULL));
+        sigset_t none;
+        sigemptyset(&none);
+        CHECK_ERR(sigsuspend(&none), EINTR);
+        CHECK_EQ(timer_signals, 1);
+        struct rlimit limit;
+        CHECK_OK(prlimit(1, RLIMIT_NOFILE, NULL, &limit));
+        CHECK_ERR(prlimit(99, RLIMIT_NOFILE, NULL, &limit), ESRCH);
+        _exit(0);
+    }
+    CHECK_EXIT(pid, 0);
 }

@@ -196,18 +196,20 @@ pub fn sched_rr_get_interval(
 
 /// The tasks that `getpriority(2)` and `setpriority(2)` mean.
 fn priority_targets(task: &CurrentTask, which: u32, who: i32) -> SysResult<Vec<std::sync::Arc<Task>>> {
-    let all = task.kernel.tasks.all();
+    // Those that can be seen.
+    let all = task.kernel.tasks.all().into_iter().filter(|other| task.number_of(other.tid()) != 0);
     let group_of =
         |pid: Pid| task.kernel.tasks.with(|tree| tree.process(pid).map(|process| process.process_group));
     let targets: Vec<_> = match which {
         0 => vec![target(task, who)?],
         1 => {
-            let group = if who == 0 { group_of(task.group.pid) } else { Some(who) };
-            all.into_iter().filter(|other| group_of(other.group.pid) == group).collect()
+            let group = if who == 0 { group_of(task.group.pid) } else { Some(task.pid_of(who)?) };
+            all.filter(|other| group_of(other.group.pid) == group).collect()
         }
         2 => {
-            let uid = if who == 0 { task.credentials().uid } else { who.cast_unsigned() };
-            all.into_iter().filter(|other| other.credentials().uid == uid).collect()
+            let own = task.credentials();
+            let uid = if who == 0 { own.uid } else { own.uid_of(who.cast_unsigned())? };
+            all.filter(|other| other.credentials().uid == uid).collect()
         }
         _ => return Err(Errno::EINVAL),
     };

@@ -156,9 +156,11 @@ pub fn timer_create(
     let target: Option<Weak<Task>> = match event.notify {
         SIGEV_SIGNAL | SIGEV_NONE => None,
         SIGEV_THREAD_ID => {
-            let target =
-                task.kernel.tasks.get(event.thread).filter(|target| Arc::ptr_eq(&target.group, &task.group));
-            Some(Arc::downgrade(&target.ok_or(Errno::EINVAL)?))
+            let target = task.find_task(event.thread).map_err(|_| Errno::EINVAL)?;
+            if !Arc::ptr_eq(&target.group, &task.group) {
+                return Err(Errno::EINVAL.into());
+            }
+            Some(Arc::downgrade(&target))
         }
         _ => return Err(Errno::EINVAL.into()),
     };
