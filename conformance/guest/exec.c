@@ -634,3 +634,69 @@ TEST(noexec_flag_of_access) {
     CHECK_OK(chmod("file", 0755));
     CHECK_OK(access("file", X_OK));
 }
+
+/* --- execveat --- */
+
+HELPER(expect_name_and_path) {
+    char name[17] = {0}, path[PATH_MAX];
+    const char *program = (const char *)getauxval(AT_EXECFN);
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    if (prctl(PR_GET_NAME, name) || strcmp(name, argv[0]) || !program || strcmp(program, argv[1]) ||
+        strcmp(path, argv[2])) {
+        fprintf(stderr, "%s %s %s\n", name, program, path);
+        return 1;
+    }
+    return 0;
+}
+
+TEST(execveat_names_the_program_by_its_file) {
+    const char *scratch = enter_scratch();
+    char expected[PATH_MAX], shown[64];
+    copy_self("program");
+    int directory = CHECK_OK(open(".", O_PATH | O_CLOEXEC)), fd = CHECK_OK(open("program", O_RDONLY | O_CLOEXEC));
+    snprintf(expected, sizeof expected, "%s/program", scratch);
+    snprintf(shown, sizeof shown, "/dev/fd/%d/program", directory);
+    char *arguments[] = {"x", "--helper", "expect_name_and_path", "program", shown, expected, NULL};
+    CHECK_EXIT(CHILD({ exec_at(directory, "program", arguments, 0); }), 0);
+    snprintf(shown, sizeof shown, "/dev/fd/%d", fd);
+    CHECK_EXIT(CHILD({ exec_at(fd, "", arguments, AT_EMPTY_PATH); }), 0);
+    CHECK_OK(unlink("program"));
+    strcat(expected, " (deleted)");
+    CHECK_EXIT(CHILD({ exec_at(fd, "", arguments, AT_EMPTY_PATH); }), 0);
+}
+
+TEST(memfd_program_has_a_name) {
+    int fd = CHECK_OK(memfd_create("image", MFD_CLOEXEC));
+    int in = CHECK_OK(open(self_path, O_RDONLY));
+    char buffer[65536], shown[64];
+    ssize_t count;
+    while ((count = CHECK_OK(read(in, buffer, sizeof buffer))) > 0) {
+        CHECK_EQ(write(fd, buffer, count), count);
+    }
+    snprintf(shown, sizeof shown, "/dev/fd/%d", fd);
+    char *arguments[] = {"x", "--helper", "expect_name_and_path", "memfd:image", shown, "/memfd:image (deleted)", NULL};
+    CHECK_EXIT(CHILD({ exec_at(fd, "", arguments, AT_EMPTY_PATH); }), 0);
+}
+
+TEST(execveat_of_a_script_by_descriptor) {
+    enter_scratch();
+    put_file("script", "#!/bin/sh\nread line < $0\n[ \"$line\" = '#!/bin/sh' ] && exit 9\n", 0755);
+    int fd = CHECK_OK(open("script", O_RDONLY));
+    char *arguments[] = {"x", NULL};
+    CHECK_EXIT(CHILD({ exec_at(fd, "", arguments, AT_EMPTY_PATH); }), 9);
+    put_file("plain", "#!/bin/sh\n", 0644);
+    fd = CHECK_OK(open("plain", O_RDONLY));
+    CHECK_ERR(exec_at(fd, "", arguments, AT_EMPTY_PATH), EACCES);
+    CHECK_ERR(exec_at(CHECK_OK(open(".", O_RDONLY)), "", arguments, AT_EMPTY_PATH), EACCES);
+}
+
+TEST(program_can_be_written_before_and_after) {
+    enter_scratch();
+    copy_self("program");
+    CHECK_EXIT(CHILD({ execl("program", "program", "--helper", "exit_zero", NULL); }), 0);
+    int fd = CHECK_OK(open("program", O_WRONLY));
+    CHECK_ERR(execl("program", "program", "--helper", "exit_zero", NULL), ETXTBSY);
+    CHECK_OK(close(fd));
+    CHECK_EXIT(CHILD({ execl("program", "program", "--helper", "exit_zero", NULL); }), 0);
+}

@@ -1316,3 +1316,50 @@ TEST(create_exclusively_in_one_process_only) {
     }
     CHECK_EQ(winners, 1);
 }
+
+TEST(descriptors_have_a_highest_limit) {
+    REQUIRE_ROOT();
+    char text[32];
+    get_file("/proc/sys/fs/nr_open", text, sizeof text);
+    rlim_t most = strtoull(text, NULL, 10);
+    struct rlimit limit = {10, most + 1};
+    CHECK_ERR(setrlimit(RLIMIT_NOFILE, &limit), EPERM);
+    CHECK_OK(getrlimit(RLIMIT_NOFILE, &limit));
+    limit.rlim_cur = 10;
+    CHECK_OK(setrlimit(RLIMIT_NOFILE, &limit));
+    CHECK_ERR(dup2(0, 10), EBADF);
+    CHECK_ERR(fcntl(0, F_DUPFD, 10), EINVAL);
+    CHECK_OK(dup2(0, 9));
+}
+
+TEST(names_beyond_what_getcwd_tells) {
+    enter_scratch();
+    char name[256];
+    memset(name, 'n', 255);
+    name[255] = 0;
+    for (int depth = 0; depth < 17; depth++) {
+        CHECK_OK(mkdir(name, 0755));
+        CHECK_OK(chdir(name));
+    }
+    char path[8192];
+    CHECK_ERR(syscall(SYS_getcwd, path, sizeof path), ENAMETOOLONG);
+}
+
+TEST(appends_to_a_large_file_lose_nothing) {
+    enter_scratch();
+    int fd = open_new("file");
+    CHECK_OK(ftruncate(fd, 1 << 20));
+    pid_t pids[4];
+    for (int index = 0; index < 4; index++) {
+        pids[index] = CHILD({
+            int own = CHECK_OK(open("file", O_WRONLY | O_APPEND));
+            for (int round = 0; round < 100; round++) {
+                CHECK_EQ(write(own, "0123456789", 10), 10);
+            }
+        });
+    }
+    for (int index = 0; index < 4; index++) {
+        CHECK_EXIT(pids[index], 0);
+    }
+    CHECK_EQ(status_of("file").st_size, (1 << 20) + 4000);
+}

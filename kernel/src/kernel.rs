@@ -46,6 +46,8 @@ pub struct Kernel {
     pub sockets: crate::net::Sockets,
     /// Which process waits for a file lock of which.
     pub lock_waiters: crate::fs::locks::LockWaiters,
+    /// What users have of inotify instances and watches.
+    pub inotify: Arc<crate::fs::inotify::Usage>,
     /// Files without names: of `memfd_create(2)` and System V shared memory.
     pub memory_files: Arc<crate::fs::memfs::MemFs>,
     /// Everything that goes off at a set time.
@@ -74,8 +76,9 @@ impl Kernel {
             console: std::sync::OnceLock::new(),
             sockets: crate::net::Sockets::default(),
             lock_waiters: crate::fs::locks::LockWaiters::default(),
+            inotify: Arc::default(),
             timers: Arc::default(),
-            memory_files: crate::fs::memfs::MemFs::tmpfs(crate::fs::memfs::MemOptions::default()),
+            memory_files: crate::fs::memfs::MemFs::unlimited(),
             futexes: crate::ipc::futex::Futexes::default(),
             host: config.host,
             strace: config.strace,

@@ -96,6 +96,58 @@ fn a_volume_is_the_hosts_own_directory() {
 }
 
 #[test]
+fn standard_streams_are_shown_as_what_they_are() {
+    let script =
+        "readlink /proc/self/fd/0; readlink /proc/self/fd/1 | sed 's/[0-9]//g'; stat -Lc %F /dev/stdout
+        echo to the pipe > /dev/stdout; echo again >> /proc/self/fd/1";
+    same(&["sh", "-c", script]);
+    assert!(
+        String::from_utf8_lossy(&inside(&["sh", "-c", script]).stdout).starts_with("/dev/null\npipe:[]\n")
+    );
+}
+
+#[test]
+fn a_file_as_a_standard_stream_keeps_its_offset() {
+    let path = std::env::temp_dir().join(format!("nacelle-stream-{}", std::process::id()));
+    std::fs::write(&path, "one\ntwo\nthree\n").expect("a file");
+    let mut input = File::open(&path).expect("the file");
+    let script = "head -n 1; stat -Lc '%F %s' /dev/stdin; dd bs=1 skip=4 count=3 2>/dev/null";
+    let output =
+        nacelle().args(["do", "--", "sh", "-c", script]).stdin(input.try_clone().expect("a copy")).output();
+    let output = output.expect("nacelle starts");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "one\nregular file 14\nthr");
+    let mut rest = String::new();
+    input.read_to_string(&mut rest).expect("the rest");
+    assert_eq!(rest, "ee\n");
+
+    let output = File::options().append(true).open(&path).expect("the file");
+    let script = "echo four; : > /dev/stdout; echo five";
+    let status = nacelle().args(["do", "--", "sh", "-c", script]).stdout(output).status();
+    assert!(status.expect("nacelle starts").success());
+    assert_eq!(std::fs::read_to_string(&path).expect("the file"), "five\n");
+    std::fs::remove_file(path).expect("the file");
+}
+
+#[test]
+fn hard_links_stay_one_file_when_it_is_changed() {
+    let directory = std::env::temp_dir().join(format!("nacelle-links-{}", std::process::id()));
+    std::fs::create_dir(&directory).expect("a directory");
+    let (one, two) = (directory.join("one"), directory.join("two"));
+    std::fs::write(&one, "text\n").expect("a file");
+    std::fs::hard_link(&one, &two).expect("a link");
+    let script = format!(
+        "cd {}; echo more >> one; cat two; chmod 600 two; stat -c '%a %h' one two; [ one -ef two ] && echo same
+        ln two three; rm one; stat -c %h two three; mv two four; echo last >> three; tail -n 1 four",
+        directory.display()
+    );
+    let output = inside(&["sh", "-c", &script]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text, "text\nmore\n600 2\n600 2\nsame\n2\n2\nlast\n");
+    assert_eq!(std::fs::read_to_string(&two).expect("the file"), "text\n");
+    std::fs::remove_dir_all(directory).expect("the directory");
+}
+
+#[test]
 fn environment_user_and_directory_are_as_asked() {
     let script = "echo $GREETING; id -u; id -g; pwd; uname -r; hostname";
     let arguments =

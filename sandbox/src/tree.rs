@@ -87,11 +87,11 @@ fn file_system(
             let host = HostFs::new(directory, writing);
             return Ok((host.map_err(failed(format!("cannot use {}", mount.source)))?, is_file));
         }
-        MountKind::Memory { size, mode } => MemFs::tmpfs(MemOptions { size, mode }),
+        MountKind::Memory { size, mode } => MemFs::tmpfs(MemOptions { size, mode, ..MemOptions::default() }),
         MountKind::Devices => devices().map_err(failed("cannot make the devices"))?,
         MountKind::Processes => kernel::fs::proc::ProcFs::new(kernel, &namespaces.pid_for_children),
         MountKind::Terminals => Arc::clone(terminals) as _,
-        MountKind::System => MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 }),
+        MountKind::System => MemFs::tmpfs(MemOptions { mode: 0o755, ..MemOptions::default() }),
     };
     Ok((made, false))
 }
@@ -134,7 +134,7 @@ fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> 
 /// The file system of `/dev`.
 fn devices() -> Result<Arc<MemFs>, Errno> {
     use kernel::fs::devices::{CONSOLE, FULL, NULL, RANDOM, TTY, URANDOM, ZERO};
-    let memory = MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 });
+    let memory = MemFs::tmpfs(MemOptions { mode: 0o755, ..MemOptions::default() });
     let root = memory.root();
     let make = |name: &str, kind: NewKind, mode: u32| {
         Arc::clone(&root).create(name.as_bytes(), &NewFile { kind, mode, uid: 0, gid: 0 })

@@ -13,7 +13,7 @@ use crate::error::{SysError, SyscallResult};
 use crate::fs::path::FsState;
 use crate::fs::{FdTable, File, FsContext};
 use crate::signal::{GroupSignals, TaskSignals};
-use crate::task::exec::{Loaded, Program, load};
+use crate::task::exec::{Loaded, Program, ProgramName, load};
 use crate::task::limits::Resource;
 use crate::task::table::Process;
 use crate::task::{Credentials, Limits, NewTask, Pid, Task, ThreadGroup};
@@ -82,8 +82,9 @@ impl Container {
         let fs = spec.fs.clone();
         let open = |path: &[u8]| crate::fs::open_executable_in(&kernel, &fs, &spec.credentials, path);
         let (path, file) = find_program(&spec.program, &spec.environment, &open)?;
+        let name = ProgramName { path, base: None, inaccessible: false };
         let program =
-            Program { file, path, arguments: spec.arguments.clone(), environment: spec.environment.clone() };
+            Program { file, name, arguments: spec.arguments.clone(), environment: spec.environment.clone() };
         let stack = spec.limits.get(Resource::Stack).current;
         let loaded = load(&kernel, &spec.credentials, stack, program, open).map_err(SysError::errno)?;
         let pid = kernel.tasks.with(|tree| tree.allocate_pid(self.pid_namespace()))?;

@@ -62,7 +62,8 @@ impl Machine {
             let inode = root.root().create(name.as_bytes(), &new).unwrap();
             let place = Place::Anonymous { name: name.into(), inode: Some(Arc::clone(&inode)) };
             let ops = Arc::clone(&inode).open(None, OpenFlags::RDWR).unwrap();
-            File::new(place, ops, OpenFlags::RDWR).write_at(0, &mut UserReader::buffer(&contents)).unwrap();
+            let file = File::new(place, ops, OpenFlags::RDWR);
+            file.ops().write_at(&file, 0, &mut UserReader::buffer(&contents)).unwrap();
         }
         let new = NewFile { kind: NewKind::Directory, mode: 0o755, uid: 0, gid: 0 };
         root.root().create(b"cgroup", &new).unwrap();

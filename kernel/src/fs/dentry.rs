@@ -24,6 +24,8 @@ pub struct Dentry {
     deleted: AtomicBool,
     /// How many mounts lie on it, in all trees of mounts.
     mounts: AtomicUsize,
+    /// Set when that was the file's last name, so that the file ends with the dentry.
+    last: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -52,6 +54,7 @@ impl Dentry {
             children: Mutex::default(),
             deleted: AtomicBool::new(false),
             mounts: AtomicUsize::new(0),
+            last: AtomicBool::new(false),
         })
     }
 
@@ -100,6 +103,10 @@ impl Dentry {
             }
         }
         let child = Dentry::new(name.into(), Some(Arc::clone(self)), found);
+        // A removed directory remembers nothing: parent and child would keep each other for ever.
+        if self.is_deleted() {
+            return Ok(child);
+        }
         if children.len() >= MAX_CHILDREN {
             children.retain(|_, child| Arc::strong_count(child) > 1);
         }
@@ -145,12 +152,15 @@ impl Dentry {
     pub fn instantiate(&self, inode: InodeRef) {
         *self.inode.write() = Some(inode);
         self.deleted.store(false, Ordering::Relaxed);
+        self.last.store(false, Ordering::Relaxed);
     }
 
     /// The name was removed from its directory: whoever still holds the dentry keeps the file; a new, missing one takes
-    /// its place.
-    pub fn unlinked(&self) {
+    /// its place. `last` tells whether it was the file's last name.
+    pub fn unlinked(&self, last: bool) {
         self.deleted.store(true, Ordering::Relaxed);
+        self.last.store(last, Ordering::Relaxed);
+        self.children.lock().clear();
         if let Some(parent) = self.parent() {
             parent.forget(&self.name());
         }
@@ -170,6 +180,17 @@ impl Dentry {
         parent.children.lock().insert(name.into(), Arc::clone(self));
     }
 
+    /// Both names were exchanged: each dentry takes the other's place.
+    pub fn exchanged(self: &Arc<Dentry>, other: &Arc<Dentry>) {
+        let (place, other_place) = (self.place.read().clone(), other.place.read().clone());
+        for (dentry, place) in [(self, other_place), (other, place)] {
+            if let Some(parent) = &place.parent {
+                parent.children.lock().insert(place.name.clone(), Arc::clone(dentry));
+            }
+            *dentry.place.write() = place;
+        }
+    }
+
     /// Whether `other` is this dentry or lies below it.
     pub fn contains(self: &Arc<Dentry>, other: &Arc<Dentry>) -> bool {
         let mut at = Some(Arc::clone(other));
@@ -180,5 +201,15 @@ impl Dentry {
             at = dentry.parent();
         }
         false
+    }
+}
+
+impl Drop for Dentry {
+    fn drop(&mut self) {
+        if *self.last.get_mut()
+            && let Some(inode) = self.inode.get_mut()
+        {
+            super::inotify::notify_gone(inode);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use abi::fs::{OpenFlags, make_device};
 use abi::{Errno, SysResult};
 
-use super::{File, Mappable, OpenFile};
+use super::{AT_END, File, Mappable, OpenFile};
 use crate::error::SyscallResult;
 use crate::task::CurrentTask;
 use crate::tty::terminal::Slave;
@@ -73,7 +73,7 @@ impl OpenFile for Memory {
             return Err(Errno::ENOSPC.into());
         }
         // What is written is not looked at, so it need not be copied.
-        Ok((from.remaining(), offset))
+        Ok((from.remaining(), if offset == AT_END { 0 } else { offset }))
     }
 
     fn seek(&self, _file: &File, _current: u64, _offset: i64, _whence: super::Whence) -> SysResult<u64> {

@@ -9,6 +9,9 @@ use parking_lot::Mutex;
 use super::File;
 use crate::syscalls::Fd;
 
+/// The most that a limit on descriptors may be (`/proc/sys/fs/nr_open`).
+pub const MAX_DESCRIPTORS: u64 = 1 << 20;
+
 #[derive(Clone)]
 struct Slot {
     file: Arc<File>,

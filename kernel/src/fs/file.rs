@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::fs::OpenFlags;
-use abi::signal::{SI_KERNEL, SigInfo, Signal};
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 
-use super::{FileType, InodeRef, OpenFile, PathRef, Whence};
+use super::inotify::Mask;
+use super::text::TextGuard;
+use super::{AT_END, FileType, InodeRef, OpenFile, PathRef, Whence, privileges};
 use crate::error::{SysError, SyscallResult};
 use crate::task::CurrentTask;
-use crate::task::limits::{INFINITY, Resource};
+use crate::task::limits::{self, INFINITY, Resource};
 use crate::user::{UserReader, UserWriter};
-use crate::wait::{Deadline, Events};
+use crate::wait::{Deadline, Events, Registration};
 
 /// What a file without a place in the tree is called, as `readlink` of `/proc/PID/fd/N` shows it.
 #[derive(Clone)]
@@ -40,6 +41,12 @@ pub struct File {
     offset: Mutex<u64>,
     /// `F_SETOWN` and `F_SETSIG`.
     pub owner: Mutex<FileOwner>,
+    /// The state of [`privileges`] for which nothing had to be taken from the file.
+    unprivileged: AtomicU64,
+    /// What makes the owner get a signal, while `O_ASYNC` is set.
+    pub(super) signalled: Mutex<Option<Registration>>,
+    /// What keeps writers and programs apart, for those that count as one of them.
+    text: Mutex<Option<TextGuard>>,
 }
 
 /// Who gets SIGIO.
@@ -51,6 +58,19 @@ pub struct FileOwner {
     pub thread: bool,
     /// The signal; zero for SIGIO.
     pub signal: i32,
+    /// The real and the effective user that made it the owner.
+    pub users: (u32, u32),
+    /// The descriptor by which `O_ASYNC` was set.
+    pub fd: i32,
+}
+
+/// Whether a write goes to the end of the file, wherever its offset is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Append {
+    /// It goes to the offset.
+    No,
+    /// It goes to the end.
+    Yes,
 }
 
 impl File {
@@ -70,12 +90,20 @@ impl File {
             flags: AtomicU32::new(kept.bits()),
             offset: Mutex::new(0),
             owner: Mutex::default(),
+            unprivileged: AtomicU64::new(0),
+            signalled: Mutex::default(),
+            text: Mutex::default(),
         })
     }
 
     /// A file without a name in the tree.
     pub fn anonymous(name: impl Into<String>, ops: Arc<dyn OpenFile>, flags: OpenFlags) -> Arc<File> {
         File::new(Place::Anonymous { name: name.into(), inode: None }, ops, flags)
+    }
+
+    /// Makes the description count as a writer's or as a program's, or as neither.
+    pub fn set_text_use(&self, guard: Option<TextGuard>) {
+        *self.text.lock() = guard;
     }
 
     /// What it does.
@@ -126,42 +154,80 @@ impl File {
 
     /// `read(2)`: at the file's offset, or from the stream; waits unless `O_NONBLOCK`.
     pub fn read(&self, task: &CurrentTask, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
+        self.read_until(task, to, self.deadline_for(Events::READABLE))
+    }
+
+    /// [`File::read`] that waits until a deadline of the caller's.
+    pub fn read_until(
+        &self,
+        task: &CurrentTask,
+        to: &mut UserWriter<'_>,
+        deadline: Deadline,
+    ) -> SyscallResult<usize> {
         self.check_readable()?;
         if self.ops.seekable() {
             let mut offset = self.offset.lock();
             let count = self.ops.read_at(self, *offset, to)?;
             *offset += count as u64;
-            return Ok(count);
+            drop(offset);
+            return Ok(self.accessed(count));
         }
-        let deadline = self.deadline_for(Events::READABLE);
         let result = task.block_on(self, Events::READABLE, deadline, || self.ops.read(task, self, to));
         match (result, deadline) {
             (Err(SysError::Errno(Errno::EAGAIN)), Deadline::At(_)) => self.ops.read_timed_out(),
-            (result, _) => result,
+            (result, _) => result.map(|count| self.accessed(count)),
         }
+    }
+
+    /// Tells watchers of a read of so many bytes, which it returns.
+    fn accessed(&self, count: usize) -> usize {
+        if count > 0 {
+            self.notify(Mask::ACCESS);
+        }
+        count
+    }
+
+    /// Tells watchers of a write of so many bytes, which it returns.
+    fn modified(&self, count: usize) -> usize {
+        if count > 0 {
+            self.notify(Mask::MODIFY);
+        }
+        count
     }
 
     /// `write(2)`: at the file's offset or its end, or to the stream. A blocking write to a stream goes on until all
     /// is written; a signal or an error after the first byte ends it with what there is.
     pub fn write(&self, task: &CurrentTask, from: &mut UserReader<'_>) -> SyscallResult<usize> {
+        self.write_until(task, from, self.deadline_for(Events::WRITABLE), self.appends())
+    }
+
+    /// [`File::write`] that waits until a deadline of the caller's, and appends or not.
+    pub fn write_until(
+        &self,
+        task: &CurrentTask,
+        from: &mut UserReader<'_>,
+        deadline: Deadline,
+        append: Append,
+    ) -> SyscallResult<usize> {
         self.check_writable()?;
         if self.ops.seekable() {
             let mut offset = self.offset.lock();
-            self.limit_size(*offset, from)?;
-            let (count, end) = self.ops.write_at(self, *offset, from)?;
+            let position = if append == Append::Yes { AT_END } else { *offset };
+            self.prepare_write(task, position, from)?;
+            let (count, end) = self.ops.write_at(self, position, from)?;
             *offset = end;
-            return Ok(count);
+            drop(offset);
+            return Ok(self.modified(count));
         }
         let start = from.taken();
-        let deadline = self.deadline_for(Events::WRITABLE);
         loop {
             let before = from.taken();
             let result = task.block_on(self, Events::WRITABLE, deadline, || self.ops.write(task, self, from));
             match result {
                 Ok(_) if from.remaining() > 0 && from.taken() > before && deadline != Deadline::Now => {}
-                Ok(count) if before == start => return Ok(count),
-                Ok(_) => return Ok(from.taken() - start),
-                Err(_) if from.taken() > start => return Ok(from.taken() - start),
+                Ok(count) if before == start => return Ok(self.modified(count)),
+                Ok(_) => return Ok(self.modified(from.taken() - start)),
+                Err(_) if from.taken() > start => return Ok(self.modified(from.taken() - start)),
                 Err(error) => return Err(error),
             }
         }
@@ -169,41 +235,75 @@ impl File {
 
     /// `pread(2)`: `ESPIPE` for a stream.
     pub fn read_at(&self, offset: u64, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
-        if !self.ops.seekable() {
+        if !self.ops.has_positions() {
             return Err(Errno::ESPIPE.into());
         }
         self.check_readable()?;
-        self.ops.read_at(self, offset, to)
+        self.ops.read_at(self, offset, to).map(|count| self.accessed(count))
     }
 
     /// `pwrite(2)`: `ESPIPE` for a stream. Appends if `O_APPEND` is set, as Linux does.
-    pub fn write_at(&self, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<usize> {
-        if !self.ops.seekable() {
+    pub fn write_at(
+        &self,
+        task: &CurrentTask,
+        offset: u64,
+        from: &mut UserReader<'_>,
+    ) -> SyscallResult<usize> {
+        self.write_at_or_end(task, offset, from, self.appends())
+    }
+
+    /// [`File::write_at`] that appends or not.
+    pub fn write_at_or_end(
+        &self,
+        task: &CurrentTask,
+        offset: u64,
+        from: &mut UserReader<'_>,
+        append: Append,
+    ) -> SyscallResult<usize> {
+        if !self.ops.has_positions() {
             return Err(Errno::ESPIPE.into());
         }
         self.check_writable()?;
-        self.limit_size(offset, from)?;
-        self.ops.write_at(self, offset, from).map(|(count, _)| count)
+        let offset = if append == Append::Yes { AT_END } else { offset };
+        self.prepare_write(task, offset, from)?;
+        self.ops.write_at(self, offset, from).map(|(count, _)| self.modified(count))
     }
 
-    /// Cuts a write down to what `RLIMIT_FSIZE` allows of a regular file: `EFBIG` and SIGXFSZ if that is nothing.
-    fn limit_size(&self, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<()> {
-        let Some(task) = from.task() else { return Ok(()) };
+    /// Whether writes go to the end.
+    fn appends(&self) -> Append {
+        if self.flags().contains(OpenFlags::APPEND) { Append::Yes } else { Append::No }
+    }
+
+    /// What has to be done before the content of a regular file is written: it may become only so large (`EFBIG` and
+    /// SIGXFSZ), and privileges that it gives end.
+    fn prepare_write(
+        &self,
+        task: &CurrentTask,
+        position: u64,
+        from: &mut UserReader<'_>,
+    ) -> SyscallResult<()> {
+        if from.remaining() == 0 {
+            return Ok(());
+        }
         let limit = task.group.limit(Resource::FileSize);
-        if limit == INFINITY || from.remaining() == 0 {
+        let state = privileges::state();
+        let checked = self.unprivileged.load(Ordering::Relaxed) == state;
+        if checked && limit == INFINITY {
             return Ok(());
         }
         let Some(inode) = self.inode().filter(|inode| inode.file_type() == FileType::Regular) else {
             return Ok(());
         };
-        let append = self.flags().contains(OpenFlags::APPEND);
-        let start = if append { inode.metadata()?.size } else { offset };
-        if start >= limit {
-            let info = SigInfo::new(Signal::SIGXFSZ, SI_KERNEL);
-            crate::signal::send_to_task(&task.kernel, &task.task, info);
-            return Err(Errno::EFBIG.into());
+        if limit != INFINITY {
+            let position = if position == AT_END { inode.metadata()?.size } else { position };
+            if position >= limit {
+                return Err(limits::file_too_large(task));
+            }
+            from.limit(usize::try_from(limit - position).unwrap_or(usize::MAX));
         }
-        from.limit(usize::try_from(limit - start).unwrap_or(usize::MAX));
+        if !checked && privileges::drop_all(&inode, &task.credentials())? {
+            self.unprivileged.store(state, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -213,7 +313,7 @@ impl File {
             return Err(Errno::EBADF);
         }
         let directory = self.inode().is_some_and(|inode| inode.file_type() == FileType::Directory);
-        if !self.ops.seekable() && !directory {
+        if !self.ops.has_positions() && !directory {
             return Err(Errno::ESPIPE);
         }
         let mut current = self.offset.lock();
@@ -261,6 +361,7 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
+        self.notify(if self.flags().writable() { Mask::CLOSE_WRITE } else { Mask::CLOSE_NOWRITE });
         super::locks::release_description(self);
     }
 }

@@ -10,10 +10,12 @@ use std::time::Duration;
 use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{AtFlags, SeekFrom, StatxFlags};
 
-use super::hostfs::host_metadata;
-use super::{File, FileType, Inode, InodeCommon, Metadata, OpenFile};
+use super::hostfs::{host_metadata, read_host, write_host};
+use super::{
+    AT_END, File, FileType, Inode, InodeCommon, Mappable, Metadata, OpenFile, SetAttributes, Whence,
+};
 use crate::error::SyscallResult;
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
@@ -38,7 +40,8 @@ struct HostFileInode {
 }
 
 impl HostFile {
-    /// The open file for a descriptor, with the access mode that the host has it open for.
+    /// The open file for a descriptor, with the access mode that the host has it open for. `name` is what a regular file
+    /// or a directory is called.
     pub fn open(fd: OwnedFd, name: &str) -> SysResult<Arc<File>> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         let flags = OpenFlags::from_bits_truncate(flags.bits())
@@ -48,8 +51,18 @@ impl HostFile {
         let fd = Arc::new(fd);
         let inode = Arc::new(HostFileInode { common: InodeCommon::new(), fd: Arc::clone(&fd), kind });
         let file = HostFile { fd, kind, queue: WaitQueue::new(), watcher: parking_lot::Mutex::default() };
-        let place = super::file::Place::Anonymous { name: name.to_owned(), inode: Some(inode) };
+        let name = match kind {
+            FileType::Fifo => format!("pipe:[{}]", stat.stx_ino),
+            FileType::Socket => format!("socket:[{}]", stat.stx_ino),
+            FileType::CharDevice => device_name(stat.stx_rdev_major, stat.stx_rdev_minor),
+            _ => name.to_owned(),
+        };
+        let place = super::file::Place::Anonymous { name, inode: Some(inode) };
         Ok(File::new(place, Arc::new(file), flags))
+    }
+
+    fn regular(&self) -> bool {
+        matches!(self.kind, FileType::Regular | FileType::BlockDevice)
     }
 
     fn poll(&self, events: PollFlags) -> SysResult<PollFlags> {
@@ -63,7 +76,66 @@ impl HostFile {
     }
 }
 
+/// What a character device of the host is called.
+fn device_name(major: u32, minor: u32) -> String {
+    let memory = |minor| match minor {
+        3 => Some("null"),
+        5 => Some("zero"),
+        7 => Some("full"),
+        8 => Some("random"),
+        9 => Some("urandom"),
+        _ => None,
+    };
+    match (major, minor) {
+        (1, minor) if let Some(name) = memory(minor) => format!("/dev/{name}"),
+        (4, 0..64) => format!("/dev/tty{minor}"),
+        (4, _) => format!("/dev/ttyS{}", minor - 64),
+        (5, 0) => "/dev/tty".to_owned(),
+        (5, 1) => "/dev/console".to_owned(),
+        (136..=143, _) => format!("/dev/pts/{}", (major - 136) * 256 + minor),
+        _ => format!("/dev/char/{major}:{minor}"),
+    }
+}
+
 impl OpenFile for HostFile {
+    fn has_positions(&self) -> bool {
+        self.regular()
+    }
+
+    fn read_at(&self, _file: &File, offset: u64, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
+        Ok(read_host(&self.fd, offset, to)?)
+    }
+
+    fn write_at(&self, _file: &File, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<(usize, u64)> {
+        // With O_APPEND the host appends, whatever the offset is.
+        Ok(write_host(&self.fd, if offset == AT_END { 0 } else { offset }, from)?)
+    }
+
+    fn seek(&self, _file: &File, _current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
+        // The offset is shared with those outside who have the description too.
+        let position = || u64::try_from(offset).map_err(|_| Errno::EINVAL);
+        let from = match whence {
+            Whence::Set => SeekFrom::Start(position()?),
+            Whence::Current => SeekFrom::Current(offset),
+            Whence::End => SeekFrom::End(offset),
+            Whence::Data => SeekFrom::Data(position().map_err(|_| Errno::ENXIO)?),
+            Whence::Hole => SeekFrom::Hole(position().map_err(|_| Errno::ENXIO)?),
+        };
+        Ok(rustix::fs::seek(&*self.fd, from)?)
+    }
+
+    fn map(&self, _file: &File, _shared: bool, _writable: bool) -> SysResult<Mappable> {
+        if !self.regular() {
+            return Err(Errno::ENODEV);
+        }
+        Ok(Mappable::Host { fd: Arc::clone(&self.fd), delta: 0 })
+    }
+
+    fn allocate(&self, _file: &File, mode: u32, offset: u64, length: u64) -> SysResult<()> {
+        let mode = rustix::fs::FallocateFlags::from_bits_retain(mode);
+        Ok(rustix::fs::fallocate(&self.fd, mode, offset, length)?)
+    }
+
     fn read(&self, _task: &CurrentTask, _file: &File, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
         let length = to.remaining().min(64 * 1024);
         if length == 0 {
@@ -199,6 +271,32 @@ impl Inode for HostFileInode {
 
     fn metadata(&self) -> SysResult<Metadata> {
         host_metadata(&self.fd)
+    }
+
+    fn set_attributes(&self, attributes: &SetAttributes) -> SysResult<()> {
+        let SetAttributes { mode, uid, gid, size, .. } = attributes;
+        if mode.is_some() || uid.is_some() || gid.is_some() {
+            return Err(Errno::EPERM);
+        }
+        if let Some(size) = size {
+            rustix::fs::ftruncate(&*self.fd, *size)?;
+        }
+        if attributes.accessed.is_some() || attributes.modified.is_some() {
+            let time = |time: Option<abi::time::TimeSpec>| match time {
+                Some(time) => rustix::fs::Timespec { tv_sec: time.sec, tv_nsec: time.nsec as _ },
+                None => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ },
+            };
+            let times = rustix::fs::Timestamps {
+                last_access: time(attributes.accessed),
+                last_modification: time(attributes.modified),
+            };
+            rustix::fs::futimens(&*self.fd, &times)?;
+        }
+        Ok(())
+    }
+
+    fn opens_itself(&self) -> bool {
+        true
     }
 
     fn open(

@@ -25,7 +25,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, Mode};
 
 use super::{
-    DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable,
+    AT_END, DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable,
     Metadata, NewFile, NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
 };
 use crate::error::SyscallResult;
@@ -655,11 +655,8 @@ impl OpenFile for HostRegular {
 
     fn write_at(&self, file: &File, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<(usize, u64)> {
         let flags = file.flags();
-        let written = if flags.contains(OpenFlags::APPEND) {
-            append_host(&self.fd, from)?
-        } else {
-            write_host(&self.fd, offset, from)?
-        };
+        let written =
+            if offset == AT_END { append_host(&self.fd, from)? } else { write_host(&self.fd, offset, from)? };
         if flags.contains(OpenFlags::DSYNC) {
             rustix::fs::fdatasync(&self.fd)?;
         }

@@ -5,11 +5,11 @@
 //! (a *whiteout*). Nothing is read ahead of need, and a renamed lower directory is just a moved node. Without a lower
 //! directory this is a tmpfs.
 //!
-//! Small files are bytes in this process; large or mapped ones are memfds, so that the host can page and guests map them.
+//! Small files are bytes in this process; large or mapped ones are memfds, so that the host can page and guests map
+//! them ([`content`]).
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::fs::OpenFlags;
@@ -17,27 +17,34 @@ use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use parking_lot::{Mutex, RwLock};
 
-use super::hostfs::{HostInode, list, read_host, seek_host, write_host};
+use super::hostfs::{HostInode, list};
 use super::{
-    DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable,
-    Metadata, NewFile, NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
+    DirectorySink, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Metadata, NewFile,
+    NewKind, OpenFile, RenameMode, SetAttributes, XattrMode,
 };
 use crate::error::SyscallResult;
 use crate::task::CurrentTask;
-use crate::user::{UserReader, UserWriter};
 
-/// Files up to this size are kept in this process.
-const SMALL: usize = 64 * 1024;
+/// What memory is counted in.
+const PAGE: u64 = 4096;
+
+mod content;
+
+pub use content::Seals;
+use content::{Content, OpenContent};
+
 /// The largest value of an extended attribute, and the most bytes of them all per file.
 const XATTR_MAX: usize = 65536;
 /// Inode numbers of files that are not from a lower directory start here.
 const FIRST_INODE: u64 = 1 << 40;
 
-/// Limits of a tmpfs, zero for none.
+/// Options of a tmpfs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MemOptions {
-    /// Bytes.
+    /// The most bytes that it may take; zero for half of the memory that there is.
     pub size: u64,
+    /// The most files that it may have; zero for as many as half of the memory has pages.
+    pub inodes: u64,
     /// Permission bits of the root; zero for 01777.
     pub mode: u32,
 }
@@ -52,15 +59,35 @@ pub struct MemFs {
 struct Shared {
     device: u64,
     next: AtomicU64,
+    /// The most bytes that it may take; zero for no limit.
     limit: u64,
     used: AtomicU64,
+    /// The most files that it may have; zero for no limit.
+    inode_limit: u64,
+    inodes: AtomicU64,
+    /// Nodes of lower files that have more than one name, by the host's device and number.
+    linked: Mutex<HashMap<(u64, u64), Weak<Node>>>,
+    /// Whether its files have seals, as those of a tmpfs do.
+    sealable: bool,
 }
 
 impl MemFs {
     /// An empty tmpfs.
     pub fn tmpfs(options: MemOptions) -> Arc<MemFs> {
-        let shared = new_shared(options.size);
-        let mode = if options.mode == 0 { 0o1777 } else { options.mode };
+        let half = memory_size() / 2;
+        let or = |limit: u64, default: u64| if limit == 0 { default } else { limit };
+        let limits = (or(options.size, half).next_multiple_of(PAGE), or(options.inodes, half / PAGE));
+        MemFs::with_limits(limits, options.mode)
+    }
+
+    /// A tmpfs without limits, for files without names.
+    pub fn unlimited() -> Arc<MemFs> {
+        MemFs::with_limits((0, 0), 0)
+    }
+
+    fn with_limits(limits: (u64, u64), mode: u32) -> Arc<MemFs> {
+        let shared = new_shared(limits, true);
+        let mode = if mode == 0 { 0o1777 } else { mode };
         let new = NewFile { kind: NewKind::Directory, mode, uid: 0, gid: 0 };
         let root = Node::new(&shared, &new, Body::Directory(Mutex::default()));
         Arc::new(MemFs { root, shared, name: "tmpfs" })
@@ -68,17 +95,39 @@ impl MemFs {
 
     /// A writable view of a host directory, which stays as it is.
     pub fn merged(lower: Arc<HostInode>) -> SysResult<Arc<MemFs>> {
-        let shared = new_shared(0);
+        let shared = new_shared((0, 0), false);
         let root = Node::over(&shared, lower)?;
         Ok(Arc::new(MemFs { root, shared, name: "overlay" }))
     }
 }
 
-fn new_shared(limit: u64) -> Arc<Shared> {
+fn new_shared((limit, inode_limit): (u64, u64), sealable: bool) -> Arc<Shared> {
     static DEVICE: AtomicU64 = AtomicU64::new(40);
     let minor = DEVICE.fetch_add(1, Ordering::Relaxed) as u32;
-    let device = abi::fs::make_device(0, minor);
-    Arc::new(Shared { device, next: AtomicU64::new(FIRST_INODE), limit, used: AtomicU64::new(0) })
+    Arc::new(Shared {
+        device: abi::fs::make_device(0, minor),
+        next: AtomicU64::new(FIRST_INODE),
+        limit,
+        used: AtomicU64::new(0),
+        inode_limit,
+        inodes: AtomicU64::new(0),
+        linked: Mutex::default(),
+        sealable,
+    })
+}
+
+/// How much memory the machine has.
+fn memory_size() -> u64 {
+    let memory = rustix::system::sysinfo();
+    (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit.max(1)))
+}
+
+impl Shared {
+    /// `ENOSPC` if there may be no more files.
+    fn check_inodes(&self) -> SysResult<()> {
+        let full = self.inode_limit != 0 && self.inodes.load(Ordering::Relaxed) >= self.inode_limit;
+        if full { Err(Errno::ENOSPC) } else { Ok(()) }
+    }
 }
 
 impl FileSystem for MemFs {
@@ -91,25 +140,34 @@ impl FileSystem for MemFs {
     }
 
     fn statistics(&self) -> SysResult<FsStatistics> {
-        let memory = rustix::system::sysinfo();
-        let unit = u64::from(memory.mem_unit.max(1));
-        let limit =
-            if self.shared.limit == 0 { memory.totalram as u64 * unit / 2 } else { self.shared.limit };
-        let used = self.shared.used.load(Ordering::Relaxed).min(limit);
+        let shared = &self.shared;
+        let or = |limit: u64, default: u64| if limit == 0 { default } else { limit };
+        let limit = or(shared.limit, memory_size() / 2);
+        let files = or(shared.inode_limit, limit / PAGE);
+        let used = shared.used.load(Ordering::Relaxed).min(limit);
         Ok(FsStatistics {
             magic: if self.name == "tmpfs" { 0x0102_1994 } else { 0x794c_7630 },
-            block_size: 4096,
-            blocks: limit / 4096,
-            blocks_free: (limit - used) / 4096,
-            blocks_available: (limit - used) / 4096,
-            files: 1 << 20,
-            files_free: 1 << 20,
+            block_size: PAGE,
+            blocks: limit / PAGE,
+            blocks_free: (limit - used) / PAGE,
+            blocks_available: (limit - used) / PAGE,
+            files,
+            files_free: files.saturating_sub(shared.inodes.load(Ordering::Relaxed)),
             name_length: 255,
         })
     }
 
     fn device(&self) -> u64 {
         self.shared.device
+    }
+
+    fn options(&self) -> String {
+        let mode = self.root.metadata().map_or(0, |metadata| metadata.mode & 0o7777);
+        match (self.shared.limit, self.shared.inode_limit) {
+            (0, _) => String::new(),
+            (limit, inodes) if mode == 0o1777 => format!("size={}k,nr_inodes={inodes}", limit / 1024),
+            (limit, inodes) => format!("size={}k,nr_inodes={inodes},mode={mode:o}", limit / 1024),
+        }
     }
 }
 
@@ -121,6 +179,9 @@ pub struct Node {
     kind: FileType,
     attributes: Mutex<Attributes>,
     body: Body,
+    seals: AtomicU32,
+    /// How many bytes of the file system's limit it takes.
+    charged: AtomicU64,
     this: Weak<Node>,
 }
 
@@ -150,12 +211,6 @@ struct Directory {
 enum Entry {
     Node(Arc<Node>),
     Whiteout,
-}
-
-enum Content {
-    Bytes(Vec<u8>),
-    Memory { fd: Arc<OwnedFd>, seals: u32 },
-    Lower(Arc<HostInode>),
 }
 
 fn now() -> TimeSpec {
@@ -193,6 +248,7 @@ impl Node {
             ..Metadata::default()
         };
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
+        shared.inodes.fetch_add(1, Ordering::Relaxed);
         Arc::new_cyclic(|this| Node {
             common: InodeCommon::new(),
             shared: Arc::clone(shared),
@@ -205,14 +261,21 @@ impl Node {
                 xattrs_copied: true,
             }),
             body,
+            seals: AtomicU32::new(Seals::SEAL.bits()),
+            charged: AtomicU64::new(0),
             this: Weak::clone(this),
         })
     }
 
-    /// The node that shows a lower file.
+    /// The node that shows a lower file: one for all its names, so that they stay one file when it is changed.
     fn over(shared: &Arc<Shared>, lower: Arc<HostInode>) -> SysResult<Arc<Node>> {
         let kind = lower.file_type();
         let metadata = lower.metadata()?;
+        let key = (metadata.device, metadata.inode);
+        let mut linked = (kind != FileType::Directory && metadata.links > 1).then(|| shared.linked.lock());
+        if let Some(node) = linked.as_ref().and_then(|linked| linked.get(&key)?.upgrade()) {
+            return Ok(node);
+        }
         let body = match kind {
             FileType::Directory => Body::Directory(Mutex::new(Directory {
                 lower: Some(Arc::clone(&lower)),
@@ -222,7 +285,8 @@ impl Node {
             FileType::Symlink => Body::Symlink(lower.readlink(None)?),
             _ => Body::Special,
         };
-        Ok(Arc::new_cyclic(|this| Node {
+        shared.inodes.fetch_add(1, Ordering::Relaxed);
+        let node = Arc::new_cyclic(|this| Node {
             common: InodeCommon::new(),
             shared: Arc::clone(shared),
             number: metadata.inode,
@@ -234,8 +298,14 @@ impl Node {
                 xattrs_copied: false,
             }),
             body,
+            seals: AtomicU32::new(Seals::SEAL.bits()),
+            charged: AtomicU64::new(0),
             this: Weak::clone(this),
-        }))
+        });
+        if let Some(linked) = &mut linked {
+            linked.insert(key, Arc::downgrade(&node));
+        }
+        Ok(node)
     }
 
     fn directory(&self) -> SysResult<&Mutex<Directory>> {
@@ -327,109 +397,8 @@ impl Node {
         });
     }
 
-    /// The size of the content.
-    fn size(&self) -> SysResult<u64> {
-        match &self.body {
-            Body::File(content) => content.read().size(),
-            Body::Symlink(target) => Ok(target.len() as u64),
-            Body::Directory(_) => Ok(4096),
-            Body::Special => Ok(0),
-        }
-    }
-
-    /// Makes the content the node's own, so that it can be written.
-    fn copy_up(&self, content: &mut Content) -> SysResult<()> {
-        let Content::Lower(lower) = content else { return Ok(()) };
-        let fd = lower.open_host(OpenFlags::empty())?;
-        let size = rustix::fs::fstat(&fd)?.st_size.cast_unsigned();
-        let copy = if size <= SMALL as u64 {
-            let mut bytes = Vec::new();
-            read_host(&fd, 0, &mut UserWriter::buffer(&mut bytes, SMALL))?;
-            Content::Bytes(bytes)
-        } else {
-            let memory = new_memory()?;
-            let mut buffer = vec![0; 1 << 20];
-            let mut at = 0;
-            loop {
-                let count = rustix::io::pread(&fd, &mut buffer, at)?;
-                if count == 0 {
-                    break;
-                }
-                write_host(&memory, at, &mut UserReader::buffer(&buffer[..count]))?;
-                at += count as u64;
-            }
-            Content::Memory { fd: memory, seals: 0 }
-        };
-        let mut attributes = self.attributes.lock();
-        self.adopt(&mut attributes);
-        *content = copy;
-        Ok(())
-    }
-
-    /// Makes the content a memfd, for a mapping or a size beyond what is kept here.
-    fn to_memory(content: &mut Content) -> SysResult<Arc<OwnedFd>> {
-        match content {
-            Content::Memory { fd, .. } => Ok(Arc::clone(fd)),
-            Content::Lower(lower) => lower.open_host(OpenFlags::empty()),
-            Content::Bytes(bytes) => {
-                let fd = new_memory()?;
-                rustix::fs::ftruncate(&fd, bytes.len() as u64)?;
-                write_host(&fd, 0, &mut UserReader::buffer(bytes))?;
-                *content = Content::Memory { fd: Arc::clone(&fd), seals: 0 };
-                Ok(fd)
-            }
-        }
-    }
-
-    fn resize(&self, size: u64) -> SysResult<()> {
-        let mut content = self.file()?.write();
-        self.copy_up(&mut content)?;
-        if size > SMALL as u64 {
-            Self::to_memory(&mut content)?;
-        }
-        match &mut *content {
-            Content::Bytes(bytes) => bytes.resize(size as usize, 0),
-            Content::Memory { fd, .. } => rustix::fs::ftruncate(&*fd, size)?,
-            Content::Lower(_) => return Err(Errno::EIO),
-        }
-        Ok(())
-    }
-
-    /// `ENOSPC` if the file system's limit does not allow `added` more bytes.
-    fn charge(&self, added: u64) -> SysResult<()> {
-        let used = self.shared.used.fetch_add(added, Ordering::Relaxed) + added;
-        if self.shared.limit != 0 && used > self.shared.limit {
-            self.shared.used.fetch_sub(added, Ordering::Relaxed);
-            return Err(Errno::ENOSPC);
-        }
-        Ok(())
-    }
-
     fn strong(&self) -> SysResult<Arc<Node>> {
         self.this.upgrade().ok_or(Errno::ENOENT)
-    }
-}
-
-fn new_memory() -> SysResult<Arc<OwnedFd>> {
-    let flags = rustix::fs::MemfdFlags::CLOEXEC;
-    Ok(Arc::new(rustix::fs::memfd_create(c"file", flags)?))
-}
-
-impl Content {
-    fn size(&self) -> SysResult<u64> {
-        match self {
-            Content::Bytes(bytes) => Ok(bytes.len() as u64),
-            Content::Memory { fd, .. } => Ok(rustix::fs::fstat(fd)?.st_size.cast_unsigned()),
-            Content::Lower(lower) => Ok(lower.metadata()?.size),
-        }
-    }
-
-    /// The memory that it takes, in units of 512 bytes; holes take none.
-    fn blocks(&self) -> SysResult<u64> {
-        match self {
-            Content::Memory { fd, .. } => Ok(rustix::fs::fstat(fd)?.st_blocks.cast_unsigned()),
-            Content::Bytes(_) | Content::Lower(_) => Ok(self.size()?.div_ceil(4096) * 8),
-        }
     }
 }
 
@@ -449,19 +418,13 @@ impl Inode for Node {
     }
 
     fn metadata(&self) -> SysResult<Metadata> {
-        let size = self.size()?;
-        let attributes = self.attributes.lock();
-        let mut metadata = attributes.own;
+        let extent = self.extent()?;
+        let mut metadata = self.attributes.lock().own;
         metadata.device = self.shared.device;
         metadata.inode = self.number;
-        let lower_content =
-            matches!(&self.body, Body::File(content) if matches!(*content.read(), Content::Lower(_)));
-        if !lower_content {
+        if let Some((size, blocks)) = extent {
             metadata.size = size;
-            metadata.blocks = match &self.body {
-                Body::File(content) => content.read().blocks()?,
-                _ => size.div_ceil(4096) * 8,
-            };
+            metadata.blocks = blocks;
         }
         Ok(metadata)
     }
@@ -469,12 +432,11 @@ impl Inode for Node {
     fn set_attributes(&self, attributes: &SetAttributes) -> SysResult<()> {
         let time = now();
         if let Some(size) = attributes.size {
-            let before = self.size()?;
-            if size > before {
-                self.charge(size - before)?;
-            }
             self.resize(size)?;
             self.touch();
+        }
+        if let Some(mode) = attributes.mode {
+            self.check_executable_bits(mode)?;
         }
         self.change(|own| {
             if let Some(mode) = attributes.mode {
@@ -509,6 +471,7 @@ impl Inode for Node {
         if self.entry(&mut directory, name)?.is_some() {
             return Err(Errno::EEXIST);
         }
+        self.shared.check_inodes()?;
         let node = Node::new(&self.shared, new, body);
         directory.entries.insert(name.to_vec(), Entry::Node(Arc::clone(&node)));
         drop(directory);
@@ -520,6 +483,7 @@ impl Inode for Node {
     }
 
     fn create_unnamed(&self, new: &NewFile) -> SysResult<InodeRef> {
+        self.shared.check_inodes()?;
         let node = Node::new(&self.shared, new, Body::File(RwLock::new(Content::Bytes(Vec::new()))));
         node.change(|own| own.links = 0);
         Ok(node as InodeRef)
@@ -661,13 +625,18 @@ impl Inode for Node {
             Body::Directory(_) => Ok(Arc::new(OpenDirectory { node: self, names: Mutex::default() })),
             Body::File(content) => {
                 if flags.writable() {
-                    self.copy_up(&mut content.write())?;
+                    let mut content = content.write();
+                    if flags.contains(OpenFlags::TRUNC) {
+                        self.discard_lower(&mut content);
+                    } else {
+                        self.copy_up(&mut content)?;
+                    }
                 }
                 let lower = match &*content.read() {
                     Content::Lower(lower) => Some(lower.open_host(OpenFlags::empty())?),
                     _ => None,
                 };
-                Ok(Arc::new(OpenNode { node: Arc::clone(&self), lower }))
+                Ok(Arc::new(OpenContent::new(Arc::clone(&self), lower)))
             }
             Body::Symlink(_) => Err(Errno::ELOOP.into()),
             Body::Special if self.kind == FileType::CharDevice => {
@@ -682,7 +651,7 @@ impl Inode for Node {
         let attributes = self.attributes.lock();
         match (attributes.xattrs.get(name), &attributes.lower) {
             (Some(value), _) => Ok(value.clone()),
-            (None, Some(lower)) if !attributes.xattrs_copied => lower.get_xattr(name),
+            (None, Some(lower)) if !attributes.xattrs_copied && self.has_xattrs() => lower.get_xattr(name),
             _ => Err(Errno::ENODATA),
         }
     }
@@ -707,7 +676,7 @@ impl Inode for Node {
     fn list_xattr(&self) -> SysResult<Vec<Vec<u8>>> {
         let attributes = self.attributes.lock();
         match &attributes.lower {
-            Some(lower) if !attributes.xattrs_copied => lower.list_xattr(),
+            Some(lower) if !attributes.xattrs_copied && self.has_xattrs() => lower.list_xattr(),
             _ => Ok(attributes.xattrs.keys().cloned().collect()),
         }
     }
@@ -719,6 +688,11 @@ impl Inode for Node {
 }
 
 impl Node {
+    /// Whether the lower file may have extended attributes that the host lets us read.
+    fn has_xattrs(&self) -> bool {
+        matches!(self.kind, FileType::Regular | FileType::Directory)
+    }
+
     /// Makes the lower file's extended attributes the node's own.
     fn copy_xattrs(&self) {
         let mut attributes = self.attributes.lock();
@@ -726,7 +700,7 @@ impl Node {
             return;
         }
         attributes.xattrs_copied = true;
-        let Some(lower) = attributes.lower.clone() else { return };
+        let Some(lower) = attributes.lower.clone().filter(|_| self.has_xattrs()) else { return };
         for name in lower.list_xattr().unwrap_or_default() {
             if let Ok(value) = lower.get_xattr(&name) {
                 attributes.xattrs.insert(name, value);
@@ -768,166 +742,12 @@ impl OpenFile for OpenDirectory {
     }
 }
 
-struct OpenNode {
-    node: Arc<Node>,
-    /// The lower file as it was when the file was opened; used while the content is still there.
-    lower: Option<Arc<OwnedFd>>,
-}
-
-impl OpenNode {
-    /// The host descriptor that holds the content now, if one does.
-    fn host(&self, content: &Content) -> Option<Arc<OwnedFd>> {
-        match content {
-            Content::Bytes(_) => None,
-            Content::Memory { fd, .. } => Some(Arc::clone(fd)),
-            Content::Lower(_) => self.lower.clone(),
-        }
-    }
-}
-
-impl OpenFile for OpenNode {
-    fn seekable(&self) -> bool {
-        true
-    }
-
-    fn read_at(&self, _file: &File, offset: u64, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
-        let content = self.node.file()?.read();
-        if let Content::Bytes(bytes) = &*content {
-            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-            // Not under the lock: the copy to the guest may take its time.
-            let part = bytes[start..].iter().take(to.remaining()).copied().collect::<Vec<u8>>();
-            drop(content);
-            return Ok(to.write(&part)?);
-        }
-        let fd = self.host(&content).ok_or(Errno::EIO)?;
-        drop(content);
-        Ok(read_host(&fd, offset, to)?)
-    }
-
-    fn write_at(&self, file: &File, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<(usize, u64)> {
-        let append = file.flags().contains(OpenFlags::APPEND);
-        let mut content = self.node.file()?.write();
-        self.node.copy_up(&mut content)?;
-        let size = content.size()?;
-        let offset = if append { size } else { offset };
-        let end = offset.checked_add(from.remaining() as u64).filter(|end| i64::try_from(*end).is_ok());
-        let end = end.ok_or(Errno::EFBIG)?;
-        if end > size {
-            self.node.charge(end - size)?;
-        }
-        if end > SMALL as u64 {
-            Node::to_memory(&mut content)?;
-        }
-        let result = match &mut *content {
-            Content::Memory { fd, .. } => {
-                let fd = Arc::clone(fd);
-                drop(content);
-                write_host(&fd, offset, from)?
-            }
-            Content::Bytes(bytes) => {
-                // At most the size of a small file, so copying under the lock is short.
-                let data = from.read_all()?;
-                let start = offset as usize;
-                if bytes.len() < start + data.len() {
-                    bytes.resize(start + data.len(), 0);
-                }
-                bytes[start..start + data.len()].copy_from_slice(&data);
-                drop(content);
-                (data.len(), offset + data.len() as u64)
-            }
-            Content::Lower(_) => return Err(Errno::EIO.into()),
-        };
-        self.node.touch();
-        Ok(result)
-    }
-
-    fn seek(&self, file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
-        if let Whence::Data | Whence::Hole = whence
-            && let Some(fd) = self.host(&self.node.file()?.read())
-        {
-            return seek_host(&fd, offset, whence)?.ok_or(Errno::EINVAL);
-        }
-        file.seek_default(current, offset, whence)
-    }
-
-    fn map(&self, _file: &File, shared: bool, writable: bool) -> SysResult<Mappable> {
-        let mut content = self.node.file()?.write();
-        if shared && writable {
-            self.node.copy_up(&mut content)?;
-        }
-        if let (Content::Lower(_), Some(fd)) = (&*content, &self.lower) {
-            return Ok(Mappable::Host { fd: Arc::clone(fd), delta: 0 });
-        }
-        Ok(Mappable::Host { fd: Node::to_memory(&mut content)?, delta: 0 })
-    }
-
-    fn sync(&self) -> SysResult<()> {
-        Ok(())
-    }
-
-    fn allocate(&self, _file: &File, mode: u32, offset: u64, length: u64) -> SysResult<()> {
-        const KEEP_SIZE: u32 = 1;
-        const PUNCH_HOLE: u32 = 2;
-        const ZERO_RANGE: u32 = 16;
-        if mode & !(KEEP_SIZE | PUNCH_HOLE | ZERO_RANGE) != 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        if mode & PUNCH_HOLE != 0 && mode & KEEP_SIZE == 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
-        let size = self.node.size()?;
-        if mode & KEEP_SIZE == 0 && mode & PUNCH_HOLE == 0 && end > size {
-            self.node.charge(end - size)?;
-            self.node.resize(end)?;
-        }
-        if mode & (PUNCH_HOLE | ZERO_RANGE) != 0 {
-            let mut content = self.node.file()?.write();
-            self.node.copy_up(&mut content)?;
-            match &mut *content {
-                Content::Bytes(bytes) => {
-                    let (start, end) = (offset.min(bytes.len() as u64), end.min(bytes.len() as u64));
-                    bytes[start as usize..end as usize].fill(0);
-                }
-                Content::Memory { fd, .. } => {
-                    let mode = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
-                    rustix::fs::fallocate(&*fd, mode, offset, length)?;
-                }
-                Content::Lower(_) => {}
-            }
-        }
-        self.node.touch();
-        Ok(())
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Body::File(content) = &self.body {
-            let size = match &*content.read() {
-                Content::Bytes(bytes) => bytes.len() as u64,
-                Content::Memory { fd, .. } => {
-                    rustix::fs::fstat(fd).map_or(0, |stat| stat.st_size.cast_unsigned())
-                }
-                Content::Lower(_) => 0,
-            };
-            let used = &self.shared.used;
-            let _ =
-                used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old.saturating_sub(size)));
-        }
-    }
-}
-
 impl MemFs {
     /// A regular file without a name, for `memfd_create(2)` and System V shared memory.
-    pub fn unnamed(self: &Arc<MemFs>, mode: u32, uid: u32, gid: u32) -> SysResult<InodeRef> {
-        self.root.strong()?.create_unnamed(&NewFile { kind: NewKind::Regular, mode, uid, gid })
-    }
-
-    /// The seals of a file, `F_GET_SEALS`.
-    pub fn seals(inode: &InodeRef) -> SysResult<u32> {
-        let node = node_of(inode).map_err(|_| Errno::EINVAL)?;
-        let content = node.file()?.read();
-        Ok(if let Content::Memory { seals, .. } = &*content { *seals } else { 0 })
+    pub fn unnamed(self: &Arc<MemFs>, mode: u32, uid: u32, gid: u32, seals: Seals) -> SysResult<InodeRef> {
+        let new = NewFile { kind: NewKind::Regular, mode, uid, gid };
+        let inode = self.root.strong()?.create_unnamed(&new)?;
+        node_of(&inode)?.seals.store(seals.bits(), Ordering::SeqCst);
+        Ok(inode)
     }
 }

@@ -21,6 +21,7 @@ use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::{Events, Registration, WaitQueue, WaitSource, Wakeup};
 
+pub mod async_signal;
 pub mod cgroup;
 pub mod dentry;
 pub mod devices;
@@ -29,6 +30,7 @@ pub mod fd;
 pub mod file;
 pub mod host_file;
 pub mod hostfs;
+pub mod inotify;
 pub mod locks;
 pub mod memfs;
 pub mod mount;
@@ -36,12 +38,14 @@ pub(crate) mod open;
 pub mod path;
 pub mod permissions;
 pub mod poll;
+pub mod privileges;
 pub mod proc;
 pub mod syscalls;
+pub mod text;
 
 pub use fd::FdTable;
 pub use file::File;
-pub use open::{open_executable, open_executable_in};
+pub use open::{open_executable, open_executable_at, open_executable_in};
 pub use path::{FsContext, PathRef};
 
 /// A shared inode.
@@ -317,6 +321,11 @@ pub trait Inode: Any + Send + Sync {
         flags: OpenFlags,
     ) -> SyscallResult<Arc<dyn OpenFile>>;
 
+    /// Whether a FIFO is opened by [`Inode::open`] rather than as a pipe of this kernel's.
+    fn opens_itself(&self) -> bool {
+        false
+    }
+
     /// Reads an extended attribute.
     fn get_xattr(&self, _name: &[u8]) -> SysResult<Vec<u8>> {
         Err(Errno::EOPNOTSUPP)
@@ -350,6 +359,10 @@ pub struct InodeCommon {
     pub id: u64,
     /// Advisory locks.
     pub locks: locks::FileLocks,
+    /// Whether writers or running programs use it.
+    pub text: text::TextUse,
+    /// Who is told what happens to it.
+    pub watches: inotify::Watches,
     /// The pipe behind a FIFO's name, while it is open somewhere.
     pub fifo: parking_lot::Mutex<std::sync::Weak<crate::ipc::pipe::Pipe>>,
     /// The socket that is bound to this name.
@@ -364,6 +377,8 @@ impl InodeCommon {
         InodeCommon {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             locks: locks::FileLocks::default(),
+            text: text::TextUse::default(),
+            watches: inotify::Watches::default(),
             fifo: parking_lot::Mutex::default(),
             socket: parking_lot::Mutex::default(),
         }
@@ -390,6 +405,9 @@ pub enum Whence {
     /// To the next hole.
     Hole,
 }
+
+/// The position of [`OpenFile::write_at`] that means the end of the file, wherever that is.
+pub const AT_END: u64 = u64::MAX;
 
 /// Takes directory entries: name, inode number, type, and the offset of the *next* entry. Returns false when there is
 /// no more room; the entry has then not been taken.
@@ -425,13 +443,18 @@ pub trait OpenFile: Any + Send + Sync {
         false
     }
 
+    /// Whether the file has positions that `lseek`, `pread` and `pwrite` know. One that is not [`OpenFile::seekable`]
+    /// keeps its offset itself.
+    fn has_positions(&self) -> bool {
+        self.seekable()
+    }
+
     /// Reads at a position.
     fn read_at(&self, _file: &File, _offset: u64, _to: &mut UserWriter<'_>) -> SyscallResult<usize> {
         Err(Errno::EINVAL.into())
     }
 
-    /// Writes at a position; with `O_APPEND` set in the file's flags the position is the end, whatever `offset` is.
-    /// Returns the number of bytes and the position behind them.
+    /// Writes at a position, or at the end for [`AT_END`]. Returns the number of bytes and the position behind them.
     fn write_at(
         &self,
         _file: &File,
@@ -516,6 +539,11 @@ pub trait OpenFile: Any + Send + Sync {
     /// Called at each `close(2)` of a descriptor of the file, before the description may go away.
     fn flush(&self, _task: &CurrentTask) -> SysResult<()> {
         Ok(())
+    }
+
+    /// Whether seals keep the content from being written (`F_SEAL_WRITE`, `F_SEAL_FUTURE_WRITE`).
+    fn write_sealed(&self) -> bool {
+        false
     }
 
     /// Lines for `/proc/PID/fdinfo/N` behind the generic ones.

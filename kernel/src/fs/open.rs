@@ -7,9 +7,12 @@ use abi::{Errno, SysResult};
 
 use super::dentry::Dentry;
 use super::file::Place;
+use super::inotify::{self, Mask};
 use super::mount::MountFlags;
 use super::path::{FsState, Walk, Walker};
 use super::permissions::{Access, check, check_writable, is_owner};
+use super::privileges;
+use super::text::TextGuard;
 use super::{File, FileType, InodeRef, NewFile, NewKind, OpenFile, PathRef, SetAttributes};
 use crate::Kernel;
 use crate::error::SyscallResult;
@@ -24,7 +27,24 @@ impl OpenFile for PathOnly {}
 /// Opens a program for `execve(2)`: a regular file that may be run.
 pub fn open_executable(task: &CurrentTask, path: &[u8]) -> SyscallResult<Arc<File>> {
     let place = task.resolve(Fd::CWD, path, Walk::FOLLOW)?;
-    open_program(&place, &task.credentials(), Some(task))
+    open_program(Place::Path(place), &task.credentials(), Some(task))
+}
+
+/// [`open_executable`] for `execveat(2)`: below a directory, or with an empty path a descriptor itself.
+pub fn open_executable_at(
+    task: &CurrentTask,
+    directory: Fd,
+    path: &[u8],
+    follow: bool,
+) -> SyscallResult<Arc<File>> {
+    if path.is_empty() && directory != Fd::CWD {
+        let place = task.file(directory)?.place.clone();
+        return open_program(place, &task.credentials(), Some(task));
+    }
+    let mut walk = Walk::EMPTY;
+    walk.set(Walk::FOLLOW, follow);
+    let place = task.resolve(directory, path, walk)?;
+    open_program(Place::Path(place), &task.credentials(), Some(task))
 }
 
 /// [`open_executable`] for the first process, which is no task yet.
@@ -36,21 +56,31 @@ pub fn open_executable_in(
 ) -> SyscallResult<Arc<File>> {
     let start = state.cwd.clone();
     let found = Walker::new(state.clone(), credentials, None, Walk::FOLLOW).walk(start, path)?;
-    open_program(&found.place, credentials, None)
+    open_program(Place::Path(found.place), credentials, None)
 }
 
 fn open_program(
-    place: &PathRef,
+    place: Place,
     credentials: &Credentials,
     task: Option<&CurrentTask>,
 ) -> SyscallResult<Arc<File>> {
-    let inode = place.existing()?;
-    if inode.file_type() != FileType::Regular || place.mount.flags().contains(MountFlags::NO_EXEC) {
-        return Err(Errno::EACCES.into());
+    let inode = match &place {
+        Place::Path(place) => place.existing()?,
+        Place::Anonymous { inode, .. } => inode.clone().ok_or(Errno::EACCES)?,
+    };
+    let refused = matches!(&place, Place::Path(place) if place.mount.flags().contains(MountFlags::NO_EXEC));
+    match inode.file_type() {
+        FileType::Regular if !refused => {}
+        FileType::Symlink => return Err(Errno::ELOOP.into()),
+        _ => return Err(Errno::EACCES.into()),
     }
     check(&inode, credentials, Access::EXECUTE)?;
+    let guard = TextGuard::run(&inode)?;
     let ops = inode.open(task, OpenFlags::empty())?;
-    Ok(File::new(Place::Path(place.clone()), ops, OpenFlags::LARGEFILE))
+    let file = File::new(place, ops, OpenFlags::LARGEFILE);
+    file.set_text_use(Some(guard));
+    file.notify(Mask::OPEN);
+    Ok(file)
 }
 
 /// Opens `path`, making it if the flags say so.
@@ -163,17 +193,24 @@ pub fn open_place(
     if (flags.writable() || truncates) && matches!(kind, FileType::Regular | FileType::Directory) {
         check_writable(&place)?;
     }
+    let writes = kind == FileType::Regular && (flags.writable() || truncates);
+    let guard = if writes { Some(TextGuard::write(&inode)?) } else { None };
     let ops = match kind {
         FileType::CharDevice | FileType::BlockDevice if place.mount.flags().contains(MountFlags::NO_DEV) => {
             return Err(Errno::EACCES.into());
         }
-        FileType::Fifo => crate::ipc::pipe::open_fifo(task, inode.common(), flags)?,
+        FileType::Fifo if !inode.opens_itself() => crate::ipc::pipe::open_fifo(task, inode.common(), flags)?,
         _ => Arc::clone(&inode).open(Some(task), flags)?,
     };
     if truncates && !created {
+        privileges::drop_all(&inode, &credentials)?;
         inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
+        inotify::notify(&place.dentry, Mask::MODIFY);
     }
-    Ok(File::new(Place::Path(place), ops, flags))
+    let file = File::new(Place::Path(place), ops, flags);
+    file.set_text_use(guard.filter(|_| flags.writable()));
+    file.notify(Mask::OPEN);
+    Ok(file)
 }
 
 fn open_temporary(
@@ -197,8 +234,12 @@ fn open_temporary(
     let name = format!("#{}", file.common().id);
     let dentry = Dentry::detached(name.as_bytes(), &parent.dentry, Arc::clone(&file));
     let place = PathRef { mount: parent.mount, dentry };
+    let guard = TextGuard::write(&file)?;
     let ops = file.open(Some(task), flags)?;
-    Ok(File::new(Place::Path(place), ops, flags))
+    let file = File::new(Place::Path(place), ops, flags);
+    file.set_text_use(Some(guard));
+    file.notify(Mask::OPEN);
+    Ok(file)
 }
 
 /// Makes a file called `name` in a directory, as the task's user; `mode` is before the umask.
@@ -234,8 +275,11 @@ pub fn make(
             mode |= S_ISGID;
         }
     }
-    let inode = directory.create(name, &NewFile { kind, mode, uid: credentials.fs_uid, gid })?;
+    privileges::mode_set(mode);
+    let inode = Arc::clone(&directory).create(name, &NewFile { kind, mode, uid: credentials.fs_uid, gid })?;
+    let kind = inode.file_type();
     dentry.instantiate(inode);
+    inotify::notify_entry(&directory, name, kind, Mask::CREATE);
     Ok(PathRef { mount: Arc::clone(&parent.mount), dentry })
 }
 

@@ -318,7 +318,8 @@ impl CurrentTask {
 
     /// Walks a path as `*at` calls do.
     pub fn walk(&self, directory: Fd, path: &[u8], flags: Walk) -> SyscallResult<Found> {
-        let start = self.base(directory, path)?;
+        // Where the directory is the root, absolute paths begin there too.
+        let start = self.base(directory, if flags.contains(Walk::IN_ROOT) { b"" } else { path })?;
         let credentials = self.credentials();
         Walker::new(self.fs().get(), &credentials, Some(self), flags).walk(start, path)
     }

@@ -216,6 +216,81 @@ impl PipeEnd {
     }
 }
 
+/// What `splice(2)` and its family do with a pipe. They return `EAGAIN` where they would have to wait.
+impl PipeEnd {
+    /// Whether both are ends of one pipe.
+    pub fn same_pipe(&self, other: &PipeEnd) -> bool {
+        Arc::ptr_eq(&self.pipe, &other.pipe)
+    }
+
+    /// How much fits in: `EPIPE` and SIGPIPE if nobody reads any more.
+    fn free(&self, task: &CurrentTask) -> SyscallResult<usize> {
+        let state = self.pipe.state.lock();
+        if state.readers == 0 {
+            drop(state);
+            let info = SigInfo::new(Signal::SIGPIPE, SI_KERNEL);
+            crate::signal::send_to_task(&task.kernel, &task.task, info);
+            return Err(Errno::EPIPE.into());
+        }
+        Ok(state.capacity - state.buffer.len().min(state.capacity))
+    }
+
+    /// How much fits in, which is not nothing.
+    pub fn room(&self, task: &CurrentTask) -> SyscallResult<usize> {
+        match self.free(task)? {
+            0 => Err(Errno::EAGAIN.into()),
+            room => Ok(room),
+        }
+    }
+
+    /// Copies the first bytes, at most `count`, without taking them; none at the end.
+    pub fn peek(&self, count: usize) -> SyscallResult<Vec<u8>> {
+        let state = self.pipe.state.lock();
+        if state.buffer.is_empty() && state.writers > 0 {
+            return Err(Errno::EAGAIN.into());
+        }
+        let packet = state.packets.front().copied().unwrap_or(usize::MAX);
+        Ok(state.buffer.iter().take(count.min(packet)).copied().collect())
+    }
+
+    /// Takes the first bytes, at most `count`; none at the end.
+    pub fn take(&self, count: usize) -> SyscallResult<Vec<u8>> {
+        let mut state = self.pipe.state.lock();
+        if state.buffer.is_empty() && state.writers > 0 {
+            return Err(Errno::EAGAIN.into());
+        }
+        let count = match state.packets.pop_front() {
+            Some(packet) if packet > count => {
+                state.packets.push_front(packet - count);
+                count
+            }
+            Some(packet) => packet,
+            None => count.min(state.buffer.len()),
+        };
+        let data = state.buffer.drain(..count).collect();
+        drop(state);
+        self.pipe.queue.wake(Events::WRITABLE);
+        Ok(data)
+    }
+
+    /// Gives back what was taken and found no place.
+    pub fn put_back(&self, data: &[u8]) {
+        let mut state = self.pipe.state.lock();
+        data.iter().rev().for_each(|byte| state.buffer.push_front(*byte));
+        if !state.packets.is_empty() {
+            state.packets.push_front(data.len());
+        }
+        drop(state);
+        self.pipe.queue.wake(Events::READABLE);
+    }
+
+    /// Adds bytes for which [`PipeEnd::room`] found room.
+    pub fn give(&self, data: &[u8]) {
+        self.pipe.state.lock().buffer.extend(data);
+        self.pipe.queue.wake(Events::READABLE);
+    }
+}
+
 impl OpenFile for PipeEnd {
     fn read(&self, _task: &CurrentTask, _file: &File, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
         if to.remaining() == 0 {
@@ -253,19 +328,10 @@ impl OpenFile for PipeEnd {
     fn write(&self, task: &CurrentTask, file: &File, from: &mut UserReader<'_>) -> SyscallResult<usize> {
         let packets = file.flags().contains(OpenFlags::DIRECT);
         let wanted = if packets { from.remaining().min(PIPE_BUF) } else { from.remaining() };
-        let room = {
-            let state = self.pipe.state.lock();
-            if state.readers == 0 {
-                drop(state);
-                let info = SigInfo::new(Signal::SIGPIPE, SI_KERNEL);
-                crate::signal::send_to_task(&task.kernel, &task.task, info);
-                return Err(Errno::EPIPE.into());
-            }
-            state.capacity - state.buffer.len().min(state.capacity)
-        };
         if wanted == 0 {
             return Ok(0);
         }
+        let room = self.free(task)?;
         if room == 0 || (wanted <= PIPE_BUF && room < wanted) {
             return Err(Errno::EAGAIN.into());
         }

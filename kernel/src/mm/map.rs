@@ -155,7 +155,11 @@ impl MemoryMap {
         let protection = Protection::from_bits_truncate(request.protection);
         let writable = request.file.as_ref().is_none_or(|(file, _)| file.flags().writable());
         let mut maximum = Protection::all();
-        if shared && !writable {
+        let sealed = request.file.as_ref().is_some_and(|(file, _)| file.ops().write_sealed());
+        if shared && sealed && protection.contains(Protection::WRITE) {
+            return Err(Errno::EPERM);
+        }
+        if shared && (!writable || sealed) {
             maximum -= Protection::WRITE;
         }
         let mappable = match &request.file {
@@ -647,6 +651,19 @@ impl MemoryMap {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Whether the file with this number is mapped so that it can be written.
+    pub fn may_write(&self, inode: u64) -> bool {
+        let vmas = self.vmas.lock();
+        vmas.set.iter().any(|vma| {
+            let changes = vma.flags.contains(VmaFlags::SHARED) && vma.maximum.contains(Protection::WRITE);
+            let file = match &vma.backing {
+                Backing::File { file, .. } if changes => file.inode(),
+                _ => None,
+            };
+            file.is_some_and(|file| file.common().id == inode)
+        })
     }
 
     /// All mappings in ascending order, for `/proc/PID/maps`.

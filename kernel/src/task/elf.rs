@@ -47,7 +47,7 @@ pub struct Elf {
     pub headers_address: u64,
     /// How many program headers there are.
     pub header_count: u64,
-    /// What to load, in ascending order; not empty.
+    /// What to load, in ascending order.
     pub segments: Vec<Segment>,
     /// Where in the file the interpreter's path stands, and its length with the zero byte.
     pub interpreter: Option<(u64, usize)>,
@@ -124,7 +124,7 @@ impl Elf {
                 _ => {}
             }
         }
-        if elf.segments.is_empty() { Err(Errno::ENOEXEC) } else { Ok(elf) }
+        Ok(elf)
     }
 
     /// Adds a segment after checking it: within an address space, the file and memory parts consistent, in order.

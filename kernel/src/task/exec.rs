@@ -34,12 +34,30 @@ const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
 pub struct Program {
     /// The file.
     pub file: Arc<File>,
-    /// The path as the caller gave it (`AT_EXECFN`).
-    pub path: Vec<u8>,
+    /// What it is called.
+    pub name: ProgramName,
     /// Arguments.
     pub arguments: Vec<Vec<u8>>,
     /// Environment.
     pub environment: Vec<Vec<u8>>,
+}
+
+/// What a program is called.
+pub struct ProgramName {
+    /// The path as the caller gave it (`AT_EXECFN`); `/dev/fd/N` and what follows for one below a descriptor.
+    pub path: Vec<u8>,
+    /// What the task is called, if not by the path's last component.
+    pub base: Option<Vec<u8>>,
+    /// Whether the path leads nowhere once the program runs, so that no interpreter could open it.
+    pub inaccessible: bool,
+}
+
+impl ProgramName {
+    /// What the task is called.
+    fn base(&self) -> Vec<u8> {
+        let last = || self.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+        self.base.clone().unwrap_or_else(last)
+    }
 }
 
 /// A program in memory, ready to run.
@@ -68,16 +86,24 @@ fn read_at(file: &File, offset: u64, length: usize) -> SysResult<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The interpreter of a script and its optional argument.
+/// The interpreter of a script and its optional argument. Of a line that is longer than the beginning of the file that
+/// is looked at, only the argument may be cut off.
 fn script_line(start: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
     let line = start.strip_prefix(b"#!")?;
-    let end = line.iter().position(|byte| *byte == b'\n').unwrap_or(line.len());
+    let whole = start.len() < START;
+    let end = line.iter().position(|byte| *byte == b'\n');
+    let cut = end.is_none() && !whole;
+    let end = end.unwrap_or(if whole { line.len() } else { line.len() - 1 });
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | 0);
     let line = &line[..end];
     let first = line.iter().position(|byte| !blank(byte))?;
     let last = line.iter().rposition(|byte| !blank(byte))?;
     let line = &line[first..=last];
-    let split = line.iter().position(blank).unwrap_or(line.len());
+    let split = line.iter().position(blank);
+    if cut && split.is_none() && last == end - 1 {
+        return None;
+    }
+    let split = split.unwrap_or(line.len());
     let rest = &line[split..];
     let argument = rest.iter().position(|byte| !blank(byte)).map(|at| rest[at..].to_vec());
     Some((line[..split].to_vec(), argument))
@@ -91,7 +117,7 @@ pub fn load(
     mut program: Program,
     open: impl Fn(&[u8]) -> SyscallResult<Arc<File>>,
 ) -> SyscallResult<Loaded> {
-    let name = program.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+    let name = program.name.base();
     let mut scripts = 0;
     let elf = loop {
         let start = read_at(&program.file, 0, START)?;
@@ -101,14 +127,17 @@ pub fn load(
                 if scripts > MAX_SCRIPTS {
                     return Err(Errno::ELOOP.into());
                 }
+                if program.name.inaccessible {
+                    return Err(Errno::ENOENT.into());
+                }
                 // The script's path takes the place of its first argument, behind the interpreter's own.
-                let script = program.path.clone();
+                let script = program.name.path.clone();
                 let rest = program.arguments.split_off(program.arguments.len().min(1));
                 program.arguments =
                     [interpreter.clone()].into_iter().chain(argument).chain([script]).collect();
                 program.arguments.extend(rest);
                 program.file = open(&interpreter)?;
-                program.path = interpreter;
+                program.name = ProgramName { path: interpreter, base: None, inaccessible: false };
             }
             None => break Elf::parse(&start, |offset, length| read_at(&program.file, offset, length))?,
         }
@@ -124,9 +153,17 @@ pub fn load(
             // A broken interpreter is ELIBBAD, which libc tells from a broken program.
             let elf = Elf::parse(&start, |offset, length| read_at(&file, offset, length))
                 .map_err(|_| Errno::ELIBBAD)?;
+            if elf.segments.is_empty() {
+                return Err(Errno::ELIBBAD.into());
+            }
+            // A loader may be replaced while programs run by it, unlike the programs themselves.
+            file.set_text_use(None);
             Some((file, elf))
         }
     };
+    if elf.segments.is_empty() {
+        return Err(Errno::ENOEXEC.into());
+    }
 
     let mut context = kernel.platform.create()?;
     let memory = MemoryMap::new(&*context, kernel.platform.guest_range());
@@ -281,7 +318,7 @@ fn build_stack(
         strings.push(0);
     }
     let path_at = strings.len() as u64;
-    strings.extend_from_slice(&program.path);
+    strings.extend_from_slice(&program.name.path);
     strings.push(0);
     let string_base = end - 8 - strings.len() as u64;
     let platform_base = (string_base - 64) & !15;
@@ -414,6 +451,10 @@ mod tests {
             Some((Ok("/usr/bin/env".into()), Some(Ok("a b".into()))))
         );
         assert_eq!(line(b"#!\n"), None);
+        let long = |text: &[u8]| [text, &[b'a'; START]].concat()[..START].to_vec();
+        assert_eq!(line(&long(b"#!/bin/")), None);
+        let (_, argument) = script_line(&long(b"#!/bin/sh ")).unwrap();
+        assert_eq!(argument.map(|argument| argument.len()), Some(START - 11));
         assert_eq!(line(b"echo"), None);
     }
 }

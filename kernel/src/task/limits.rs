@@ -96,3 +96,10 @@ impl Limits {
         self.0[resource as usize] = limit;
     }
 }
+
+/// What a task gets that wants a file to become larger than it may: `EFBIG`, after SIGXFSZ.
+pub fn file_too_large(task: &super::CurrentTask) -> crate::error::SysError {
+    let info = abi::signal::SigInfo::new(abi::signal::Signal::SIGXFSZ, abi::signal::SI_KERNEL);
+    crate::signal::send_to_task(&task.kernel, &task.task, info);
+    abi::Errno::EFBIG.into()
+}

@@ -1,14 +1,18 @@
 //! System calls on tasks: who they are, and how they relate.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::exec::{MAX_ARGUMENT, Program};
+use super::exec::{MAX_ARGUMENT, Program, ProgramName};
 use super::limits::{Limit, Resource};
 use super::{CurrentTask, Pid};
 use crate::error::SyscallResult;
+use crate::fs::File;
+use crate::fs::file::Place;
+use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::user::{UserPath, UserPtr};
 
@@ -112,12 +116,64 @@ pub fn execve(
 ) -> SyscallResult<()> {
     let path = task.read_path(path)?;
     let file = crate::fs::open_executable(task, &path)?;
+    let name = ProgramName { path, base: None, inaccessible: false };
+    run(task, file, name, argv, envp)
+}
+
+/// `execveat(2)`.
+pub fn execveat(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    argv: UserPtr<u64>,
+    envp: UserPtr<u64>,
+    flags: Flags,
+) -> SyscallResult<()> {
+    const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
+    const AT_EMPTY_PATH: u32 = 0x1000;
+    if flags.0 & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let path = task.read_path(path)?;
+    if path.is_empty() && flags.0 & AT_EMPTY_PATH == 0 {
+        return Err(Errno::ENOENT.into());
+    }
+    let follow = flags.0 & AT_SYMLINK_NOFOLLOW == 0;
+    let file = crate::fs::open_executable_at(task, directory, &path, follow)?;
+    let name = if directory == Fd::CWD || path.starts_with(b"/") {
+        ProgramName { path, base: None, inaccessible: false }
+    } else {
+        // The program is known by its descriptor, which its interpreter cannot use if it is closed by then.
+        let base = match &file.place {
+            Place::Path(place) => place.dentry.name().into_vec(),
+            Place::Anonymous { name, .. } => {
+                let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+                name.strip_prefix('/').unwrap_or(name).as_bytes().to_vec()
+            }
+        };
+        let mut shown = format!("/dev/fd/{}", directory.0).into_bytes();
+        if !path.is_empty() {
+            shown.push(b'/');
+            shown.extend_from_slice(&path);
+        }
+        ProgramName { path: shown, base: Some(base), inaccessible: task.files().close_on_exec(directory)? }
+    };
+    run(task, file, name, argv, envp)
+}
+
+fn run(
+    task: &CurrentTask,
+    file: Arc<File>,
+    name: ProgramName,
+    argv: UserPtr<u64>,
+    envp: UserPtr<u64>,
+) -> SyscallResult<()> {
     let mut arguments = read_strings(task, argv)?;
     let environment = read_strings(task, envp)?;
     if arguments.is_empty() {
         arguments.push(Vec::new());
     }
-    task.exec(Program { file, path, arguments, environment })
+    task.exec(Program { file, name, arguments, environment })
 }
 
 /// `getpgid(2)`.
@@ -231,6 +287,9 @@ pub fn prlimit64(
         if let Some(new) = new {
             if new.current > new.maximum {
                 return Err(Errno::EINVAL.into());
+            }
+            if resource == Resource::OpenFiles && new.maximum > crate::fs::fd::MAX_DESCRIPTORS {
+                return Err(Errno::EPERM.into());
             }
             let privileged = task.credentials().has(super::credentials::Capability::SYS_RESOURCE);
             if new.maximum > before.maximum && !privileged {

@@ -4,7 +4,7 @@ use abi::{Errno, SysResult};
 
 use super::Entry;
 use crate::Kernel;
-use crate::fs::FileType;
+use crate::fs::{FileType, inotify};
 use crate::task::CurrentTask;
 
 /// All of them by path; those that end in a slash are directories.
@@ -24,6 +24,10 @@ const PATHS: &[&str] = &[
     "sys/",
     "sys/fs/",
     "sys/fs/file-max",
+    "sys/fs/inotify/",
+    "sys/fs/inotify/max_queued_events",
+    "sys/fs/inotify/max_user_instances",
+    "sys/fs/inotify/max_user_watches",
     "sys/fs/nr_open",
     "sys/fs/pipe-max-size",
     "sys/kernel/",
@@ -98,6 +102,9 @@ pub fn text(kernel: &Kernel, path: &str, reader: Option<&CurrentTask>) -> SysRes
         "version" => format!("Linux version {} (nacelle) #1 SMP\n", Kernel::RELEASE),
         "vmstat" => "pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n".to_owned(),
         "sys/fs/file-max" => "9223372036854775807\n".to_owned(),
+        "sys/fs/inotify/max_queued_events" => format!("{}\n", inotify::MAX_QUEUED),
+        "sys/fs/inotify/max_user_instances" => format!("{}\n", inotify::MAX_INSTANCES),
+        "sys/fs/inotify/max_user_watches" => format!("{}\n", inotify::MAX_WATCHES),
         "sys/fs/nr_open" | "sys/fs/pipe-max-size" => "1048576\n".to_owned(),
         "sys/kernel/cap_last_cap" => "40\n".to_owned(),
         "sys/kernel/domainname" => format!("{}\n", String::from_utf8_lossy(&uts.domainname)),

@@ -497,14 +497,18 @@ pub fn descriptor_name(
 
 /// Where `fd/N` leads.
 pub fn descriptor_place(kernel: &Kernel, pid: Pid, fd: i32, reader: &CurrentTask) -> SyscallResult<PathRef> {
-    let file = file(kernel, pid, fd, Some(reader))?;
+    place_of(&*file(kernel, pid, fd, Some(reader))?, reader)
+}
+
+/// Where an open file lies.
+fn place_of(file: &File, reader: &CurrentTask) -> SyscallResult<PathRef> {
     match &file.place {
         Place::Path(place) => Ok(place.clone()),
         Place::Anonymous { .. } => {
             // A file without a place gets one for the occasion: opening it opens the same object again.
             let inode = file.inode().ok_or(Errno::ENXIO)?;
             let root = reader.fs().get().root;
-            let name = file_name(&file, &root);
+            let name = file_name(file, &root);
             let dentry = crate::fs::dentry::Dentry::detached(&name, &root.dentry, inode);
             Ok(PathRef { mount: root.mount, dentry })
         }
@@ -536,7 +540,7 @@ pub fn link_place(kernel: &Kernel, pid: Pid, name: &str, reader: &CurrentTask) -
         _ => {
             let memory = task.memory().ok_or(Errno::ENOENT)?;
             let executable = memory.layout.lock().executable.clone().ok_or(Errno::ENOENT)?;
-            Ok(executable.path().cloned().ok_or(Errno::ENOENT)?)
+            place_of(&executable, reader)
         }
     }
 }
@@ -544,6 +548,13 @@ pub fn link_place(kernel: &Kernel, pid: Pid, name: &str, reader: &CurrentTask) -
 /// What `exe`, `cwd` or `root` says that it leads to.
 pub fn link_name(kernel: &Kernel, pid: Pid, name: &str, reader: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
     let reader = reader.ok_or(Errno::ENOENT)?;
+    if name == "exe" {
+        let task = task(kernel, pid)?;
+        check_access(&task, Some(reader))?;
+        let memory = task.memory().ok_or(Errno::ENOENT)?;
+        let executable = memory.layout.lock().executable.clone().ok_or(Errno::ENOENT)?;
+        return Ok(file_name(&executable, &reader.fs().get().root));
+    }
     let place = link_place(kernel, pid, name, reader).map_err(crate::error::SysError::errno)?;
     Ok(place.display(&reader.fs().get().root).0)
 }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::stat::follows;
 use crate::error::{SysError, SyscallResult};
+use crate::fs::inotify::{self, Mask};
 use crate::fs::open::make;
 use crate::fs::path::Walk;
 use crate::fs::permissions::{Access, check, check_sticky, check_writable};
@@ -16,7 +17,7 @@ use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::task::CurrentTask;
 use crate::task::credentials::Capability;
-use crate::user::UserPath;
+use crate::user::{PATH_MAX, UserPath};
 
 const AT_REMOVEDIR: u32 = 0x200;
 const AT_EMPTY_PATH: u32 = 0x1000;
@@ -136,8 +137,13 @@ pub fn unlinkat(task: &CurrentTask, directory: Fd, path: UserPath, flags: Flags)
     if slash {
         return Err(Errno::ENOTDIR.into());
     }
+    let last = file.metadata()?.links <= 1;
     inode.unlink(&name)?;
-    place.dentry.unlinked();
+    place.dentry.unlinked(last);
+    inotify::notify_inode(&file, Mask::ATTRIB);
+    let kind = file.file_type();
+    drop((place, file));
+    inotify::notify_entry(&inode, &name, kind, Mask::DELETE);
     Ok(())
 }
 
@@ -160,7 +166,9 @@ fn remove_directory(task: &CurrentTask, directory: Fd, path: UserPath) -> Syscal
         return Err(Errno::ENOTDIR.into());
     }
     inode.rmdir(&name)?;
-    place.dentry.unlinked();
+    place.dentry.unlinked(true);
+    drop((place, file));
+    inotify::notify_entry(&inode, &name, FileType::Directory, Mask::DELETE);
     Ok(())
 }
 
@@ -205,7 +213,10 @@ pub fn linkat(
     let directory = parent.existing()?;
     check(&directory, &task.credentials(), Access::WRITE | Access::EXECUTE)?;
     directory.link(&name, &inode)?;
+    inotify::notify_inode(&inode, Mask::ATTRIB);
+    let kind = inode.file_type();
     dentry.instantiate(inode);
+    inotify::notify_entry(&directory, &name, kind, Mask::CREATE);
     Ok(())
 }
 
@@ -271,17 +282,26 @@ pub fn renameat2(
         }
         check(&new_parent.existing()?, &task.credentials(), Access::WRITE | Access::EXECUTE)?;
     }
-    from.rename(&old_name, &new_parent.existing()?, &new_name, mode)?;
+    let to = new_parent.existing()?;
+    let replaced = target.inode();
+    let last = match &replaced {
+        Some(replaced) => replaced.file_type() == FileType::Directory || replaced.metadata()?.links <= 1,
+        None => false,
+    };
+    Arc::clone(&from).rename(&old_name, &to, &new_name, mode)?;
     if mode == RenameMode::Exchange {
-        // Both names stand for something else now; they are looked up again.
-        source.dentry.unlinked();
-        target.unlinked();
+        source.dentry.exchanged(&target);
+        inotify::notify_move((&from, &old_name), (&to, &new_name), &inode, None);
+        if let Some(other) = &replaced {
+            inotify::notify_move((&to, &new_name), (&from, &old_name), other, None);
+        }
         return Ok(());
     }
-    if target.inode().is_some() {
-        target.unlinked();
+    if replaced.is_some() {
+        target.unlinked(last);
     }
     source.dentry.moved(&new_parent.dentry, &new_name);
+    inotify::notify_move((&from, &old_name), (&to, &new_name), &inode, replaced.as_ref());
     Ok(())
 }
 
@@ -337,6 +357,10 @@ fn list(
 ) -> SyscallResult<usize> {
     let file = task.file(fd)?;
     file.check_readable()?;
+    let directory = file.inode().is_some_and(|inode| inode.file_type() == FileType::Directory);
+    if directory && file.path().is_some_and(|place| place.dentry.is_deleted()) {
+        return Err(Errno::ENOENT.into());
+    }
     let size = size.min(1 << 20);
     let mut bytes: Vec<u8> = Vec::new();
     let mut position = file.with_offset(|offset| *offset);
@@ -356,6 +380,7 @@ fn list(
     }
     task.write_bytes(buffer, &bytes)?;
     file.with_offset(|offset| *offset = position);
+    file.notify(Mask::ACCESS);
     Ok(bytes.len())
 }
 
@@ -437,6 +462,9 @@ pub fn getcwd(task: &CurrentTask, buffer: u64, size: usize) -> SyscallResult<usi
         path = [b"(unreachable)".to_vec(), path].concat();
     }
     path.push(0);
+    if path.len() > PATH_MAX {
+        return Err(Errno::ENAMETOOLONG.into());
+    }
     if path.len() > size {
         return Err(SysError::Errno(Errno::ERANGE));
     }

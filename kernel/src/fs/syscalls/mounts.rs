@@ -139,7 +139,7 @@ pub(super) fn make_file_system(
             }
             Ok(ProcFs::new(&task.kernel, &task.group.pid_namespace))
         }
-        "sysfs" => Ok(MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 })),
+        "sysfs" => Ok(MemFs::tmpfs(MemOptions { mode: 0o755, ..MemOptions::default() })),
         "devpts" => {
             let known = ["newinstance", "gid", "uid", "mode", "ptmxmode", "max"];
             if !options.iter().all(|(key, _)| known.contains(&key.as_str())) {
@@ -177,8 +177,8 @@ fn make_tmpfs(task: &CurrentTask, options: &[(String, Option<String>)]) -> SysRe
             "mode" => made.mode = number(8)? & 0o7777,
             "uid" => owner.uid = Some(credentials.uid_of(number(10)?)?),
             "gid" => owner.gid = Some(credentials.gid_of(number(10)?)?),
-            // Files are not counted, and huge pages are the host's business.
-            "nr_inodes" => drop(parse_size(value.ok_or(Errno::EINVAL)?)?),
+            "nr_inodes" => made.inodes = parse_size(value.ok_or(Errno::EINVAL)?)?,
+            // Huge pages are the host's business.
             "huge" | "inode32" | "inode64" | "noswap" | "mpol" => {}
             _ => return Err(Errno::EINVAL),
         }

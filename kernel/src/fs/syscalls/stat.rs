@@ -7,9 +7,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::SyscallResult;
 use crate::fs::file::Place;
+use crate::fs::inotify::{self, Mask, attribute_mask};
 use crate::fs::mount::MountFlags;
 use crate::fs::path::Walk;
 use crate::fs::permissions::{Access, check, check_metadata, check_writable, is_owner};
+use crate::fs::privileges;
+use crate::fs::text::TextGuard;
 use crate::fs::{File, FileSystem, FileType, InodeRef, Metadata, PathRef, SetAttributes};
 use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
@@ -271,7 +274,10 @@ fn change(
     check_writable(&place)?;
     let inode = place.existing()?;
     let attributes = change(task, &inode, &inode.metadata()?)?;
-    Ok(inode.set_attributes(&attributes)?)
+    inode.set_attributes(&attributes)?;
+    privileges::mode_set(attributes.mode.unwrap_or(0));
+    inotify::notify(&place.dentry, attribute_mask(&attributes));
+    Ok(())
 }
 
 fn change_file(
@@ -287,7 +293,10 @@ fn change_file(
     }
     let inode = file.inode().ok_or(Errno::EINVAL)?;
     let attributes = change(task, &inode, &inode.metadata()?)?;
-    Ok(inode.set_attributes(&attributes)?)
+    inode.set_attributes(&attributes)?;
+    privileges::mode_set(attributes.mode.unwrap_or(0));
+    file.notify(attribute_mask(&attributes));
+    Ok(())
 }
 
 fn mode_change(mode: u32) -> impl FnOnce(&CurrentTask, &InodeRef, &Metadata) -> SyscallResult<SetAttributes> {
@@ -490,14 +499,18 @@ pub fn utime(task: &CurrentTask, path: UserPath, times: UserPtr<[i64; 2]>) -> Sy
 }
 
 /// The size that a file may have: beyond the limit SIGXFSZ and `EFBIG`.
-pub(super) fn check_size(task: &CurrentTask, length: i64) -> SyscallResult<u64> {
+fn check_size(task: &CurrentTask, length: i64) -> SyscallResult<u64> {
     let length = u64::try_from(length).map_err(|_| Errno::EINVAL)?;
     if length > task.group.limit(crate::task::limits::Resource::FileSize) {
-        let info = abi::signal::SigInfo::new(abi::signal::Signal::SIGXFSZ, abi::signal::SI_KERNEL);
-        crate::signal::send_to_task(&task.kernel, &task.task, info);
-        return Err(Errno::EFBIG.into());
+        return Err(crate::task::limits::file_too_large(task));
     }
     Ok(length)
+}
+
+/// Gives a file another size, and what it may not keep then away.
+fn resize(task: &CurrentTask, inode: &InodeRef, size: u64) -> SyscallResult<()> {
+    privileges::drop_all(inode, &task.credentials())?;
+    Ok(inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?)
 }
 
 /// `truncate(2)`.
@@ -513,7 +526,10 @@ pub fn truncate(task: &CurrentTask, path: UserPath, length: i64) -> SyscallResul
     }
     check_writable(&place)?;
     check(&inode, &task.credentials(), Access::WRITE)?;
-    Ok(inode.set_attributes(&SetAttributes { size: Some(length), ..SetAttributes::default() })?)
+    let _writer = TextGuard::write(&inode)?;
+    resize(task, &inode, length)?;
+    inotify::notify(&place.dentry, Mask::MODIFY);
+    Ok(())
 }
 
 /// `ftruncate(2)`.
@@ -524,7 +540,9 @@ pub fn ftruncate(task: &CurrentTask, fd: Fd, length: i64) -> SyscallResult<()> {
     if !file.flags().writable() {
         return Err(Errno::EINVAL.into());
     }
-    Ok(inode.set_attributes(&SetAttributes { size: Some(length), ..SetAttributes::default() })?)
+    resize(task, &inode, length)?;
+    file.notify(Mask::MODIFY);
+    Ok(())
 }
 
 /// `struct statfs`.
@@ -594,6 +612,52 @@ pub fn statfs(task: &CurrentTask, path: UserPath, buffer: UserPtr<StatFs>) -> Sy
 pub fn fstatfs(task: &CurrentTask, fd: Fd, buffer: UserPtr<StatFs>) -> SyscallResult<()> {
     let file = task.file(fd)?;
     Ok(task.write_object(buffer, &statistics(file.path())?)?)
+}
+
+/// `name_to_handle_at(2)`: no file system here gives handles.
+pub fn name_to_handle_at(
+    task: &CurrentTask,
+    directory: Fd,
+    path: UserPath,
+    handle: UserPtr<u32>,
+    _mount: u64,
+    flags: Flags,
+) -> SyscallResult<()> {
+    const MAX_HANDLE: u32 = 128;
+    // AT_HANDLE_FID has the value of AT_REMOVEDIR.
+    const AT_HANDLE_FID: u32 = 0x200;
+    if flags.0 & !(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH | AT_HANDLE_FID) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let path = task.read_path(path)?;
+    let mut walk = if follows(flags.0) { Walk::FOLLOW } else { Walk::empty() };
+    walk.set(Walk::EMPTY, flags.0 & AT_EMPTY_PATH != 0);
+    task.resolve(directory, &path, walk)?.existing()?;
+    if task.read_object(handle)? > MAX_HANDLE {
+        return Err(Errno::EINVAL.into());
+    }
+    Err(Errno::EOPNOTSUPP.into())
+}
+
+/// `open_by_handle_at(2)`: a handle cannot have come from here.
+pub fn open_by_handle_at(
+    task: &CurrentTask,
+    directory: Fd,
+    handle: UserPtr<u32>,
+    _flags: Flags,
+) -> SyscallResult<Fd> {
+    const MAX_HANDLE: u32 = 128;
+    if !task.credentials().has(Capability::DAC_READ_SEARCH) {
+        return Err(Errno::EPERM.into());
+    }
+    let size = task.read_object(handle)?;
+    if size == 0 || size > MAX_HANDLE {
+        return Err(Errno::EINVAL.into());
+    }
+    if directory != Fd::CWD {
+        task.file(directory)?;
+    }
+    Err(Errno::ESTALE.into())
 }
 
 /// Whether `flags` has the flag by which `linkat(2)` follows links.

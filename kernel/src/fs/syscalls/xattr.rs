@@ -3,6 +3,7 @@
 use abi::{Errno, SysResult};
 
 use crate::error::SyscallResult;
+use crate::fs::inotify::{self, Mask};
 use crate::fs::path::Walk;
 use crate::fs::permissions::{Access, check, check_writable, is_owner};
 use crate::fs::{FileType, InodeRef, PathRef, XattrMode};
@@ -64,6 +65,14 @@ fn check_name(task: &CurrentTask, inode: &InodeRef, name: &[u8], access: Access)
     Err(Errno::EOPNOTSUPP)
 }
 
+/// Tells watchers.
+fn changed(target: &Target) {
+    match &target.1 {
+        Some(place) => inotify::notify(&place.dentry, Mask::ATTRIB),
+        None => inotify::notify_inode(&target.0, Mask::ATTRIB),
+    }
+}
+
 fn give(task: &CurrentTask, value: &[u8], buffer: u64, size: usize) -> SyscallResult<usize> {
     if size == 0 {
         return Ok(value.len());
@@ -105,7 +114,10 @@ fn set(
         check_writable(place)?;
     }
     check_name(task, &target.0, &name, Access::WRITE)?;
-    Ok(target.0.set_xattr(&name, &bytes, mode)?)
+    target.0.set_xattr(&name, &bytes, mode)?;
+    crate::fs::privileges::attribute_set(&name);
+    changed(&target);
+    Ok(())
 }
 
 fn list(task: &CurrentTask, target: Target, buffer: u64, size: usize) -> SyscallResult<usize> {
@@ -122,7 +134,9 @@ fn remove(task: &CurrentTask, target: Target, name: u64) -> SyscallResult<()> {
         check_writable(place)?;
     }
     check_name(task, &target.0, &name, Access::WRITE)?;
-    Ok(target.0.remove_xattr(&name)?)
+    target.0.remove_xattr(&name)?;
+    changed(&target);
+    Ok(())
 }
 
 /// `getxattr(2)`.
