@@ -82,6 +82,70 @@ TEST(fork_does_not_pass_on_the_alarm) {
 static void do_nothing(int signal UNUSED) {
 }
 
+/* Calls that are made often may be answered by a shorter way, which must not be an older answer. */
+static void check_identity_often(uid_t real, uid_t effective, gid_t real_group, gid_t effective_group) {
+    pid_t process = syscall(SYS_getpid), thread = syscall(SYS_gettid);
+    for (int round = 0; round < 200; round++) {
+        CHECK_EQ(getpid(), process);
+        CHECK_EQ(syscall(SYS_gettid), thread);
+        CHECK_EQ(getuid(), real);
+        CHECK_EQ(geteuid(), effective);
+        CHECK_EQ(getgid(), real_group);
+        CHECK_EQ(getegid(), effective_group);
+    }
+}
+
+static void *check_thread(void *unused UNUSED) {
+    CHECK(syscall(SYS_gettid) != getpid());
+    check_identity_often(getuid(), geteuid(), getgid(), getegid());
+    return NULL;
+}
+
+TEST(identity_calls_made_often_follow_changes) {
+    if (geteuid() != 0) {
+        SKIP("needs root");
+    }
+    check_identity_often(0, 0, 0, 0);
+    pid_t parent = getpid();
+    CHECK_EXIT(CHILD({
+                   CHECK(getpid() != parent);
+                   CHECK_EQ(getppid(), parent);
+                   check_identity_often(0, 0, 0, 0);
+                   pthread_t thread;
+                   CHECK_EQ(pthread_create(&thread, NULL, check_thread, NULL), 0);
+                   check_identity_often(0, 0, 0, 0);
+                   CHECK_EQ(pthread_join(thread, NULL), 0);
+                   CHECK_OK(setresgid(5, 6, 7));
+                   check_identity_often(0, 0, 5, 6);
+                   CHECK_OK(setresuid(8, 9, 0));
+                   check_identity_often(8, 9, 5, 6);
+                   CHECK_EXIT(CHILD({ check_identity_often(8, 9, 5, 6); }), 0);
+                   CHECK_OK(seteuid(0));
+                   check_identity_often(8, 0, 5, 6);
+               }),
+               0);
+    CHECK_EQ(getpid(), parent);
+    check_identity_often(0, 0, 0, 0);
+}
+
+/* A signal that arrives anywhere in a call leaves registers and results as they are. */
+TEST(calls_made_often_survive_signals) {
+    handle(SIGALRM, do_nothing, SA_RESTART);
+    struct itimerval timer = {{0, 500}, {0, 500}};
+    CHECK_OK(setitimer(ITIMER_REAL, &timer, NULL));
+    pid_t self = getpid();
+    int fds[2];
+    CHECK_OK(pipe(fds));
+    for (int round = 0; round < 20000; round++) {
+        char byte = (char)round;
+        CHECK_EQ(getpid(), self);
+        CHECK_EQ(syscall(SYS_getpid), self);
+        CHECK_EQ(write(fds[1], &byte, 1), 1);
+        CHECK_EQ(read(fds[0], &byte, 1), 1);
+        CHECK_EQ(byte, (char)round);
+    }
+}
+
 TEST(fork_passes_on_handlers_and_mask) {
     handle(SIGUSR1, do_nothing, 0);
     block_signals(SIGNALS(SIGUSR2));
