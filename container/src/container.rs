@@ -14,9 +14,9 @@ use oci_spec::runtime as oci;
 use sandbox::control::message::{ContainerState, ErrorCode, ProcessInfo, SignalTarget, Usage, WaitTarget};
 use sandbox::control::{Client, ClientError, Request, Response, listen_at};
 use sandbox::link::{self, Ending};
-use sandbox::spec::{Descriptor, RootLayer, Streams};
+use sandbox::spec::{Descriptor, FileAccess, RootLayer, Streams};
 use sandbox::terminal::RawMode;
-use sandbox::{Boot, Owners, Patching};
+use sandbox::{Boot, Patching};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Cgroup, Hierarchies, Name, Stats};
@@ -49,6 +49,10 @@ pub struct Config {
     pub root: PathBuf,
     /// Where changes of root directories go.
     pub layer: RootLayer,
+    /// Who else changes root directories.
+    pub access: FileAccess,
+    /// Whether sandboxes get descriptors of directories.
+    pub mode: gofer::Mode,
     /// Which system calls sandboxes show in their log; see [`sandbox::spec::ContainerSpec::strace`].
     pub strace: Option<String>,
     /// Where sandboxes write what goes wrong; nowhere by default.
@@ -225,7 +229,13 @@ impl Container {
         let mut streams = streams(&wanted.process, args.console_socket.as_deref(), &mut parcel)?;
         self.terminal = own_terminal(&mut streams, args.console_socket.as_deref(), &parcel)?;
         let terminal = terminal_of(&streams, &parcel)?;
-        let mut spec = convert::container(&self.id, wanted, config.layer, streams, &mut parcel)?;
+        let mut spec =
+            convert::container(&self.id, wanted, config.layer, config.access, streams, &mut parcel)?;
+        let mut gofer =
+            gofer::spawn(&parcel.files, config.mode).map_err(|error| Error::Spawn(error.to_string()))?;
+        for channel in std::mem::take(&mut gofer.channels) {
+            spec.gofer.push(parcel.add(channel));
+        }
         spec.strace.clone_from(&config.strace);
         spec.process.make_cwd = true;
         spec.tasks_limit = tasks_limit(&self.spec);
@@ -270,6 +280,7 @@ impl Container {
             }
             // From here on there is somebody who must be found again if this process dies.
             self.saver.save_locked(self)?;
+            gofer.wait_until_ready().map_err(Error::Spawn)?;
             let borrowed: Vec<_> = parcel.descriptors.iter().map(AsFd::as_fd).collect();
             Ok(client.run(Request::Create(Box::new(spec)), &borrowed)?)
         });
@@ -342,14 +353,11 @@ impl Container {
             source: error.into(),
         })?;
         let log = log.try_clone().map_err(Error::host("use the log"))?;
-        // Files of a container belong to many users; whoever is not root can only work on their own.
-        let owners = if rustix::process::geteuid().is_root() { Owners::All } else { Owners::One };
         let boot = Boot {
             connection: theirs,
             listener: Some(listener),
             log,
             kept: Vec::new(),
-            owners,
             patching: Patching::On,
         };
         Ok((Client::new(ours), boot, control))

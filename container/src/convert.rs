@@ -3,10 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, open};
+use gofer::Writing;
+use gofer::mounts::{Below, Executing, Mount};
 use sandbox::spec::{
-    Capabilities, ContainerSpec, Descriptor, LimitSpec, MountKind as SandboxMount, MountSpec, ProcessSpec,
-    RootLayer, RootSpec, Sharing, Streams,
+    Capabilities, ContainerSpec, Descriptor, FileAccess, HostFiles, LimitSpec, MountKind as SandboxMount,
+    MountSpec, ProcessSpec, RootLayer, RootSpec, Sharing, Streams,
 };
 
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ use crate::spec::{ContainerConfig, ContainerType, ProcessConfig};
 pub struct Parcel {
     /// Those that go with it.
     pub descriptors: Vec<OwnedFd>,
+    /// Files of the host that the gofer is to serve.
+    pub files: Vec<Mount>,
 }
 
 impl Parcel {
@@ -28,14 +31,15 @@ impl Parcel {
         Descriptor(self.descriptors.len() - 1)
     }
 
-    fn open(&mut self, path: &Path, flags: OFlags, what: &'static str) -> Result<Descriptor> {
-        let opened = open(path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-        let opened = opened.map_err(|error| Error::File {
-            action: what,
-            path: path.to_owned(),
-            source: error.into(),
-        })?;
-        Ok(self.add(opened))
+    /// Has the gofer serve a directory or file, with these `MS_*` flags.
+    fn serve(&mut self, path: &Path, flags: u64, below: Below, what: &'static str) -> Result<HostFiles> {
+        // What is not there is said here, by the name that it has in the specification.
+        let found = path.metadata();
+        found.map_err(|source| Error::File { action: what, path: path.to_owned(), source })?;
+        let writing = if flags & flag::RDONLY != 0 { Writing::ReadOnly } else { Writing::ReadWrite };
+        let executing = if flags & flag::NOEXEC != 0 { Executing::Refused } else { Executing::Allowed };
+        self.files.push(Mount { source: path.to_owned(), writing, below, executing });
+        Ok(HostFiles(self.files.len() as u32 - 1))
     }
 }
 
@@ -44,13 +48,17 @@ pub fn container(
     id: &Id,
     config: &ContainerConfig,
     layer: RootLayer,
+    access: FileAccess,
     streams: Streams,
     parcel: &mut Parcel,
 ) -> Result<ContainerSpec> {
+    // A read-only root still gets its mount points.
+    let root_flags = if layer == RootLayer::Memory { flag::RDONLY } else { 0 };
     let root = RootSpec {
-        directory: parcel.open(&config.root, OFlags::DIRECTORY, "open the root directory")?,
+        directory: parcel.serve(&config.root, root_flags, Below::Included, "open the root directory")?,
         layer,
         read_only: config.root_read_only,
+        access,
     };
     let hostname = config.hostname.clone().unwrap_or_else(|| id.as_str().chars().take(64).collect());
     Ok(ContainerSpec {
@@ -60,6 +68,7 @@ pub fn container(
         pid_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Pid),
         ipc_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Ipc),
         uts_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Uts),
+        gofer: Vec::new(),
         root,
         mounts: mounts(config, parcel)?,
         process: process(&config.process, streams),
@@ -125,9 +134,11 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
         }
     }
     for mount in &config.mounts {
+        let flags = (mount.flags | mount.recursive_flags) & !(mount.cleared | mount.recursive_cleared);
         let kind = match &mount.kind {
-            MountKind::Bind { path, .. } => {
-                SandboxMount::Host(parcel.open(path, OFlags::empty(), "open the source of a mount")?)
+            MountKind::Bind { path, recursive } => {
+                let below = if *recursive { Below::Included } else { Below::Hidden };
+                SandboxMount::Host(parcel.serve(path, flags, below, "open the source of a mount")?)
             }
             // To runc it is a tmpfs that it puts the devices into.
             MountKind::Tmpfs(_) if mount.destination == "/dev" => SandboxMount::Devices,
@@ -141,7 +152,6 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
             // Nothing of the host's is to be seen there; see docs/limitations.md.
             MountKind::Cgroup { .. } => memory(0, 0o555),
         };
-        let flags = (mount.flags | mount.recursive_flags) & !(mount.cleared | mount.recursive_cleared);
         mounts.push(MountSpec {
             destination: mount.destination.clone(),
             kind,

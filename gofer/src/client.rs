@@ -34,6 +34,13 @@ struct Channel {
     buffer: Vec<u8>,
 }
 
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // Whoever watches the socket by another descriptor is not to keep it alive.
+        let _ = host::rustix::net::shutdown(&self.socket, host::rustix::net::Shutdown::Both);
+    }
+}
+
 impl Client {
     /// Connects over these sockets, the other ends of which a gofer serves.
     ///
@@ -57,6 +64,17 @@ impl Client {
         client.mode = if welcome.direct == 0 { Mode::Strict } else { Mode::Direct };
         client.mounts = welcome.mounts;
         Ok(Arc::new(client))
+    }
+
+    /// A descriptor that hangs up when the gofer dies, or when the client is dropped.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn hang_up(&self) -> SysResult<OwnedFd> {
+        let channel = self.channel();
+        let copy = channel.socket.try_clone();
+        self.free(channel);
+        Ok(copy?)
     }
 
     /// How many mounts the gofer serves.
@@ -96,9 +114,13 @@ impl Client {
     ) -> SysResult<(T, Option<OwnedFd>)> {
         let mut channel = self.channel();
         let result = exchange(&mut channel, request, fds, self.batch());
+        self.free(channel);
+        result
+    }
+
+    fn free(&self, channel: Channel) {
         self.idle.lock().push(channel);
         self.freed.notify_one();
-        result
     }
 
     fn channel(&self) -> Channel {

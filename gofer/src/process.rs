@@ -2,7 +2,7 @@
 //! mounts, gives up what it does not need, answers until its client goes, and ends.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Barrier};
 
 use abi::SysResult;
@@ -100,9 +100,16 @@ fn child(
     reporting: OwnedFd,
     ready: OwnedFd,
 ) -> i32 {
-    let mut kept = vec![rustix::stdio::stderr(), reporting.as_fd(), ready.as_fd()];
+    let mut kept = vec![reporting.as_fd(), ready.as_fd()];
     kept.extend(channels.iter().map(AsFd::as_fd));
-    let closed = host::file::close_all_but(&kept);
+    let closed = host::process::close_others(&kept);
+    // The caller's streams are none of its business; but their numbers must not go to something else.
+    while let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        if null.as_raw_fd() > 2 {
+            break;
+        }
+        std::mem::forget(null);
+    }
     // Our ids are mapped before we are told to go on.
     let mut byte = [0];
     if closed.is_err() || !matches!(rustix::io::read(&ready, &mut byte), Ok(1)) {

@@ -33,23 +33,3 @@ pub fn change_mode(directory: BorrowedFd<'_>, name: &[u8], mode: u32, flags: AtF
         other => other.map(drop),
     }
 }
-
-/// Closes all descriptors of the process but these, whoever owns them.
-///
-/// For a forked process that keeps nothing of its maker's: what is left of the owners is a copy that is never used.
-pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
-    keep.sort_unstable();
-    let close = |first: u32, last: u32| {
-        // SAFETY: descriptors that somebody owns are closed behind their back; see above for why that is all right.
-        check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
-    };
-    let mut from = 0;
-    for number in keep {
-        if number > from {
-            close(from, number - 1)?;
-        }
-        from = number + 1;
-    }
-    close(from, u32::MAX)
-}

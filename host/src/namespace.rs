@@ -90,22 +90,17 @@ pub fn enter_empty_root() -> io::Result<Option<std::fs::File>> {
     Ok(procfs)
 }
 
-/// The capabilities that access to files is about, for one who works on files of many owners: `CAP_CHOWN`,
-/// `CAP_DAC_OVERRIDE`, `CAP_FOWNER`, `CAP_FSETID`. Not `CAP_DAC_READ_SEARCH`, which opens files by their handles.
-pub const FILE_CAPABILITIES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4;
-
-/// Gives up all capabilities but those of the mask for good, and the way to new ones.
-pub fn drop_privileges(kept: u64) -> io::Result<()> {
+/// Gives up all capabilities for good, and the way to new ones.
+pub fn drop_privileges() -> io::Result<()> {
     let header: [u32; 2] = [0x2008_0522, 0];
-    let (low, high) = (kept as u32, (kept >> 32) as u32);
-    let sets = [low, low, 0, high, high, 0];
+    let none = [0u32; 6];
     // SAFETY: the two structures are as capset(2) wants them and outlive the call; the others touch no memory.
     unsafe {
         for capability in 0..=63 {
             // Beyond the last capability, EINVAL.
             libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
         }
-        check(libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()))?;
+        check(libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()))?;
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
         // A change of capabilities makes a process unreadable to itself: it must still read its stubs' memory.
         check(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0).into())?;

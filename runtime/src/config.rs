@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use container::{Cgroups, Config, Container, LoadOpts, USUAL_ROOT};
-use sandbox::spec::RootLayer;
+use sandbox::spec::{FileAccess, RootLayer};
 
 /// How lines of the log look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -101,9 +101,6 @@ impl Global {
         if self.systemd_cgroup || self.cgroup_manager == "systemd" {
             bail!("cgroups made by systemd are not supported: use the cgroupfs driver");
         }
-        if !self.directfs {
-            bail!("--directfs=false is not supported yet");
-        }
         for (flag, value, known) in [
             ("--cgroup-manager", &self.cgroup_manager, &["cgroupfs", "disabled"][..]),
             ("--rootless", &self.rootless, &["true", "false", "auto"]),
@@ -130,12 +127,19 @@ impl Global {
         self.root.clone().unwrap_or_else(own)
     }
 
+    /// Whether sandboxes get descriptors of directories.
+    pub fn gofer_mode(&self) -> gofer::Mode {
+        if self.directfs { gofer::Mode::Direct } else { gofer::Mode::Strict }
+    }
+
     /// What concerns all containers.
     pub fn config(&self) -> Config {
         let memory = self.overlay2.ends_with(":memory");
         Config {
             root: self.root(),
             layer: if memory { RootLayer::Memory } else { RootLayer::Through },
+            access: if self.file_access == "exclusive" { FileAccess::Exclusive } else { FileAccess::Shared },
+            mode: self.gofer_mode(),
             strace: self.strace.clone(),
             debug_log: self.debug_log.clone(),
             cgroups: if self.ignore_cgroups || self.cgroup_manager == "disabled" {

@@ -108,7 +108,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Checkpoint(arguments) => checkpoint::run(&arguments),
         Command::Create(arguments) => create::run(global, arguments),
         Command::Delete(arguments) => delete::run(global, &arguments),
-        Command::Do(arguments) => do_::run(arguments),
+        Command::Do(arguments) => do_::run(arguments, global.gofer_mode()),
         Command::Events(arguments) => events::run(global, &arguments),
         Command::Exec(arguments) => exec::run(global, arguments),
         Command::Features(arguments) => features::run(&arguments),

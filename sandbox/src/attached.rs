@@ -12,10 +12,18 @@ use host::signals::{Signals, forwardable};
 use crate::control::{Client, Request};
 use crate::spec::{ContainerSpec, Descriptor, Streams};
 use crate::terminal::RawMode;
-use crate::{Boot, Owners, Patching, link};
+use crate::{Boot, Patching, link};
 
 /// The death of a process that breaks the rules of `seccomp`.
 const SIGSYS: i32 = 31;
+
+/// Files of the host.
+pub struct Files {
+    /// Those that the specification speaks of, by their numbers here.
+    pub mounts: Vec<gofer::mounts::Mount>,
+    /// Whether the sandbox gets descriptors of directories.
+    pub mode: gofer::Mode,
+}
 
 /// Runs a container in a sandbox of its own and returns how it ended, as `wait(2)` gives it. Signals to the caller go
 /// to the program. If its terminal is connected to one of the host, that is in raw mode meanwhile.
@@ -25,6 +33,7 @@ const SIGSYS: i32 = 31;
 pub fn run(
     mut spec: ContainerSpec,
     mut descriptors: Vec<OwnedFd>,
+    files: Files,
     patching: Patching,
 ) -> anyhow::Result<u32> {
     let raw = match &mut spec.process.streams {
@@ -41,14 +50,19 @@ pub fn run(
         .context("cannot make a socket")?;
     let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);
     let log = log.or_else(|_| File::create("/dev/null").map(OwnedFd::from)).context("cannot open a log")?;
-    let boot =
-        Boot { connection: theirs, listener: None, log, kept: Vec::new(), owners: Owners::One, patching };
+    let mut gofer = gofer::spawn(&files.mounts, files.mode)?;
+    for channel in std::mem::take(&mut gofer.channels) {
+        spec.gofer.push(Descriptor(descriptors.len()));
+        descriptors.push(channel);
+    }
+    let boot = Boot { connection: theirs, listener: None, log, kept: Vec::new(), patching };
     let pid = crate::spawn(boot)?;
     let (our_link, their_link) = link::pair().context("cannot make a socket")?;
     spec.link = Some(Descriptor(descriptors.len()));
     descriptors.push(their_link);
     let container = spec.id.clone();
     let client = Client::new(ours);
+    gofer.wait_until_ready().map_err(anyhow::Error::msg)?;
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     client.run(Request::Create(Box::new(spec)), &borrowed)?;
     drop(borrowed);
@@ -57,6 +71,8 @@ pub fn run(
     let ending = link::stand_in(&our_link, &signals).context("cannot wait for the program")?;
     // The sandbox is about to end, or has.
     let died = Pid::from_raw(pid).and_then(|pid| waitpid(Some(pid), WaitOptions::empty()).ok().flatten());
+    // Nobody has its channels any more.
+    let _ = Pid::from_raw(gofer.pid).map(|pid| waitpid(Some(pid), WaitOptions::empty()));
     drop(raw);
     if ending == link::Ending::Lost {
         match died.and_then(|(_, status)| status.terminating_signal()) {

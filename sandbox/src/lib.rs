@@ -21,4 +21,4 @@ pub mod terminal;
 mod tree;
 
 pub use platform::stub::Patching;
-pub use process::{Boot, Owners, spawn};
+pub use process::{Boot, spawn};

@@ -28,8 +28,6 @@ pub struct Boot<'a> {
     pub log: OwnedFd,
     /// Further descriptors that it keeps, because the code that it shares with its maker writes to them.
     pub kept: Vec<BorrowedFd<'a>>,
-    /// Whether it works on files of many owners, with the capabilities that this needs.
-    pub owners: Owners,
     /// Whether code that makes many system calls is changed so that they come faster.
     pub patching: Patching,
 }
@@ -41,15 +39,6 @@ impl Boot<'_> {
         let listener = self.listener.iter().map(AsFd::as_fd);
         own.into_iter().chain(listener).chain(self.kept.iter().copied()).collect()
     }
-}
-
-/// Whose files a sandbox works on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owners {
-    /// Those that its user may read or write. It has no capabilities at all.
-    One,
-    /// Those of everybody, as far as its mounts go: it keeps the capabilities for files, in its own user namespace.
-    All,
 }
 
 /// Forks a sandbox process and returns its pid. It dies with the thread that calls this.
@@ -79,7 +68,7 @@ fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
 
 /// The sandbox process's life, until it exits with what this returns.
 fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
-    let Boot { connection, listener, log, kept, owners, patching } = boot;
+    let Boot { connection, listener, log, kept, patching } = boot;
     let streams = rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
         .and_then(|()| rustix::stdio::dup2_stderr(&log));
@@ -100,7 +89,7 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
     if streams.is_err() || closed.is_err() || File::from(ready).read_exact(&mut go).is_err() {
         return 1;
     }
-    match prepare(owners, patching) {
+    match prepare(patching) {
         Ok((platform, info)) => serve(connection, listener, platform, info),
         Err(error) => {
             server::refuse_first(&connection, Failure::new(ErrorCode::Internal, format!("{error:#}")));
@@ -110,7 +99,7 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
 }
 
 /// Shuts the process in.
-fn prepare(owners: Owners, patching: Patching) -> anyhow::Result<(StubPlatform, HostInfo)> {
+fn prepare(patching: Patching) -> anyhow::Result<(StubPlatform, HostInfo)> {
     host::namespace::follow_parent().context("cannot follow the parent process")?;
     host::namespace::raise_open_files();
     let mut boot_id = [0; 16];
@@ -125,11 +114,7 @@ fn prepare(owners: Owners, patching: Patching) -> anyhow::Result<(StubPlatform, 
     let procfs = host::namespace::enter_empty_root().context("cannot enter an empty root")?;
     let zygote = Zygote::spawn(vdso).context("cannot start the first stub process")?;
     // Before there are other threads: privileges are a thread's own.
-    let kept = match owners {
-        Owners::One => 0,
-        Owners::All => host::namespace::FILE_CAPABILITIES,
-    };
-    host::namespace::drop_privileges(kept).context("cannot drop privileges")?;
+    host::namespace::drop_privileges().context("cannot drop privileges")?;
     rustix::process::umask(rustix::fs::Mode::empty());
     let platform =
         StubPlatform::new(zygote, procfs.map(Into::into), patching).context("cannot start the platform")?;

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor(pub usize);
 
+/// Files of the host: those that the container's gofer serves under this number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFiles(pub u32);
+
 /// What a container is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -27,6 +31,8 @@ pub struct ContainerSpec {
     /// Where its UTS namespace comes from.
     #[serde(default)]
     pub uts_namespace: Sharing,
+    /// The channels to its gofer.
+    pub gofer: Vec<Descriptor>,
     /// The root directory.
     pub root: RootSpec,
     /// Further mounts, in order.
@@ -61,11 +67,25 @@ pub enum Sharing {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootSpec {
     /// The directory on the host.
-    pub directory: Descriptor,
+    pub directory: HostFiles,
     /// Where changes go.
     pub layer: RootLayer,
     /// Whether the container cannot change it at all.
     pub read_only: bool,
+    /// Who else changes the directory meanwhile.
+    #[serde(default)]
+    pub access: FileAccess,
+}
+
+/// Who else changes files of the host while a container runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileAccess {
+    /// Nobody, so what was found once is remembered.
+    Exclusive,
+    /// Others may.
+    #[default]
+    Shared,
 }
 
 /// Where changes of the root directory go.
@@ -97,7 +117,7 @@ pub struct MountSpec {
 #[serde(rename_all = "snake_case")]
 pub enum MountKind {
     /// A directory or file of the host.
-    Host(Descriptor),
+    Host(HostFiles),
     /// An empty file system in memory, of at most so many bytes (zero for no limit), with these permission bits.
     Memory {
         /// Bytes.

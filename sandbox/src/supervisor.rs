@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use abi::Errno;
 use abi::signal::Signal;
+use host::rustix::event::{PollFd, PollFlags, poll};
+use host::rustix::io::Errno as HostErrno;
 use kernel::container::{Cancel, Container, NamespaceSpec, Prepared, Role, State, Target};
 use kernel::syscalls::{Strace, StraceFilter};
 use kernel::task::ExitStatus;
@@ -166,7 +168,11 @@ impl Supervisor {
             .kernel
             .make_namespaces(&self.namespaces(spec))
             .map_err(failed("cannot make the namespaces"))?;
-        let mounts = tree::build(&booted.kernel, &booted.terminals, &namespaces, spec, &mut descriptors)?;
+        let channels = spec.gofer.iter().map(|channel| descriptors.take(*channel));
+        let gofer = gofer::Client::connect(channels.collect::<Result<_, _>>()?)
+            .map_err(failed("cannot talk to the gofer"))?;
+        let hang_up = gofer.hang_up().map_err(failed("cannot watch the gofer"))?;
+        let mounts = tree::build(&booted.kernel, &booted.terminals, &namespaces, spec, &gofer)?;
         let container = kernel::container::ContainerSpec {
             id: spec.id.clone(),
             namespaces,
@@ -188,6 +194,8 @@ impl Supervisor {
             let _ = member.console.set(console);
         }
         *member.life.lock() = Life::Created(Box::new(program.prepared));
+        let (supervisor, served) = (Arc::clone(self), Arc::clone(member));
+        spawn("gofer", move || supervisor.follow_gofer(&served, &hang_up))?;
         if let Some(link) = link {
             let link = Arc::new(link);
             let _ = member.link.set(Arc::clone(&link));
@@ -289,6 +297,14 @@ impl Supervisor {
             let _ = self.signal_member(member, number, Target::Init);
         }
         let _ = self.signal_member(member, SIGKILL, Target::Init);
+    }
+
+    /// Kills the container when its gofer dies: without its files it can only go wrong.
+    fn follow_gofer(&self, member: &Member, hang_up: &OwnedFd) {
+        let mut fds = [PollFd::new(hang_up, PollFlags::empty())];
+        while matches!(poll(&mut fds, None), Ok(0) | Err(HostErrno::INTR)) {}
+        // If it is the end of the container that has ended the connection, there is nobody left.
+        let _ = self.signal_member(member, SIGKILL, Target::All);
     }
 
     fn signal_member(&self, member: &Member, number: i32, target: Target) -> Result<(), Failure> {

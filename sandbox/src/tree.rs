@@ -1,12 +1,12 @@
 //! A container's tree of files, put together from its specification.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use abi::Errno;
+use gofer::Client;
 use kernel::Kernel;
 use kernel::error::SysError;
-use kernel::fs::hostfs::{HostFs, Writing};
+use kernel::fs::hostfs::{Coherence, HostFs, Writing};
 use kernel::fs::memfs::{MemFs, MemOptions};
 use kernel::fs::mount::{MountFlags, MountNamespace};
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
@@ -16,8 +16,7 @@ use kernel::task::Credentials;
 use kernel::tty::DevPts;
 
 use crate::control::message::{ErrorCode, Failure};
-use crate::descriptors::Descriptors;
-use crate::spec::{ContainerSpec, MountKind, MountSpec, RootLayer, RootSpec};
+use crate::spec::{ContainerSpec, FileAccess, MountKind, MountSpec, RootLayer, RootSpec};
 
 /// Something that the specification asks for and the host or the kernel refuses.
 pub fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Failure {
@@ -30,12 +29,12 @@ pub fn build(
     terminals: &Arc<DevPts>,
     namespaces: &Namespaces,
     spec: &ContainerSpec,
-    descriptors: &mut Descriptors,
+    gofer: &Arc<Client>,
 ) -> Result<Arc<MountNamespace>, Failure> {
-    let namespace = root(&spec.root, descriptors)?;
+    let namespace = root(&spec.root, gofer)?;
     for mount in &spec.mounts {
         let destination = &mount.destination;
-        let (file_system, is_file) = file_system(kernel, terminals, namespaces, mount, descriptors)?;
+        let (file_system, is_file) = file_system(kernel, terminals, namespaces, mount, gofer)?;
         let place = make_mount_point(&namespace, destination, is_file)
             .map_err(failed(format!("cannot make the mount point {destination}")))?;
         let flags = MountFlags::from_bits_truncate(mount.flags);
@@ -53,17 +52,22 @@ pub fn build(
 }
 
 /// The tree with nothing but its root.
-fn root(root: &RootSpec, descriptors: &mut Descriptors) -> Result<Arc<MountNamespace>, Failure> {
-    let directory = descriptors.take(root.directory)?;
+fn root(root: &RootSpec, gofer: &Arc<Client>) -> Result<Arc<MountNamespace>, Failure> {
     let unusable = || failed("cannot use the root directory");
+    let (directory, _) = gofer.attach(root.directory.0).map_err(unusable())?;
+    let coherence = match root.access {
+        FileAccess::Exclusive => Coherence::Exclusive,
+        FileAccess::Shared => Coherence::Shared,
+    };
     let flags = MountFlags::RELATIME;
     match root.layer {
         RootLayer::Through => {
-            let host = HostFs::new(directory, Writing::ReadWrite).map_err(unusable())?;
+            let host = HostFs::at(directory, Writing::ReadWrite, coherence).map_err(unusable())?;
             Ok(MountNamespace::new(host, "overlay", flags))
         }
         RootLayer::Memory => {
-            let lower = HostFs::new(directory, Writing::ReadOnly).map_err(unusable())?;
+            // What lies under a layer is remembered in that anyway.
+            let lower = HostFs::at(directory, Writing::ReadOnly, Coherence::Exclusive).map_err(unusable())?;
             let merged = MemFs::merged(lower.root_inode()).map_err(unusable())?;
             Ok(MountNamespace::new(merged, "overlay", flags))
         }
@@ -76,16 +80,17 @@ fn file_system(
     terminals: &Arc<DevPts>,
     namespaces: &Namespaces,
     mount: &MountSpec,
-    descriptors: &mut Descriptors,
+    gofer: &Arc<Client>,
 ) -> Result<(Arc<dyn FileSystem>, bool), Failure> {
     let read_only = MountFlags::from_bits_truncate(mount.flags).contains(MountFlags::READ_ONLY);
     let made: Arc<dyn FileSystem> = match mount.kind {
-        MountKind::Host(descriptor) => {
-            let directory = descriptors.take(descriptor)?;
-            let is_file = !is_directory(&directory);
+        MountKind::Host(files) => {
+            let unusable = || failed(format!("cannot use {}", mount.source));
+            let (directory, attributes) = gofer.attach(files.0).map_err(unusable())?;
+            let is_file = FileType::from_mode(attributes.mode) != FileType::Directory;
             let writing = if read_only { Writing::ReadOnly } else { Writing::ReadWrite };
-            let host = HostFs::new(directory, writing);
-            return Ok((host.map_err(failed(format!("cannot use {}", mount.source)))?, is_file));
+            let host = HostFs::at(directory, writing, Coherence::Shared).map_err(unusable())?;
+            return Ok((host, is_file));
         }
         MountKind::Memory { size, mode } => MemFs::tmpfs(MemOptions { size, mode, ..MemOptions::default() }),
         MountKind::Devices => devices().map_err(failed("cannot make the devices"))?,
@@ -94,11 +99,6 @@ fn file_system(
         MountKind::System => MemFs::tmpfs(MemOptions { mode: 0o755, ..MemOptions::default() }),
     };
     Ok((made, false))
-}
-
-fn is_directory(fd: &OwnedFd) -> bool {
-    let stat = host::rustix::fs::fstat(fd);
-    stat.is_ok_and(|stat| FileType::from_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// Finds a directory, and makes it with all above it if it does not exist.

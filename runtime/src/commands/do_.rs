@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use host::rustix::fs::{Mode, OFlags, open};
+use gofer::Writing;
+use gofer::mounts::{Below, Executing, Mount};
 use kernel::fs::mount::MountFlags;
 use kernel::task::credentials::ALL_CAPABILITIES;
 use kernel::task::limits::Resource;
 use sandbox::Patching;
-use sandbox::attached::shell_status;
+use sandbox::attached::{Files, shell_status};
 use sandbox::control::{ClientError, ErrorCode};
 use sandbox::spec::{
-    Capabilities, ContainerSpec, Descriptor, LimitSpec, MountKind, MountSpec, ProcessSpec, RootLayer,
-    RootSpec, Sharing, Streams,
+    Capabilities, ContainerSpec, Descriptor, FileAccess, HostFiles, LimitSpec, MountKind, MountSpec,
+    ProcessSpec, RootLayer, RootSpec, Sharing, Streams,
 };
 
 /// Arguments of `nacelle do`.
@@ -53,12 +54,13 @@ pub struct Do {
 }
 
 /// Runs the command.
-pub fn run(arguments: Do) -> anyhow::Result<u8> {
+pub fn run(arguments: Do, mode: gofer::Mode) -> anyhow::Result<u8> {
     let mut descriptors = Vec::new();
     let patching = if arguments.no_patching { Patching::Off } else { Patching::On };
-    let spec = spec(arguments, &mut descriptors)?;
+    let mut files = Vec::new();
+    let spec = spec(arguments, &mut descriptors, &mut files)?;
     let program = spec.process.program.clone();
-    match sandbox::attached::run(spec, descriptors, patching) {
+    match sandbox::attached::run(spec, descriptors, Files { mounts: files, mode }, patching) {
         Ok(status) => Ok(shell_status(status)),
         Err(error) => match error.downcast_ref::<ClientError>().and_then(ClientError::failure) {
             Some(failure) if failure.code == ErrorCode::ProgramNotFound => {
@@ -75,7 +77,11 @@ pub fn run(arguments: Do) -> anyhow::Result<u8> {
 }
 
 /// What the sandbox is told.
-fn spec(arguments: Do, descriptors: &mut Vec<OwnedFd>) -> anyhow::Result<ContainerSpec> {
+fn spec(
+    arguments: Do,
+    descriptors: &mut Vec<OwnedFd>,
+    files: &mut Vec<Mount>,
+) -> anyhow::Result<ContainerSpec> {
     let mut add = |descriptor| {
         descriptors.push(descriptor);
         Descriptor(descriptors.len() - 1)
@@ -86,10 +92,10 @@ fn spec(arguments: Do, descriptors: &mut Vec<OwnedFd>) -> anyhow::Result<Contain
     };
     let program = arguments.command.first().cloned().context("no program given")?;
     let cwd = arguments.cwd.unwrap_or_else(|| own_directory(&arguments.root));
-    let directory = add(open_path(&arguments.root, OFlags::DIRECTORY)?);
+    let directory = serve(files, &arguments.root, Writing::ReadOnly)?;
     let mut mounts = usual_mounts();
     for volume in &arguments.volumes {
-        mounts.push(parse_volume(volume, &mut add)?);
+        mounts.push(parse_volume(volume, files)?);
     }
     let own = [host::rustix::stdio::stdin(), host::rustix::stdio::stdout(), host::rustix::stdio::stderr()];
     let [input, output, error] = own.map(|stream| host::rustix::io::fcntl_dupfd_cloexec(stream, 3).ok());
@@ -112,7 +118,8 @@ fn spec(arguments: Do, descriptors: &mut Vec<OwnedFd>) -> anyhow::Result<Contain
         pid_namespace: Sharing::New,
         ipc_namespace: Sharing::New,
         uts_namespace: Sharing::New,
-        root: RootSpec { directory, layer: RootLayer::Memory, read_only: false },
+        gofer: Vec::new(),
+        root: RootSpec { directory, layer: RootLayer::Memory, read_only: false, access: FileAccess::Shared },
         mounts,
         process: ProcessSpec {
             program,
@@ -142,9 +149,11 @@ fn spec(arguments: Do, descriptors: &mut Vec<OwnedFd>) -> anyhow::Result<Contain
     })
 }
 
-fn open_path(path: &Path, flags: OFlags) -> anyhow::Result<OwnedFd> {
-    open(path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open {}", path.display()))
+/// Has the gofer serve a directory or file of the host, with all that is mounted below.
+fn serve(files: &mut Vec<Mount>, path: &Path, writing: Writing) -> anyhow::Result<HostFiles> {
+    let source = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
+    files.push(Mount { source, writing, below: Below::Included, executing: Executing::Allowed });
+    Ok(HostFiles(files.len() as u32 - 1))
 }
 
 /// The mounts beside the root.
@@ -178,7 +187,7 @@ fn own_directory(root: &std::path::Path) -> String {
 }
 
 /// `SRC:DST[:ro]`.
-fn parse_volume(text: &str, add: &mut impl FnMut(OwnedFd) -> Descriptor) -> anyhow::Result<MountSpec> {
+fn parse_volume(text: &str, files: &mut Vec<Mount>) -> anyhow::Result<MountSpec> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, destination, flags) = match parts[..] {
         [source, destination] => (source, destination, MountFlags::empty()),
@@ -189,10 +198,12 @@ fn parse_volume(text: &str, add: &mut impl FnMut(OwnedFd) -> Descriptor) -> anyh
     if !destination.starts_with('/') {
         bail!("--volume {text}: the destination must be an absolute path");
     }
-    let opened = open_path(source.as_ref(), OFlags::empty()).with_context(|| format!("--volume {text}"))?;
+    let read_only = flags.contains(MountFlags::READ_ONLY);
+    let writing = if read_only { Writing::ReadOnly } else { Writing::ReadWrite };
+    let served = serve(files, source.as_ref(), writing).with_context(|| format!("--volume {text}"))?;
     Ok(MountSpec {
         destination: destination.to_owned(),
-        kind: MountKind::Host(add(opened)),
+        kind: MountKind::Host(served),
         flags: flags.bits(),
         source: source.to_owned(),
     })
