@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 pub(crate) fn check(result: i64) -> io::Result<i64> {
@@ -16,34 +17,46 @@ pub const SANDBOX: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWNET;
 
-/// Forks a child into new namespaces (`CLONE_NEW*` flags). The child runs `child` and exits with what it returns.
-/// Returns the child's pid.
+/// Forks a child into new namespaces (`CLONE_NEW*` flags). The child runs `child` and exits with what it returns; it is
+/// killed when the calling thread ends, from its first instruction on. Returns the child's pid.
 ///
 /// # Panics
 /// If the process has more than one thread: the child would inherit locks that nobody unlocks.
 pub fn fork_into(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<i32> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     assert!(threads == 1, "a process with {threads} threads cannot be forked");
+    let parent = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
     let flags = i64::from(namespaces | libc::SIGCHLD);
     // SAFETY: a fork: the child has a copy of all memory and goes on here; there are no other threads (checked above)
     // whose locks it could inherit.
     let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0i64, 0i64, 0i64, 0i64) })?;
     if pid == 0 {
-        let status = child();
+        let followed = die_with_parent().is_ok() && !has_ended(&parent);
+        drop(parent);
+        let status = if followed { child() } else { 1 };
         // SAFETY: ends the process without running the parent's exit handlers.
         unsafe { libc::_exit(status) };
     }
     Ok(pid as i32)
 }
 
+fn die_with_parent() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }.into()).map(drop)
+}
+
+/// Whether the process behind a pidfd has ended. One that ended before [`die_with_parent`] sends no signal any more.
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut fds = [rustix::event::PollFd::new(process, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&rustix::time::Timespec::default())) != Ok(0)
+}
+
 /// Makes the calling process die with the thread that forked it, and leads a session of its own, so that a terminal's
 /// signals do not reach it.
 pub fn follow_parent() -> io::Result<()> {
-    // SAFETY: neither call touches memory.
-    unsafe {
-        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
-        libc::setsid();
-    }
+    die_with_parent()?;
+    // SAFETY: no memory is involved.
+    unsafe { libc::setsid() };
     Ok(())
 }
 
