@@ -17,27 +17,36 @@ pub const SANDBOX: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWNET;
 
-/// Forks a child into new namespaces (`CLONE_NEW*` flags). The child runs `child` and exits with what it returns; it is
-/// killed when the calling thread ends, from its first instruction on. Returns the child's pid.
+/// Forks a child into new namespaces (`CLONE_NEW*` flags). The child runs `child` and exits with what it returns.
+/// Returns the child's pid.
 ///
 /// # Panics
 /// If the process has more than one thread: the child would inherit locks that nobody unlocks.
 pub fn fork_into(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<i32> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     assert!(threads == 1, "a process with {threads} threads cannot be forked");
-    let parent = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
     let flags = i64::from(namespaces | libc::SIGCHLD);
     // SAFETY: a fork: the child has a copy of all memory and goes on here; there are no other threads (checked above)
     // whose locks it could inherit.
     let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0i64, 0i64, 0i64, 0i64) })?;
     if pid == 0 {
-        let followed = die_with_parent().is_ok() && !has_ended(&parent);
-        drop(parent);
-        let status = if followed { child() } else { 1 };
+        let status = child();
         // SAFETY: ends the process without running the parent's exit handlers.
         unsafe { libc::_exit(status) };
     }
     Ok(pid as i32)
+}
+
+/// Like [`fork_into`], but the child is killed when the calling thread ends, however early that is.
+pub fn fork_follower(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<i32> {
+    let parent =
+        rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
+    fork_into(namespaces, || {
+        let followed = die_with_parent().is_ok() && !has_ended(&parent);
+        // The child is to have no handle on its maker.
+        drop(parent);
+        if followed { child() } else { 1 }
+    })
 }
 
 fn die_with_parent() -> io::Result<()> {

@@ -66,6 +66,11 @@ pub trait AddressSpace: Send + Sync {
     /// What the host accounts to this address space.
     fn usage(&self) -> MemoryUsage;
 
+    /// The same by ranges of addresses, in order; empty where the host does not tell. Takes its time.
+    fn usage_by_range(&self) -> Vec<RangeUsage> {
+        Vec::new()
+    }
+
     /// Processor time that guest code has used in this address space, in all threads.
     fn cpu_time(&self) -> Duration;
 
@@ -82,6 +87,31 @@ pub struct MemoryUsage {
     pub shared: u64,
     /// The largest `resident` so far.
     pub peak: u64,
+}
+
+/// What the host accounts to a range of addresses, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeUsage {
+    /// The addresses.
+    pub range: std::ops::Range<u64>,
+    /// Resident.
+    pub resident: u64,
+    /// Resident, a page of several users by its share.
+    pub proportional: u64,
+    /// Resident and shared, as it was read.
+    pub shared_clean: u64,
+    /// Resident and shared, written to.
+    pub shared_dirty: u64,
+    /// Resident and of nobody else, as it was read.
+    pub private_clean: u64,
+    /// Resident and of nobody else, written to.
+    pub private_dirty: u64,
+    /// Used since the last look.
+    pub referenced: u64,
+    /// Resident and of no file.
+    pub anonymous: u64,
+    /// Written out to swap space.
+    pub swapped: u64,
 }
 
 /// One guest thread. Dropping it ends the host thread behind it; dropping the last context of an address space ends

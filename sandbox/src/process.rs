@@ -51,7 +51,7 @@ pub fn spawn(boot: Boot<'_>) -> anyhow::Result<i32> {
     let (ready, start) = pipe()?;
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
     let mut given = Some((boot, ready, null));
-    let pid = host::namespace::fork_into(host::namespace::SANDBOX, || match given.take() {
+    let pid = host::namespace::fork_follower(host::namespace::SANDBOX, || match given.take() {
         Some((boot, ready, null)) => child(boot, ready, null),
         None => 1,
     })

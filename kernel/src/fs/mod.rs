@@ -41,6 +41,7 @@ pub mod poll;
 pub mod privileges;
 pub mod proc;
 pub mod syscalls;
+pub mod sysfs;
 pub mod text;
 
 pub use fd::FdTable;

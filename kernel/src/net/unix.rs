@@ -211,6 +211,11 @@ impl Endpoint {
         matches!(self.state.lock().role, Role::Listening { .. })
     }
 
+    /// Whether it has a peer.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.state.lock().role, Role::Connected(_))
+    }
+
     fn peer(&self) -> SysResult<Arc<Endpoint>> {
         match &self.state.lock().role {
             Role::Connected(peer) => Ok(Arc::clone(peer)),

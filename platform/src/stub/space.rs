@@ -16,7 +16,7 @@ use super::context::Interrupt;
 use super::layout::*;
 use super::patch::Sites;
 use super::slot::Slot;
-use crate::{AddressSpace, MemoryUsage};
+use crate::{AddressSpace, MemoryUsage, RangeUsage};
 
 /// How many idle threads an address space keeps for later use, beside its first.
 const PARKED_MAX: usize = 4;
@@ -350,9 +350,61 @@ impl AddressSpace for Space {
         self.with_pid(|pid| host::process::cpu_time(pid).ok()).flatten().unwrap_or_default()
     }
 
+    fn usage_by_range(&self) -> Vec<RangeUsage> {
+        let text = || {
+            let procfs = self.shared.procfs.as_ref()?;
+            let file = self.with_pid(|pid| {
+                openat(procfs, format!("{pid}/smaps"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+            })??;
+            let (mut bytes, mut piece) = (Vec::new(), [0; 32 << 10]);
+            loop {
+                match host::rustix::io::read(&file, &mut piece[..]).ok()? {
+                    0 => return String::from_utf8(bytes).ok(),
+                    count => bytes.extend_from_slice(&piece[..count]),
+                }
+            }
+        };
+        parse_smaps(&text().unwrap_or_default())
+    }
+
     fn kill(&self) {
         self.kill_process();
     }
+}
+
+/// The ranges of guest memory in the host's `smaps`, `proc_pid_smaps(5)`.
+fn parse_smaps(text: &str) -> Vec<RangeUsage> {
+    let mut ranges: Vec<RangeUsage> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let Some(first) = words.next() else { continue };
+        let Some(field) = first.strip_suffix(':') else {
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            let bounds = first.split_once('-').and_then(|(start, end)| Some((number(start)?, number(end)?)));
+            if let Some((start, end)) = bounds {
+                ranges.push(RangeUsage { range: start..end, ..RangeUsage::default() });
+            }
+            continue;
+        };
+        let (Some(usage), Some(Ok(kib))) = (ranges.last_mut(), words.next().map(str::parse::<u64>)) else {
+            continue;
+        };
+        let place = match field {
+            "Rss" => &mut usage.resident,
+            "Pss" => &mut usage.proportional,
+            "Shared_Clean" => &mut usage.shared_clean,
+            "Shared_Dirty" => &mut usage.shared_dirty,
+            "Private_Clean" => &mut usage.private_clean,
+            "Private_Dirty" => &mut usage.private_dirty,
+            "Referenced" => &mut usage.referenced,
+            "Anonymous" => &mut usage.anonymous,
+            "Swap" => &mut usage.swapped,
+            _ => continue,
+        };
+        *place = kib * 1024;
+    }
+    ranges.retain(|usage| usage.range.start < GUEST.end);
+    ranges
 }
 
 impl Drop for Space {
@@ -362,5 +414,20 @@ impl Drop for Space {
             self.kill_process();
             let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smaps_are_read_by_range() {
+        let text = "00400000-00401000 r-xp 00000000 fe:00 1 /bin/x y\nSize: 4 kB\nRss: 4 kB\nPss: 2 kB\nVmFlags: rd\n\
+                    00600000-00700000 rw-p 00000000 00:00 0\nRss: 12 kB\nAnonymous: 12 kB\nnonsense\n";
+        let ranges = parse_smaps(text);
+        assert_eq!(ranges.len(), 2);
+        assert_eq!((ranges[0].range.clone(), ranges[0].resident), (0x40_0000..0x40_1000, 4096));
+        assert_eq!((ranges[1].resident, ranges[1].anonymous), (12288, 12288));
     }
 }

@@ -28,3 +28,6 @@ awk '/^(State|Threads|PPid|Uid|SigIgn)/ { print $1, NF }' /proc/$sleeper/status;
 grep -c '^processor' /proc/cpuinfo | grep -cx "$(nproc --all)"; head -1 /proc/meminfo | awk '{ print $1, $3 }'; head -1 /proc/stat | awk '{ print $1, NF }'; grep -c . /proc/filesystems | awk '{ print ($1 > 3) }'
 awk '$NF ~ /stack|heap/ { print $NF, $2 }' /proc/self/maps | sort
 vmstat 2>/dev/null | awk 'NR == 3 { print NF }'; cat /proc/sys/kernel/ostype /proc/sys/kernel/ngroups_max /proc/sys/kernel/overflowuid; kill $sleeper; wait $sleeper; echo "sleeper $?"; ps -p $sleeper > /dev/null; echo "gone $?"
+sleep 43211 & sleeper=$!
+pmap $sleeper | tail -1 | awk '{ print $1 }'; pmap -x $sleeper > /dev/null; echo "pmap $?"; lscpu | grep -c '^CPU(s):'; head -1 /proc/self/smaps_rollup | awk '{ print $NF }'
+ls /sys/devices/system/cpu | grep -c '^cpu[0-9]' | grep -cx "$(nproc --all)"; cat /sys/class/net/lo/mtu; readlink /proc/net; cat /proc/net/dev | grep -c lo:; kill $sleeper

@@ -21,6 +21,10 @@ use crate::namespace::PidNamespace;
 use crate::task::{CurrentTask, Pid, Task};
 use crate::user::{UserReader, UserWriter};
 
+mod facts;
+mod memory;
+mod more;
+mod network;
 mod system;
 mod task;
 
@@ -181,8 +185,8 @@ impl Node {
             }
             Entry::Directory(path) => system::names(path).map(|(name, kind)| (text(name), kind)).collect(),
             Entry::Process { thread, .. } => {
-                let mut names: Vec<_> =
-                    task::FILES.iter().map(|name| (text(name), FileType::Regular)).collect();
+                let files = task::FILES.iter().filter(|name| *thread || **name != "children");
+                let mut names: Vec<_> = files.map(|name| (text(name), FileType::Regular)).collect();
                 names.extend(task::LINKS.iter().map(|name| (text(name), FileType::Symlink)));
                 let directories = task::DIRECTORIES.iter().filter(|name| !thread || **name != "task");
                 names.extend(directories.map(|name| (text(name), FileType::Directory)));
@@ -195,6 +199,7 @@ impl Node {
                     tasks.iter().map(|task| (name(task), FileType::Directory)).collect()
                 }
                 "ns" => task::NAMESPACES.iter().map(|name| (text(name), FileType::Symlink)).collect(),
+                "net" => network::FILES.iter().map(|name| (text(&name[4..]), FileType::Regular)).collect(),
                 directory => {
                     let kind = if directory == "fd" { FileType::Symlink } else { FileType::Regular };
                     let task = kernel.tasks.get(*pid).ok_or(Errno::ENOENT)?;
@@ -229,7 +234,7 @@ impl Node {
             Entry::Directory(path) => system::find(path, name).ok_or(Errno::ENOENT),
             Entry::Process { pid, thread } => {
                 let (pid, thread) = (*pid, *thread);
-                if let Some(name) = fixed(task::FILES) {
+                if let Some(name) = fixed(task::FILES).filter(|name| thread || *name != "children") {
                     return Ok(Entry::ProcessFile { pid, thread, name });
                 }
                 if let Some(name) = fixed(task::LINKS) {
@@ -250,6 +255,11 @@ impl Node {
                 "ns" => {
                     let name = fixed(task::NAMESPACES).ok_or(Errno::ENOENT)?;
                     Ok(Entry::Namespace { pid: *pid, name })
+                }
+                "net" => {
+                    let name =
+                        network::FILES.iter().find(|known| known[4..] == *name).ok_or(Errno::ENOENT)?;
+                    Ok(Entry::ProcessFile { pid: *pid, thread: false, name })
                 }
                 directory => {
                     let fd = number()?;
@@ -290,7 +300,7 @@ impl Inode for Node {
             Entry::Root | Entry::Directory(_) | Entry::Process { .. } | Entry::ProcessDirectory { .. } => {
                 FileType::Directory
             }
-            Entry::System("mounts") => FileType::Symlink,
+            Entry::System(path) if facts::target(path).is_some() => FileType::Symlink,
             Entry::System(_) | Entry::ProcessFile { .. } | Entry::DescriptorInfo { .. } => FileType::Regular,
             _ => FileType::Symlink,
         }
@@ -342,7 +352,7 @@ impl Inode for Node {
                 let (group, thread) = (self.number_of(task.group.pid)?, self.number_of(task.tid())?);
                 Ok(format!("{group}/task/{thread}").into_bytes())
             }
-            Entry::System("mounts") => Ok(b"self/mounts".to_vec()),
+            Entry::System(path) => Ok(facts::target(path).ok_or(Errno::EINVAL)?.into()),
             Entry::Descriptor { pid, fd } => task::descriptor_name(&kernel, *pid, *fd, task),
             Entry::ProcessLink { pid, name } => task::link_name(&kernel, *pid, name, task),
             Entry::Namespace { pid, name } => {
@@ -367,11 +377,15 @@ impl Inode for Node {
 
     fn open(
         self: Arc<Self>,
-        _task: Option<&CurrentTask>,
+        task: Option<&CurrentTask>,
         _flags: OpenFlags,
     ) -> SyscallResult<Arc<dyn OpenFile>> {
         match self.file_type() {
             FileType::Directory => Ok(Arc::new(OpenDirectory { node: self, names: Mutex::default() })),
+            FileType::Regular if matches!(self.entry, Entry::ProcessFile { name: "mem", .. }) => {
+                let Entry::ProcessFile { pid, .. } = self.entry else { return Err(Errno::EIO.into()) };
+                Ok(Arc::new(memory::OpenMemory(task::open_memory(&*self.kernel()?, pid, task)?)))
+            }
             FileType::Regular => Ok(Arc::new(OpenText { node: self, text: Mutex::new(None) })),
             _ => Err(Errno::ELOOP.into()),
         }

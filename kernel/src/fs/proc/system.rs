@@ -2,7 +2,7 @@
 
 use abi::{Errno, SysResult};
 
-use super::Entry;
+use super::{Entry, facts};
 use crate::Kernel;
 use crate::fs::{FileType, inotify};
 use crate::task::CurrentTask;
@@ -51,25 +51,29 @@ const PATHS: &[&str] = &[
     "sys/vm/overcommit_memory",
 ];
 
+fn all_paths() -> impl Iterator<Item = &'static str> {
+    PATHS.iter().chain(facts::PATHS).copied()
+}
+
 /// The entry at `path`, with its name in the directory `directory`.
 fn in_directory(directory: &str, path: &'static str) -> Option<(&'static str, FileType)> {
     let rest = path.strip_prefix(directory)?;
     let (name, kind) = match rest.strip_suffix('/') {
         Some(name) => (name, FileType::Directory),
-        None => (rest, if path == "mounts" { FileType::Symlink } else { FileType::Regular }),
+        None => (rest, if facts::target(path).is_some() { FileType::Symlink } else { FileType::Regular }),
     };
     (!name.is_empty() && !name.contains('/')).then_some((name, kind))
 }
 
 /// The names in a directory, given by its path with a slash at the end (empty for the root).
 pub fn names(directory: &str) -> impl Iterator<Item = (&'static str, FileType)> {
-    PATHS.iter().filter_map(move |path| in_directory(directory, path))
+    all_paths().filter_map(move |path| in_directory(directory, path))
 }
 
 /// What `name` in a directory stands for.
 pub fn find(directory: &str, name: &str) -> Option<Entry> {
     let path =
-        PATHS.iter().find(|path| in_directory(directory, path).is_some_and(|(known, _)| known == name))?;
+        all_paths().find(|path| in_directory(directory, path).is_some_and(|(known, _)| known == name))?;
     Some(if path.ends_with('/') { Entry::Directory(path) } else { Entry::System(path) })
 }
 
@@ -125,7 +129,7 @@ pub fn text(kernel: &Kernel, path: &str, reader: Option<&CurrentTask>) -> SysRes
         "sys/vm/max_map_count" => "65530\n".to_owned(),
         "sys/vm/mmap_min_addr" => "65536\n".to_owned(),
         "sys/vm/overcommit_memory" => "0\n".to_owned(),
-        _ => return Err(Errno::ENOENT),
+        _ => facts::text(kernel, path).ok_or(Errno::ENOENT)?,
     };
     Ok(text.into_bytes())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use abi::{Errno, SysResult};
 
+use super::{more, network};
 use crate::Kernel;
 use crate::error::SyscallResult;
 use crate::fs::file::Place;
@@ -21,40 +22,54 @@ use crate::task::{CurrentTask, Pid, Task};
 pub const FILES: &[&str] = &[
     "auxv",
     "cgroup",
+    "children",
     "cmdline",
     "comm",
+    "coredump_filter",
+    "cpuset",
     "environ",
     "gid_map",
     "io",
     "limits",
     "loginuid",
     "maps",
+    "mem",
     "mountinfo",
     "mounts",
+    "mountstats",
     "oom_adj",
     "oom_score",
     "oom_score_adj",
     "personality",
+    "projid_map",
+    "sched",
+    "schedstat",
     "sessionid",
     "setgroups",
+    "smaps",
+    "smaps_rollup",
+    "stack",
     "stat",
     "statm",
     "status",
+    "timerslack_ns",
     "uid_map",
     "wchan",
 ];
 /// Symbolic links.
 pub const LINKS: &[&str] = &["cwd", "exe", "root"];
 /// Directories.
-pub const DIRECTORIES: &[&str] = &["fd", "fdinfo", "ns", "task"];
+pub const DIRECTORIES: &[&str] = &["fd", "fdinfo", "net", "ns", "task"];
 /// Kinds of namespaces.
 pub const NAMESPACES: &[&str] = &["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"];
 
 /// The permission bits of a file.
 pub fn mode(name: &str) -> u32 {
     match name {
-        "auxv" | "environ" | "io" | "personality" => 0o400,
+        "auxv" | "environ" | "io" | "personality" | "stack" => 0o400,
+        "mem" => 0o600,
         "comm" | "gid_map" | "oom_adj" | "oom_score_adj" | "setgroups" | "uid_map" => 0o644,
+        "timerslack_ns" => 0o666,
         _ => 0o444,
     }
 }
@@ -100,7 +115,7 @@ pub fn text(
         };
     }
     let task = task(kernel, pid)?;
-    if matches!(name, "auxv" | "environ" | "maps" | "io" | "personality") {
+    if matches!(name, "auxv" | "environ" | "maps" | "smaps" | "smaps_rollup" | "io" | "personality") {
         check_access(&task, reader)?;
     }
     let memory = task.memory();
@@ -135,7 +150,11 @@ pub fn text(
         }
         "io" => b"rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n".to_vec(),
         "limits" => limits(&task).into_bytes(),
-        "maps" => maps(&task, reader),
+        "maps" => maps(&task, reader).concat(),
+        // Addresses of a kernel are nobody's business.
+        "stack" => return Err(Errno::EPERM),
+        "smaps" => memory.as_ref().map_or_else(Vec::new, |memory| super::memory::smaps(memory, &maps(&task, reader))),
+        "smaps_rollup" => memory.as_ref().map_or_else(Vec::new, |memory| super::memory::rollup(memory)),
         "mountinfo" | "mounts" => mounts(&task, name == "mountinfo"),
         "stat" => stat(kernel, pids, &task, thread).into_bytes(),
         "statm" => {
@@ -148,13 +167,27 @@ pub fn text(
             format!("{size} {} {} {code} 0 {data} 0\n", pages(usage.resident), pages(usage.shared)).into_bytes()
         }
         "status" => status(kernel, pids, &task, thread, reader).into_bytes(),
-        _ => return Err(Errno::ENOENT),
+        _ => {
+            let text = more::text(&task, pids, name).or_else(|| network::text(kernel, name));
+            text.ok_or(Errno::ENOENT)?.into_bytes()
+        }
     })
 }
 
 /// The user namespace of a reader.
 fn viewer(reader: &CurrentTask) -> Arc<UserNamespace> {
     Arc::clone(&reader.credentials().user_namespace)
+}
+
+/// The memory behind `mem`, for whoever may look into the process.
+pub fn open_memory(
+    kernel: &Kernel,
+    pid: Pid,
+    reader: Option<&CurrentTask>,
+) -> SysResult<Arc<dyn platform::AddressSpace>> {
+    let task = task(kernel, pid)?;
+    check_access(&task, reader)?;
+    Ok(Arc::clone(task.memory().ok_or(Errno::EACCES)?.space()))
 }
 
 /// Writes a setting.
@@ -184,6 +217,13 @@ pub fn write(
             task.group.oom_score_adj.store(value.ok_or(Errno::EINVAL)?, std::sync::atomic::Ordering::Relaxed);
             Ok(())
         }
+        "timerslack_ns" => {
+            let text = std::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+            let value = text.trim().parse::<u64>().map_err(|_| Errno::EINVAL)?;
+            let value = if value == 0 { 50_000 } else { value };
+            task.timer_slack.store(value, std::sync::atomic::Ordering::Relaxed);
+            Ok(())
+        }
         _ => Err(Errno::EPERM),
     }
 }
@@ -199,7 +239,7 @@ fn state(task: &Task) -> char {
     }
 }
 
-fn relations(kernel: &Kernel, pids: &PidNamespace, pid: Pid) -> (Pid, Pid, Pid, usize) {
+pub fn relations(kernel: &Kernel, pids: &PidNamespace, pid: Pid) -> (Pid, Pid, Pid, usize) {
     let (parent, group, session, threads) = kernel.tasks.with(|tree| {
         tree.process(pid).map_or((0, 0, 0, 0), |p| (p.parent, p.process_group, p.session, p.tasks.len()))
     });
@@ -363,10 +403,11 @@ fn limits(task: &Task) -> String {
     text
 }
 
-fn maps(task: &Task, reader: Option<&CurrentTask>) -> Vec<u8> {
+/// The lines of `maps`, one for each mapping.
+fn maps(task: &Task, reader: Option<&CurrentTask>) -> Vec<Vec<u8>> {
     let Some(memory) = task.memory() else { return Vec::new() };
     let root = reader.map_or_else(|| task.fs().get().root, |reader| reader.fs().get().root);
-    let mut text = Vec::new();
+    let mut lines = Vec::new();
     let mut line = |start: u64, end: u64, flags: &str, offset: u64, device: u64, inode: u64, name: &[u8]| {
         let (major, minor) = (device >> 8 & 0xfff, device & 0xff);
         let mut entry =
@@ -377,7 +418,7 @@ fn maps(task: &Task, reader: Option<&CurrentTask>) -> Vec<u8> {
             entry.extend_from_slice(name);
         }
         entry.push(b'\n');
-        text.extend_from_slice(&entry);
+        lines.push(entry);
     };
     for mapping in memory.mappings() {
         let vma = &mapping.vma;
@@ -400,7 +441,7 @@ fn maps(task: &Task, reader: Option<&CurrentTask>) -> Vec<u8> {
         }
         line(vdso.image.start, vdso.image.end, "r-xp", 0, 0, 0, b"[vdso]");
     }
-    text
+    lines
 }
 
 /// What an open file is called, as seen from `root`.

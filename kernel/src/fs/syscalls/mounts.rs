@@ -139,7 +139,7 @@ pub(super) fn make_file_system(
             }
             Ok(ProcFs::new(&task.kernel, &task.group.pid_namespace))
         }
-        "sysfs" => Ok(MemFs::tmpfs(MemOptions { mode: 0o755, ..MemOptions::default() })),
+        "sysfs" => Ok(crate::fs::sysfs::SysFs::new()),
         "devpts" => {
             let known = ["newinstance", "gid", "uid", "mode", "ptmxmode", "max"];
             if !options.iter().all(|(key, _)| known.contains(&key.as_str())) {
