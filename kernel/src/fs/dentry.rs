@@ -171,6 +171,24 @@ impl Dentry {
         self.children.lock().remove(name);
     }
 
+    /// The root of the file system that it is in.
+    pub fn top(self: &Arc<Dentry>) -> Arc<Dentry> {
+        let mut at = Arc::clone(self);
+        while let Some(parent) = at.parent() {
+            at = parent;
+        }
+        at
+    }
+
+    /// Forgets all names below. Whoever holds one keeps it.
+    pub fn forget_all(self: &Arc<Dentry>) {
+        let mut left = vec![Arc::clone(self)];
+        while let Some(dentry) = left.pop() {
+            let children = std::mem::take(&mut *dentry.children.lock());
+            left.extend(children.into_values());
+        }
+    }
+
     /// The name was moved: it is `name` in `parent` now.
     pub fn moved(self: &Arc<Dentry>, parent: &Arc<Dentry>, name: &[u8]) {
         if let Some(old) = self.parent() {

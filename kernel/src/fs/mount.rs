@@ -436,7 +436,15 @@ impl MountNamespace {
 impl Drop for MountNamespace {
     fn drop(&mut self) {
         let root = Arc::clone(&self.root.read());
+        let all = root.tree();
         root.dissolve();
+        // Names hold each other, up and down: what nobody mounts any more must be forgotten, or files of the host would
+        // stay open for ever.
+        for mount in &all {
+            if Arc::strong_count(&mount.file_system) == 1 {
+                mount.root.top().forget_all();
+            }
+        }
     }
 }
 
@@ -459,6 +467,18 @@ mod tests {
     use super::*;
     use crate::fs::memfs::{MemFs, MemOptions};
     use crate::fs::{NewFile, NewKind};
+
+    #[test]
+    fn a_tree_that_is_gone_keeps_no_names() {
+        let namespace = tree();
+        let top = namespace.root();
+        let name = top.dentry.lookup(&*top.mount.file_system, b"a").unwrap();
+        let (inner, root) = (Arc::downgrade(&name), Arc::downgrade(&top.dentry));
+        drop((name, top));
+        assert!(inner.upgrade().is_some());
+        drop(namespace);
+        assert!(inner.upgrade().is_none() && root.upgrade().is_none());
+    }
 
     /// A tree with the directories `/a` and `/a/b` in its root file system.
     fn tree() -> Arc<MountNamespace> {
