@@ -7,6 +7,7 @@
 
 mod errno;
 pub mod fs;
+pub mod seccomp;
 pub mod signal;
 pub mod time;
 

@@ -148,7 +148,7 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
             MountKind::Proc(_) => SandboxMount::Processes,
             MountKind::Sysfs => SandboxMount::System,
             MountKind::Devpts(_) => SandboxMount::Terminals,
-            MountKind::Mqueue => memory(0, 0o1777),
+            MountKind::Mqueue => SandboxMount::MessageQueues,
             // Nothing of the host's is to be seen there; see docs/limitations.md.
             MountKind::Cgroup { .. } => memory(0, 0o555),
         };

@@ -2,8 +2,8 @@
 //!
 //! A [`Kernel`] has tasks, each served by a kernel thread of its own that drives a [`platform::Context`]
 //! ([`task`]); a call is one row in [`syscalls`]. Subsystems: [`mm`] (memory maps), [`signal`], [`fs`] (files), [`ipc`]
-//! (futexes, pipes, event files, System V), [`net`] (sockets), [`tty`] (terminals), [`time`] (clocks and timers).
-//! Tasks run in containers ([`container`]) and see namespaces ([`namespace`]).
+//! (futexes, pipes, event files, System V), [`net`] (sockets), [`tty`] (terminals), [`time`] (clocks and timers),
+//! [`seccomp`] (limits of system calls). Tasks run in containers ([`container`]) and see namespaces ([`namespace`]).
 //!
 //! Lock order, outermost first; a lock is never held across [`task::CurrentTask::block_on`]:
 //!
@@ -24,6 +24,7 @@ mod kernel;
 pub mod mm;
 pub mod namespace;
 pub mod net;
+pub mod seccomp;
 pub mod signal;
 pub mod syscalls;
 pub mod task;

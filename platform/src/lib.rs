@@ -33,6 +33,10 @@ pub trait Platform: Send + Sync {
     /// its registers are zero but for segments and flags, its FPU state is the initial one. `execve(2)` uses this.
     fn create(&self) -> SysResult<Box<dyn Context>>;
 
+    /// When this returns, every guest thread that is running has been through a full memory barrier since it was called,
+    /// and has taken its instructions anew.
+    fn memory_barrier(&self);
+
     /// The addresses that guest mappings may use; page-aligned.
     fn guest_range(&self) -> Range<u64>;
 
@@ -200,6 +204,9 @@ pub trait Interrupter: Send + Sync {
     /// Makes `run` of the context return [`Event::Interrupted`] soon; if it is not in `run`, the next `run` returns at
     /// once without resuming the guest. Several calls before that count as one. Never blocks.
     fn interrupt(&self);
+
+    /// What [`Context::cpu_time`] tells, asked by another thread; it may lag behind by a tick of the host's.
+    fn cpu_time(&self) -> Duration;
 }
 
 /// Why the guest stopped.

@@ -68,6 +68,10 @@ impl Platform for MockPlatform {
         Ok(Box::new(MockContext::new(space, Registers::initial(), initial_fpu(), program)))
     }
 
+    fn memory_barrier(&self) {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+
     fn guest_range(&self) -> Range<u64> {
         GUEST
     }
@@ -107,6 +111,10 @@ impl Interrupter for Link {
     fn interrupt(&self) {
         self.state.lock().interrupted = true;
         self.changed.notify_all();
+    }
+
+    fn cpu_time(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

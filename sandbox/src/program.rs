@@ -54,6 +54,7 @@ pub fn prepare(
         credentials,
         limits: limits(spec),
         files,
+        filters: Vec::new(),
         terminal,
         oom_score_adj: spec.oom_score_adj,
     };

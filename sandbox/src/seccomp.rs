@@ -142,6 +142,7 @@ const RULES: &[Rule] = &[
     rule(libc::SYS_epoll_pwait, "the same, by other C libraries"),
     rule(libc::SYS_clock_nanosleep, "sleeping"),
     rule(libc::SYS_clock_gettime, "processor clocks, which the vDSO does not know"),
+    rule(libc::SYS_membarrier, "platform: memory barriers of guests"),
     rule(libc::SYS_getcpu, "where the vDSO does not answer"),
     rule(libc::SYS_sysinfo, "memory and load, for guests that ask"),
     rule(libc::SYS_getrandom, "randomness, for guests and hash tables"),

@@ -129,6 +129,8 @@ pub enum MountKind {
     Devices,
     /// Pseudo-terminals.
     Terminals,
+    /// POSIX message queues.
+    MessageQueues,
     /// Processes and kernel facts.
     Processes,
     /// Devices and buses, of which there are none.

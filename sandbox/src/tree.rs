@@ -96,6 +96,7 @@ fn file_system(
         MountKind::Devices => devices().map_err(failed("cannot make the devices"))?,
         MountKind::Processes => kernel::fs::proc::ProcFs::new(kernel, &namespaces.pid_for_children),
         MountKind::Terminals => Arc::clone(terminals) as _,
+        MountKind::MessageQueues => Arc::clone(&namespaces.ipc.mqueue) as _,
         MountKind::System => kernel::fs::sysfs::SysFs::new(),
     };
     Ok((made, false))

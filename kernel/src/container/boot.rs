@@ -12,6 +12,7 @@ use crate::Kernel;
 use crate::error::{SysError, SyscallResult};
 use crate::fs::path::FsState;
 use crate::fs::{FdTable, File, FsContext};
+use crate::seccomp::{Filter, Seccomp};
 use crate::signal::{GroupSignals, TaskSignals};
 use crate::task::exec::{Loaded, Program, ProgramName, load};
 use crate::task::limits::Resource;
@@ -45,6 +46,8 @@ pub struct InitSpec {
     pub limits: Limits,
     /// Descriptors 0, 1, 2, …; further ones, such as those of `--preserve-fds`, follow.
     pub files: Vec<Arc<File>>,
+    /// Filters of its system calls, the oldest first. They hold from the program's first instruction on.
+    pub filters: Vec<Arc<Filter>>,
     /// The controlling terminal, if it is to have one.
     pub terminal: Option<Arc<crate::tty::Terminal>>,
     /// `/proc/PID/oom_score_adj`.
@@ -129,6 +132,8 @@ impl Prepared {
             credentials: Arc::new(self.spec.credentials.clone()),
             signals: TaskSignals::default(),
             namespaces: Arc::new(container.namespaces.clone()),
+            seccomp: Seccomp::with_filters(&self.spec.filters),
+            scheduling: crate::task::sched::Scheduling::default(),
         };
         let task = Task::create(&self.kernel, new, loaded.context);
         task.set_comm(&loaded.name);
@@ -145,6 +150,7 @@ impl Prepared {
             self.forget();
             return Err(error);
         }
+        group.look_at_cpu_time(&self.kernel);
         Ok(group.number)
     }
 
@@ -154,6 +160,7 @@ impl Prepared {
         let process = Process {
             group: Arc::clone(&task.group),
             parent: 0,
+            parent_thread: 0,
             children: Vec::new(),
             process_group: pid,
             session: pid,

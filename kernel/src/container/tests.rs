@@ -93,6 +93,7 @@ impl Machine {
             credentials: Credentials::new(0, 0),
             limits: Limits::default(),
             files: Vec::new(),
+            filters: Vec::new(),
             terminal: None,
             oom_score_adj: 0,
         }

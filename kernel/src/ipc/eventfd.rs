@@ -23,6 +23,15 @@ pub struct EventFd {
 }
 
 impl EventFd {
+    /// Adds to the counter without waiting for room: what does not fit is lost, as in Linux for signals of the kernel.
+    pub fn add(&self, amount: u64) {
+        {
+            let mut count = self.count.lock();
+            *count = count.saturating_add(amount).min(MAXIMUM);
+        }
+        self.queue.wake(Events::READABLE);
+    }
+
     /// A counter that starts at `count`; `semaphore` (`EFD_SEMAPHORE`) makes each read take one.
     pub fn open(count: u32, semaphore: bool, flags: OpenFlags) -> Arc<File> {
         let ops = EventFd { count: Mutex::new(count.into()), semaphore, queue: WaitQueue::new() };

@@ -22,6 +22,14 @@ const PRIVATE: u32 = 128;
 const CLOCK_REALTIME: u32 = 256;
 const MATCH_ANY: u32 = u32::MAX;
 
+/// A word of guest memory to wait for.
+pub(super) struct Word {
+    pub address: u64,
+    pub private: bool,
+    pub expected: u32,
+    pub bits: u32,
+}
+
 struct Sleeper {
     waiter: Arc<Waiter>,
     woken: AtomicBool,
@@ -79,42 +87,75 @@ impl Futexes {
         if bits == 0 {
             return Err(Errno::EINVAL.into());
         }
-        let key = key(task, address, private)?;
-        let waiter = Arc::clone(&task.waiter);
-        let sleeper = Arc::new(Sleeper { waiter, woken: AtomicBool::new(false), bits, key: Mutex::new(key) });
+        self.wait_any(task, &[Word { address, private, expected, bits }], deadline).map(drop)
+    }
+
+    /// Sleeps until one of the words is woken, and returns which: `EAGAIN` if one has not its expected value.
+    pub(super) fn wait_any(
+        &self,
+        task: &CurrentTask,
+        words: &[Word],
+        deadline: Deadline,
+    ) -> SyscallResult<usize> {
+        let keys: SysResult<Vec<FutexKey>> =
+            words.iter().map(|word| key(task, word.address, word.private)).collect();
+        let sleepers: Vec<Arc<Sleeper>> = keys?
+            .into_iter()
+            .zip(words)
+            .map(|(key, word)| {
+                let waiter = Arc::clone(&task.waiter);
+                let woken = AtomicBool::new(false);
+                Arc::new(Sleeper { waiter, woken, bits: word.bits, key: Mutex::new(key) })
+            })
+            .collect();
         {
             let mut queues = self.queues.lock();
-            if read_word(task, address)? != expected {
-                return Err(Errno::EAGAIN.into());
+            for word in words {
+                if read_word(task, word.address)? != word.expected {
+                    return Err(Errno::EAGAIN.into());
+                }
             }
-            queues.entry(key).or_default().push(Arc::clone(&sleeper));
+            for sleeper in &sleepers {
+                queues.entry(*sleeper.key.lock()).or_default().push(Arc::clone(sleeper));
+            }
         }
+        let woken = || sleepers.iter().position(|sleeper| sleeper.woken.load(Ordering::SeqCst));
         loop {
-            if sleeper.woken.load(Ordering::SeqCst) {
-                return Ok(());
-            }
             let interrupted = task.interrupted();
-            if interrupted || deadline.passed() {
-                let mut queues = self.queues.lock();
+            if woken().is_some() || interrupted || deadline.passed() {
+                self.leave(&sleepers);
                 // Woken in the last moment: that counts.
-                if sleeper.woken.load(Ordering::SeqCst) {
-                    return Ok(());
-                }
-                let key = *sleeper.key.lock();
-                if let Some(queue) = queues.get_mut(&key) {
-                    queue.retain(|other| !Arc::ptr_eq(other, &sleeper));
-                    if queue.is_empty() {
-                        queues.remove(&key);
-                    }
-                }
-                return Err(if interrupted { Restart::Sys.into() } else { Errno::ETIMEDOUT.into() });
+                return match woken() {
+                    Some(index) => Ok(index),
+                    None if interrupted => Err(Restart::Sys.into()),
+                    None => Err(Errno::ETIMEDOUT.into()),
+                };
             }
+            task.set_running(false);
             task.waiter.wait(deadline);
+            task.set_running(true);
+        }
+    }
+
+    /// Takes sleepers out of their queues, as far as they are still there.
+    fn leave(&self, sleepers: &[Arc<Sleeper>]) {
+        if sleepers.len() == 1 && sleepers[0].woken.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut queues = self.queues.lock();
+        for sleeper in sleepers {
+            let key = *sleeper.key.lock();
+            if let Some(queue) = queues.get_mut(&key) {
+                queue.retain(|other| !Arc::ptr_eq(other, sleeper));
+                if queue.is_empty() {
+                    queues.remove(&key);
+                }
+            }
         }
     }
 
     /// Wakes `wake` sleepers of `from` and moves `move_` others to `to`; returns both counts.
-    fn requeue(
+    pub(super) fn requeue(
         &self,
         from: FutexKey,
         to: FutexKey,
@@ -139,7 +180,7 @@ impl Futexes {
     }
 }
 
-fn key(task: &CurrentTask, address: u64, private: bool) -> SysResult<FutexKey> {
+pub(super) fn key(task: &CurrentTask, address: u64, private: bool) -> SysResult<FutexKey> {
     if !address.is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
@@ -211,7 +252,12 @@ pub fn release_robust_list(task: &CurrentTask) {
 }
 
 /// The deadline of a call: relative for `FUTEX_WAIT`, absolute for the others.
-fn deadline(task: &CurrentTask, timeout: u64, absolute: bool, realtime: bool) -> SysResult<Deadline> {
+pub(super) fn deadline(
+    task: &CurrentTask,
+    timeout: u64,
+    absolute: bool,
+    realtime: bool,
+) -> SysResult<Deadline> {
     let Some(pointer) = UserPtr::<TimeSpec>::new(timeout).non_null() else { return Ok(Deadline::Never) };
     let time = task.read_object(pointer)?.to_duration().ok_or(Errno::EINVAL)?;
     if !absolute {
@@ -259,11 +305,12 @@ pub fn futex(
             }
         }
         1 => Ok(futexes.wake(key(task, address, private)?, count(value).max(1), MATCH_ANY) as u64),
-        3 => {
+        3 if value.cast_signed() >= 0 && value2.cast_signed() >= 0 => {
             let (from, to) = (key(task, address, private)?, key(task, address2, private)?);
             let (woken, moved) = futexes.requeue(from, to, count(value), count(value2), || Ok(()))?;
             Ok((woken + moved) as u64)
         }
+        3 | 4 if value.cast_signed() < 0 || value2.cast_signed() < 0 => Err(Errno::EINVAL.into()),
         4 => {
             let (from, to) = (key(task, address, private)?, key(task, address2, private)?);
             let check = || if read_word(task, address)? == value3 { Ok(()) } else { Err(Errno::EAGAIN) };

@@ -14,7 +14,13 @@ use crate::syscalls::arguments::Flags;
 use crate::task::CurrentTask;
 use crate::user::UserPtr;
 
+pub use super::aio::{io_cancel, io_destroy, io_getevents, io_pgetevents, io_setup, io_submit};
 pub use super::futex::futex;
+pub use super::futex2::{futex_requeue, futex_wait, futex_waitv, futex_wake};
+pub use super::mqueue::syscalls::*;
+pub use super::sysv::msg::{msgctl, msgget, msgrcv, msgsnd};
+pub use super::sysv::sem::{semctl, semget, semop, semtimedop};
+pub use super::sysv::shm::{shmat, shmctl, shmdt, shmget};
 
 /// `pipe2(2)`.
 pub fn pipe2(task: &CurrentTask, fds: u64, flags: Flags) -> SyscallResult<()> {

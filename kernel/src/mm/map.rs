@@ -56,6 +56,10 @@ pub struct MemoryMap {
     vmas: Mutex<Vmas>,
     /// Where the program's parts are.
     pub layout: Mutex<Layout>,
+    /// `io_setup(2)`.
+    pub aio: crate::ipc::aio::AioContexts,
+    /// What `membarrier(2)` was registered for.
+    pub barriers: std::sync::atomic::AtomicU32,
 }
 
 #[derive(Clone)]
@@ -104,6 +108,8 @@ impl MemoryMap {
             bounds,
             vmas: Mutex::new(vmas),
             layout: Mutex::new(layout),
+            aio: crate::ipc::aio::AioContexts::default(),
+            barriers: std::sync::atomic::AtomicU32::new(0),
         })
     }
 
@@ -170,6 +176,7 @@ impl MemoryMap {
         let mut vmas = self.vmas.lock();
         let address = self.choose(&vmas, request, length)?;
         let range = address..address + length;
+        vmas.set.check_unsealed(range.clone())?;
         let mut flags = VmaFlags::empty();
         flags.set(VmaFlags::SHARED, shared);
         flags.set(VmaFlags::GROWS_DOWN, growing);
@@ -258,6 +265,7 @@ impl MemoryMap {
         if vmas.set.overlapping(range.clone()).next().is_none() {
             return Ok(());
         }
+        vmas.set.check_unsealed(range.clone())?;
         context.memory(&[MemoryOp::Unmap { address: range.start, length: range.end - range.start }])?;
         vmas.set.remove(range);
         Ok(())
@@ -272,6 +280,7 @@ impl MemoryMap {
         protection: Protection,
     ) -> SysResult<()> {
         let mut vmas = self.vmas.lock();
+        vmas.set.check_unsealed(range.clone())?;
         let mut end = range.start;
         let mut result = Ok(());
         for vma in vmas.set.overlapping(range.clone()) {
@@ -314,6 +323,16 @@ impl MemoryMap {
             .map(|vma| vma.start.max(range.start)..vma.end.min(range.end))
             .collect();
         let covered = vmas.set.covers(range.clone());
+        // What cannot be written must not be emptied either.
+        let destroys = matches!(advice, 4 | 8 | 9 | DONTFORK | WIPEONFORK | 24);
+        let read_only = |vma: &Vma| {
+            vma.flags.contains(VmaFlags::SEALED)
+                && !vma.protection.contains(Protection::WRITE)
+                && matches!(vma.backing, Backing::Anonymous)
+        };
+        if destroys && vmas.set.overlapping(range.clone()).any(read_only) {
+            return Err(Errno::EPERM);
+        }
         let (flag, value) = match advice {
             DONTFORK => (VmaFlags::DONT_FORK, true),
             DOFORK => (VmaFlags::DONT_FORK, false),
@@ -334,6 +353,17 @@ impl MemoryMap {
             }
         }
         if covered { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// `mseal(2)`: nothing of the range can be unmapped, moved or protected otherwise from now on. `ENOMEM` where
+    /// something is not mapped.
+    pub fn seal(&self, range: Range<u64>) -> SysResult<()> {
+        let mut vmas = self.vmas.lock();
+        if !vmas.set.covers(range.clone()) {
+            return Err(Errno::ENOMEM);
+        }
+        vmas.set.update(range, |vma| vma.flags |= VmaFlags::SEALED);
+        Ok(())
     }
 
     /// `mlock(2)` and its family: marks the range, which must be mapped, and returns how many bytes are locked then.
@@ -382,6 +412,10 @@ impl MemoryMap {
         let old_length = old.end - old.start;
         let mut vmas = self.vmas.lock();
         let vma = vmas.set.find(old.start).cloned().ok_or(Errno::EFAULT)?;
+        vmas.set.check_unsealed(old.clone())?;
+        if let Some(target) = fixed {
+            vmas.set.check_unsealed(target..target.saturating_add(new_length))?;
+        }
         if old_length == 0 && !vma.flags.contains(VmaFlags::SHARED) {
             return Err(Errno::EINVAL);
         }
@@ -481,6 +515,9 @@ impl MemoryMap {
             return heap.end;
         }
         let (Some(old_top), Some(new_top)) = (round_up(heap.end), round_up(end)) else { return heap.end };
+        if new_top < old_top && vmas.set.check_unsealed(new_top..old_top).is_err() {
+            return heap.end;
+        }
         if new_top > old_top {
             // Leave a page between the heap and what lies above it, as Linux does.
             if new_top > self.bounds.end || !vmas.set.is_free(old_top..new_top + PAGE_SIZE) {
@@ -639,6 +676,11 @@ impl MemoryMap {
     /// Whether every address of `range` is mapped.
     pub fn covers(&self, range: Range<u64>) -> bool {
         self.vmas.lock().set.covers(range)
+    }
+
+    /// How many mappings are such as `wanted` says.
+    pub fn count_mappings(&self, wanted: impl Fn(&Vma) -> bool) -> usize {
+        self.vmas.lock().set.iter().filter(|vma| wanted(vma)).count()
     }
 
     /// The files that are mapped shared in `range`, for `msync(2)`.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::fs::File;
 
 mod map;
+pub mod policy;
 pub mod syscalls;
 mod vma;
 

@@ -9,6 +9,9 @@ use super::map::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE,
     MemoryMap, round_up,
 };
+pub use super::policy::{
+    get_mempolicy, mbind, migrate_pages, move_pages, set_mempolicy, set_mempolicy_home_node,
+};
 use super::{MapRequest, PAGE_SIZE, Protection};
 use crate::fs::File;
 use crate::syscalls::Fd;
@@ -160,6 +163,25 @@ pub fn pkey_mprotect(
         return Err(Errno::EINVAL);
     }
     mprotect(task, address, length, protection)
+}
+
+/// `mseal(2)`.
+pub fn mseal(task: &CurrentTask, address: u64, length: u64, flags: u64) -> SysResult<()> {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let range = pages(address, length).map_err(|_| Errno::EINVAL)?;
+    if range.is_empty() { Ok(()) } else { task.mm()?.seal(range) }
+}
+
+/// `pkey_alloc(2)`: `EINVAL`, as on a processor without protection keys.
+pub fn pkey_alloc(_task: &CurrentTask, _flags: u64, _rights: u64) -> SysResult<i32> {
+    Err(Errno::EINVAL)
+}
+
+/// `pkey_free(2)`: no key was ever allocated.
+pub fn pkey_free(_task: &CurrentTask, _key: i32) -> SysResult<()> {
+    Err(Errno::EINVAL)
 }
 
 /// `brk(2)`: returns where the heap ends then, whether it could be moved or not.

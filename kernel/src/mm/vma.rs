@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use abi::{Errno, SysResult};
 use bitflags::bitflags;
 
 use super::PAGE_SIZE;
@@ -46,6 +47,8 @@ bitflags! {
         const DONT_DUMP = 32;
         /// `MAP_NORESERVE`
         const NO_RESERVE = 64;
+        /// `mseal(2)`
+        const SEALED = 128;
     }
 }
 
@@ -170,6 +173,12 @@ impl VmaSet {
     pub fn overlapping(&self, range: Range<u64>) -> impl Iterator<Item = &Vma> {
         let first = self.find(range.start).map_or(range.start, |vma| vma.start);
         self.vmas.range(first..range.end.max(first)).map(|(_, vma)| vma)
+    }
+
+    /// `EPERM` if `mseal(2)` keeps anything in `range` as it is.
+    pub fn check_unsealed(&self, range: Range<u64>) -> SysResult<()> {
+        let sealed = self.overlapping(range).any(|vma| vma.flags.contains(VmaFlags::SEALED));
+        if sealed { Err(Errno::EPERM) } else { Ok(()) }
     }
 
     /// Whether every address of `range` is mapped.

@@ -88,12 +88,21 @@ pub struct IpcNamespace {
     pub id: NamespaceId,
     /// Who has a say in it.
     pub owner: Arc<UserNamespace>,
+    /// System V shared memory, semaphores and message queues.
+    pub sysv: crate::ipc::sysv::SystemV,
+    /// POSIX message queues.
+    pub mqueue: Arc<crate::ipc::mqueue::MqueueFs>,
 }
 
 impl IpcNamespace {
     /// A namespace without objects.
     pub fn new(owner: &Arc<UserNamespace>) -> Arc<IpcNamespace> {
-        Arc::new(IpcNamespace { id: NamespaceId::allocate(), owner: Arc::clone(owner) })
+        Arc::new(IpcNamespace {
+            id: NamespaceId::allocate(),
+            owner: Arc::clone(owner),
+            sysv: crate::ipc::sysv::SystemV::default(),
+            mqueue: crate::ipc::mqueue::MqueueFs::new(),
+        })
     }
 }
 

@@ -100,6 +100,9 @@ pub fn unshare(task: &CurrentTask, mut flags: CloneFlags) -> SyscallResult<()> {
     if flags.contains(CloneFlags::FILES) {
         task.set_files(Some(Arc::new(task.files().copy())));
     }
+    if flags.intersects(CloneFlags::SYSVSEM | CloneFlags::NEWIPC) {
+        crate::ipc::sysv::sem::undo(task, Some(std::sync::Arc::default()));
+    }
     if flags.contains(CloneFlags::FS) {
         let state = task.fs_state_for(flags, &after.credentials.user_namespace);
         task.set_fs(Arc::new(FsContext::new(state)));

@@ -132,7 +132,8 @@ fn disabled() -> SigAltStack {
     SigAltStack { sp: 0, flags: SS_DISABLE, pad: 0, size: 0 }
 }
 
-type Actions = Arc<Mutex<[SigAction; 64]>>;
+/// What happens on each signal, shared with `CLONE_SIGHAND`.
+pub type Actions = Arc<Mutex<[SigAction; 64]>>;
 
 /// The signal state of a thread group.
 pub struct GroupSignals {
@@ -176,6 +177,11 @@ impl GroupSignals {
             Arc::new(Mutex::new(copy))
         };
         GroupSignals { actions: Mutex::new(actions), ..GroupSignals::default() }
+    }
+
+    /// All actions, as the object that is shared.
+    pub fn actions(&self) -> Actions {
+        Arc::clone(&self.actions.lock())
     }
 
     /// What happens on a signal.

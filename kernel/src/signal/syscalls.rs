@@ -137,7 +137,7 @@ pub fn rt_sigtimedwait(
 }
 
 /// Whether `task` may send `signal` to a process with `target` in it.
-fn may_signal(task: &CurrentTask, target: &Task, signal: Option<Signal>) -> SysResult<()> {
+pub(crate) fn may_signal(task: &CurrentTask, target: &Task, signal: Option<Signal>) -> SysResult<()> {
     let own = task.credentials();
     let other = target.credentials();
     let same_user =
@@ -154,13 +154,13 @@ fn may_signal(task: &CurrentTask, target: &Task, signal: Option<Signal>) -> SysR
 }
 
 /// The signal of a call; zero only asks whether it could be sent.
-fn parse(signal: i32) -> SysResult<Option<Signal>> {
+pub(crate) fn parse(signal: i32) -> SysResult<Option<Signal>> {
     if signal == 0 { Ok(None) } else { Signal::new(signal).map(Some).ok_or(Errno::EINVAL) }
 }
 
 /// Whether the first process of a pid namespace does not get the signal from `task`. Itself it can end, as it could
 /// outside of a sandbox.
-fn shielded(task: &CurrentTask, target: &Arc<ThreadGroup>, signal: Signal) -> bool {
+pub(crate) fn shielded(task: &CurrentTask, target: &Arc<ThreadGroup>, signal: Signal) -> bool {
     let above = !Arc::ptr_eq(&task.group.pid_namespace, &target.pid_namespace)
         && task.group.pid_namespace.sees(&target.pid_namespace);
     let forced = above && SignalSet::UNBLOCKABLE.contains(signal);
@@ -168,14 +168,14 @@ fn shielded(task: &CurrentTask, target: &Arc<ThreadGroup>, signal: Signal) -> bo
 }
 
 /// A record that says that `task` is the sender, in the receiver's words.
-fn sender(task: &CurrentTask, target: &ThreadGroup, signal: Signal, code: i32) -> SigInfo {
+pub(crate) fn sender(task: &CurrentTask, target: &ThreadGroup, signal: Signal, code: i32) -> SigInfo {
     let receiver = task.kernel.tasks.tasks_of(target.pid).first().map(|receiver| receiver.credentials());
     let uid = task.credentials().uid;
     let uid = receiver.map_or(uid, |receiver| receiver.shown_uid(uid));
     SigInfo::user(signal, code, target.pid_namespace.number(task.group.pid), uid)
 }
 
-fn send_checked(
+pub(crate) fn send_checked(
     task: &CurrentTask,
     group: &Arc<ThreadGroup>,
     signal: Option<Signal>,

@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 
 use crate::error::{SysError, SyscallResult};
+use crate::seccomp;
 use crate::task::CurrentTask;
 
 pub mod arguments;
@@ -226,7 +227,14 @@ pub fn dispatch(task: &CurrentTask) -> SyscallResult {
     let number = number & 0xffff_ffff;
     let traced = task.kernel.strace.as_ref().filter(|strace| strace.wants(number));
     let entry = traced.map(|strace| strace.enter(task, number, &raw));
-    let result = table::call(number, task, &raw);
+    let decision = match task.seccomp.is_active() {
+        true => seccomp::check(task),
+        false => seccomp::Decision::Serve,
+    };
+    let result = match decision {
+        seccomp::Decision::Serve => table::call(number, task, &raw),
+        seccomp::Decision::Skip(result) => result,
+    };
     if let (Some(strace), Some(entry)) = (traced, entry) {
         strace.leave(task, entry, &result);
     }

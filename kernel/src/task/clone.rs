@@ -9,10 +9,12 @@ use abi::{Errno, SysResult};
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::pidfd::PidFd;
 use super::table::Process;
 use super::{CurrentTask, NewTask, Pid, Task, ThreadGroup};
 use crate::error::SyscallResult;
 use crate::fs::FsContext;
+use crate::syscalls::Fd;
 use crate::syscalls::arguments::flag_argument;
 use crate::user::UserPtr;
 use crate::wait::{Deadline, Events};
@@ -160,9 +162,6 @@ impl CurrentTask {
         if arguments.set_tid_size != 0 {
             return Err(Errno::EPERM.into());
         }
-        if has(CloneFlags::PIDFD) {
-            return Err(Errno::EINVAL.into());
-        }
         self.check_process_limit()?;
         let charge = self.group.container.charge_task()?;
 
@@ -217,10 +216,17 @@ impl CurrentTask {
                 memory: Arc::clone(&memory),
                 credentials: after.credentials,
                 signals: crate::signal::TaskSignals::for_clone(self, flags),
+                seccomp: self.seccomp.inherit(),
+                scheduling: self.scheduling.inherit(),
                 namespaces: Arc::clone(&namespaces),
             },
             context,
         );
+        child.personality.store(self.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+        *child.memory_policy.lock() = *self.memory_policy.lock();
+        if has(CloneFlags::SYSVSEM) {
+            child.sem_undo.lock().clone_from(&self.sem_undo.lock());
+        }
         if has(CloneFlags::CHILD_CLEARTID) {
             child.clear_child_tid.store(arguments.child_tid, Ordering::Relaxed);
         }
@@ -233,7 +239,13 @@ impl CurrentTask {
         if has(CloneFlags::PARENT_SETTID) {
             self.write_bytes(arguments.parent_tid, &number.to_ne_bytes())?;
         }
-        self.add_to_tree(&child, flags, exit_signal)?;
+        let pidfd =
+            has(CloneFlags::PIDFD).then(|| self.install_pidfd(&child, arguments.pidfd)).transpose()?;
+        let added = self.add_to_tree(&child, flags, exit_signal);
+        if let Err(error) = added {
+            pidfd.map(|fd| self.files().remove(fd));
+            return Err(error.into());
+        }
         reserved.keep();
         charge.keep();
         let child_task = Arc::clone(&child.task);
@@ -243,12 +255,24 @@ impl CurrentTask {
                     tree.reap(tid);
                 }
             });
+            pidfd.map(|fd| self.files().remove(fd));
             return Err(error.into());
+        }
+        if child_task.group.limit(super::limits::Resource::Cpu) != super::limits::INFINITY {
+            child_task.group.look_at_cpu_time(&self.kernel);
         }
         if has(CloneFlags::VFORK) {
             self.wait_for_vfork(&child_task);
         }
         Ok(number)
+    }
+
+    /// Makes a descriptor of the child, as `CLONE_PIDFD` asks for, and writes its number to `place`.
+    fn install_pidfd(&self, child: &CurrentTask, place: u64) -> SysResult<Fd> {
+        let fd = self.install(PidFd::of_child(&child.task), true)?;
+        let written = self.write_bytes(place, &fd.0.to_ne_bytes());
+        written.inspect_err(|_| drop(self.files().remove(fd)))?;
+        Ok(fd)
     }
 
     /// Puts a new task into the tree: into its group, or as a new process.
@@ -277,6 +301,7 @@ impl CurrentTask {
             let process = Process {
                 group: Arc::clone(&child.group),
                 parent: if sibling { grandparent } else { self.group.pid },
+                parent_thread: if sibling { own.parent_thread } else { self.tid() },
                 children: Vec::new(),
                 process_group,
                 session,
@@ -359,6 +384,10 @@ pub fn clone(
     child_tid: u64,
     tls: u64,
 ) -> SyscallResult<Pid> {
+    let old = CloneFlags::PARENT_SETTID | CloneFlags::DETACHED;
+    if flags.contains(CloneFlags::PIDFD) && flags.intersects(old) {
+        return Err(Errno::EINVAL.into());
+    }
     // The old call's signal shares the word with the flags, which are 32 bits there; the pidfd goes where the parent's
     // tid would.
     let raw = flags.bits() & 0xffff_ffff;
@@ -390,11 +419,15 @@ pub fn clone3(task: &CurrentTask, arguments: UserPtr<CloneArguments>, size: usiz
         return Err(Errno::E2BIG.into());
     }
     let arguments = CloneArguments::read_from_bytes(known).map_err(|_| Errno::EINVAL)?;
-    let unknown = arguments.flags & !(CloneFlags::all().bits());
+    let unknown = arguments.flags & !(CloneFlags::all() - CloneFlags::DETACHED).bits();
     if unknown != 0 || arguments.flags & 0xff != 0 || arguments.exit_signal > 64 {
         return Err(Errno::EINVAL.into());
     }
     if (arguments.stack == 0) != (arguments.stack_size == 0) {
+        return Err(Errno::EINVAL.into());
+    }
+    let both = CloneFlags::PIDFD.bits() | CloneFlags::PARENT_SETTID.bits();
+    if arguments.flags & both == both && arguments.pidfd == arguments.parent_tid {
         return Err(Errno::EINVAL.into());
     }
     task.clone_task(&arguments)

@@ -25,6 +25,7 @@ impl CurrentTask {
     pub(super) fn finish(self) {
         self.release_address_space();
         self.finish_vfork();
+        crate::ipc::sysv::sem::undo(&self, None);
         let files = self.set_files(None);
         if let Some(files) = files.and_then(Arc::into_inner) {
             for file in files.remove_where(|_, _| true) {
@@ -36,14 +37,19 @@ impl CurrentTask {
             // Nobody else's: all that was used in it is this process's.
             self.group.set_space_time(memory.space().cpu_time());
         }
-        self.group.add_time(self.context.borrow().cpu_time(), host_thread_time());
+        let (user, system) = (self.context.borrow().cpu_time(), host_thread_time());
+        // From here on its time counts as that of a task that has ended.
+        self.set_host_thread(0);
+        self.group.add_time(user, system);
         drop(self.set_memory(None));
         let task = Arc::clone(&self.task);
         let kernel = Arc::clone(&self.kernel);
         // The stub's thread, and with the last one its memory, goes before the parent hears of it.
         drop(self);
         task.group.set_last_uid(task.credentials().uid);
-        if kernel.tasks.with(|tree| tree.remove_task(&task)) {
+        let last = kernel.tasks.with(|tree| tree.remove_task(&task));
+        task.ending.reach(super::pidfd::Stage::Reaped);
+        if last {
             kernel.process_ended(&task.group);
         }
         task.group.exec_queue.wake(Events::IN);
@@ -154,6 +160,7 @@ impl crate::Kernel {
             self.tell_parent(tree, pid, &mut signals);
             own_group
         });
+        group.ending.reach(super::pidfd::Stage::Ended);
         if let Some(own_group) = own_group {
             self.tasks.with(|tree| Self::hang_up_if_orphaned(tree, own_group, &mut signals));
         }

@@ -29,10 +29,14 @@ mod elf;
 pub mod exec;
 pub mod exit;
 mod identity;
+pub mod inspect;
 pub mod limits;
+pub mod pidfd;
 mod prctl;
 mod processor;
+mod refused;
 mod run;
+pub mod sched;
 pub mod syscalls;
 pub mod table;
 pub(crate) mod usage;
@@ -113,16 +117,28 @@ pub struct Task {
     host_thread: AtomicI32,
     /// When the task was made.
     pub started: std::time::Instant,
+    /// Nanoseconds that guest code used before the last `execve(2)`.
+    user_time_before: AtomicU64,
     /// Whether it executes guest code or a system call, rather than sleep.
     running: AtomicBool,
-    /// The nice value, -20..=19.
-    pub nice: AtomicI32,
+    /// How it wants to be scheduled.
+    pub scheduling: sched::Scheduling,
+    /// `personality(2)`.
+    pub personality: AtomicU32,
+    /// Where its memory is to come from.
+    pub memory_policy: Mutex<crate::mm::policy::Policy>,
     /// `PR_SET_TIMERSLACK`, in nanoseconds.
     pub timer_slack: AtomicU64,
     /// Set when a parent that waits in `vfork(2)` has its memory for itself again.
     pub vfork_done: AtomicBool,
     /// Where that parent waits.
     pub vfork_queue: WaitQueue,
+    /// Which system calls it may make.
+    pub seccomp: crate::seccomp::Seccomp,
+    /// What is to be undone of System V semaphores at its end; `None` once that has been done.
+    pub sem_undo: Mutex<Option<Arc<crate::ipc::sysv::sem::UndoList>>>,
+    /// Whether the thread has ended, for its pidfds.
+    pub ending: pidfd::Ending,
 }
 
 /// Parts of a new task.
@@ -143,6 +159,10 @@ pub struct NewTask {
     pub credentials: Arc<Credentials>,
     /// Signal mask and the like.
     pub signals: TaskSignals,
+    /// Which system calls it may make.
+    pub seccomp: crate::seccomp::Seccomp,
+    /// How it wants to be scheduled.
+    pub scheduling: sched::Scheduling,
     /// Namespaces.
     pub namespaces: Arc<Namespaces>,
 }
@@ -170,11 +190,17 @@ impl Task {
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
             started: std::time::Instant::now(),
+            user_time_before: AtomicU64::new(0),
             running: AtomicBool::new(true),
-            nice: AtomicI32::new(0),
+            scheduling: new.scheduling,
+            personality: AtomicU32::new(0),
+            memory_policy: Mutex::default(),
             timer_slack: AtomicU64::new(50_000),
             vfork_done: AtomicBool::new(false),
             vfork_queue: WaitQueue::new(),
+            seccomp: new.seccomp,
+            sem_undo: Mutex::new(Some(Arc::default())),
+            ending: pidfd::Ending::default(),
             group: new.group,
         });
         CurrentTask { task, context: RefCell::new(context), restart: RefCell::new(None) }
@@ -183,6 +209,11 @@ impl Task {
     /// The thread id.
     pub fn tid(&self) -> Pid {
         self.tid.load(Ordering::Relaxed)
+    }
+
+    /// Makes the platform ask again what it may answer without the kernel.
+    pub(crate) fn change_answers(&self) {
+        self.identity_changed.store(true, Ordering::SeqCst);
     }
 
     /// Changes the thread id; `execve(2)` by a thread that does not lead its group takes the leader's.
@@ -235,7 +266,12 @@ impl Task {
         }
     }
 
-    /// Notes which thread of the host serves the task.
+    /// The objects of System V and the message queues that it sees.
+    pub fn ipc(&self) -> Arc<crate::namespace::IpcNamespace> {
+        Arc::clone(&self.namespaces().ipc)
+    }
+
+    /// Notes which thread of the host serves the task; zero once its time is counted elsewhere.
     pub(crate) fn set_host_thread(&self, thread: i32) {
         self.host_thread.store(thread, Ordering::Relaxed);
     }
@@ -303,6 +339,12 @@ impl Task {
         Arc::clone(&self.credentials.read())
     }
 
+    /// Takes away the way to new privileges (`PR_SET_NO_NEW_PRIVS`).
+    pub(crate) fn set_no_new_privileges(&self) {
+        let mut slot = self.credentials.write();
+        *slot = Arc::new(Credentials { no_new_privileges: true, ..(**slot).clone() });
+    }
+
     /// Replaces the identity. Only the task itself does so.
     pub(crate) fn set_credentials(&self, credentials: Credentials) {
         *self.credentials.write() = Arc::new(credentials);
@@ -313,18 +355,30 @@ impl Task {
     pub fn kick(&self) {
         self.attention.store(true, Ordering::SeqCst);
         self.waiter.notify();
-        let interrupter = Arc::clone(&self.interrupter.lock());
-        interrupter.interrupt();
+        self.interrupter().interrupt();
+    }
+
+    /// What reaches the thread while it runs.
+    pub(crate) fn interrupter(&self) -> Arc<dyn Interrupter> {
+        Arc::clone(&self.interrupter.lock())
+    }
+
+    /// Processor time that guest code used before the last `execve(2)`.
+    pub(crate) fn user_time_before(&self) -> Duration {
+        Duration::from_nanos(self.user_time_before.load(Ordering::Relaxed))
     }
 
     /// Whether the task runs, rather than sleep in a system call.
     pub fn is_running(&self) -> bool {
-        self.running.load(Ordering::Relaxed)
+        self.running.load(Ordering::SeqCst)
     }
 
     /// Notes that the task goes to sleep, or that it has woken up.
     pub(crate) fn set_running(&self, running: bool) {
-        self.running.store(running, Ordering::Relaxed);
+        self.running.store(running, Ordering::SeqCst);
+        if running {
+            self.group.cpu_time_goes_on(&self.kernel);
+        }
     }
 
     /// Whether the thread is ending.
@@ -391,8 +445,10 @@ impl CurrentTask {
 
     /// Replaces what runs the guest code, for `execve(2)`.
     pub(crate) fn replace_context(&self, context: Box<dyn Context>) -> Box<dyn Context> {
+        let used = u64::try_from(self.context.borrow().cpu_time().as_nanos()).unwrap_or(u64::MAX);
         *self.interrupter.lock() = context.interrupter();
         self.identity_changed.store(true, Ordering::Relaxed);
+        self.user_time_before.fetch_add(used, Ordering::Relaxed);
         self.context.replace(context)
     }
 
@@ -420,6 +476,8 @@ pub struct ThreadGroup {
     pub exit: Mutex<Option<ExitStatus>>,
     /// `alarm(2)`, interval timers, POSIX timers.
     pub timers: crate::time::interval::GroupTimers,
+    /// Looks after timers of processor time.
+    pub cpu_watch: crate::time::cpu::CpuWatch,
     /// The controlling terminal.
     pub terminal: Mutex<Option<Arc<crate::tty::Terminal>>>,
     /// `/proc/PID/oom_score_adj`.
@@ -437,6 +495,8 @@ pub struct ThreadGroup {
     /// Processor time in guest code in the last address space, once it is given up.
     space_time: Mutex<Option<Duration>>,
     last_uid: AtomicU32,
+    /// Whether the process has ended, for its pidfds.
+    pub ending: pidfd::Ending,
 }
 
 impl ThreadGroup {
@@ -457,6 +517,7 @@ impl ThreadGroup {
             limits: Mutex::new(limits),
             exit: Mutex::new(None),
             timers: crate::time::interval::GroupTimers::default(),
+            cpu_watch: crate::time::cpu::CpuWatch::default(),
             terminal: Mutex::default(),
             oom_score_adj: AtomicI32::new(0),
             dumpable: AtomicBool::new(true),
@@ -466,6 +527,7 @@ impl ThreadGroup {
             replaced_time: Mutex::default(),
             space_time: Mutex::default(),
             last_uid: AtomicU32::new(0),
+            ending: pidfd::Ending::default(),
         })
     }
 

@@ -19,6 +19,7 @@ pub fn prctl(task: &CurrentTask, option: i32, a: u64, b: u64, c: u64, d: u64) ->
     const SET_NAME: i32 = 15;
     const GET_NAME: i32 = 16;
     const GET_SECCOMP: i32 = 21;
+    const SET_SECCOMP: i32 = 22;
     const CAPBSET_READ: i32 = 23;
     const CAPBSET_DROP: i32 = 24;
     const GET_SECUREBITS: i32 = 27;
@@ -82,7 +83,10 @@ pub fn prctl(task: &CurrentTask, option: i32, a: u64, b: u64, c: u64, d: u64) ->
             task.write_bytes(a, &task.comm_bytes())?;
             Ok(0)
         }
-        GET_SECCOMP | GET_THP_DISABLE => Ok(0),
+        GET_SECCOMP => Ok(task.seccomp.mode() as u64),
+        SET_SECCOMP if a == 1 => Ok(crate::seccomp::syscalls::set_strict(task).map(|()| 0)?),
+        SET_SECCOMP if a == 2 => Ok(crate::seccomp::syscalls::set_filter(task, 0, b).map(|_| 0)?),
+        GET_THP_DISABLE => Ok(0),
         SET_THP_DISABLE => Ok(0),
         CAPBSET_READ => match capability(a) {
             Some(mask) => Ok(u64::from(task.credentials().bounding & mask != 0)),

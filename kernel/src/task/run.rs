@@ -72,6 +72,10 @@ impl CurrentTask {
         // Elsewhere ids are what a map says, which others may write at any time.
         let unmapped = *credentials.user_namespace == *UserNamespace::root();
         let ids = ids.map(|(number, id)| (number, unmapped.then_some(id)));
+        // Filters are asked about every call.
+        let filtered = self.seccomp.is_active();
+        let pids = pids.map(|(number, pid)| (number, pid.filter(|_| !filtered)));
+        let ids = ids.map(|(number, id)| (number, id.filter(|_| !filtered)));
         let mut context = self.context.borrow_mut();
         pids.into_iter().chain(ids).for_each(|(number, answer)| context.set_answer(number, answer));
     }

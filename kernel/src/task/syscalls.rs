@@ -22,7 +22,15 @@ pub use super::identity::{
     capget, capset, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgid, setgroups, setregid,
     setresgid, setresuid, setreuid, setuid,
 };
+pub use super::inspect::{kcmp, process_madvise, process_mrelease, process_vm_readv, process_vm_writev};
+pub use super::pidfd::{pidfd_getfd, pidfd_open, pidfd_send_signal};
 pub use super::prctl::prctl;
+pub use super::refused::*;
+pub use super::sched::{
+    getcpu, getpriority, ioprio_get, ioprio_set, sched_get_priority_max, sched_get_priority_min,
+    sched_getaffinity, sched_getattr, sched_getparam, sched_getscheduler, sched_rr_get_interval,
+    sched_setaffinity, sched_setattr, sched_setparam, sched_setscheduler, setpriority,
+};
 pub use super::usage::*;
 pub use super::wait::{wait4, waitid};
 
@@ -267,6 +275,17 @@ pub fn getegid(task: &CurrentTask) -> SysResult<u32> {
     Ok(credentials.shown_gid(credentials.effective_gid))
 }
 
+/// `EPERM` unless the task may see and change the limits of `target`.
+fn check_limits_of(task: &CurrentTask, target: &super::Task) -> SysResult<()> {
+    let (own, other) = (task.credentials(), target.credentials());
+    let same_user = [other.uid, other.effective_uid, other.saved_uid].iter().all(|uid| *uid == own.uid);
+    let same_group = [other.gid, other.effective_gid, other.saved_gid].iter().all(|gid| *gid == own.gid);
+    let same_process = std::sync::Arc::ptr_eq(&task.group, &target.group);
+    let allowed =
+        same_process || (same_user && same_group) || own.has(super::credentials::Capability::SYS_RESOURCE);
+    if allowed { Ok(()) } else { Err(Errno::EPERM) }
+}
+
 /// `prlimit64(2)`.
 pub fn prlimit64(
     task: &CurrentTask,
@@ -278,13 +297,17 @@ pub fn prlimit64(
     let resource = Resource::from_raw(resource).ok_or(Errno::EINVAL)?;
     let group = match pid {
         0 => std::sync::Arc::clone(&task.group),
-        number => std::sync::Arc::clone(&task.find_task(number)?.group),
+        number => {
+            let target = task.find_task(number)?;
+            check_limits_of(task, &target)?;
+            std::sync::Arc::clone(&target.group)
+        }
     };
     let new = new.non_null().map(|new| task.read_object(new)).transpose()?;
     let before = {
         let mut limits = group.limits.lock();
         let before = limits.get(resource);
-        if let Some(new) = new {
+        if let Some(mut new) = new {
             if new.current > new.maximum {
                 return Err(Errno::EINVAL.into());
             }
@@ -295,10 +318,17 @@ pub fn prlimit64(
             if new.maximum > before.maximum && !privileged {
                 return Err(Errno::EPERM.into());
             }
+            // No time at all cannot be counted: it is a second, as in Linux.
+            if resource == Resource::Cpu && new.current == 0 {
+                new.current = 1;
+            }
             limits.set(resource, new);
         }
         before
     };
+    if new.is_some() && resource == Resource::Cpu {
+        group.look_at_cpu_time(&task.kernel);
+    }
     if let Some(old) = old.non_null() {
         task.write_object(old, &before)?;
     }
@@ -324,8 +354,12 @@ pub struct UtsName([[u8; 65]; 6]);
 pub fn uname(task: &CurrentTask, buffer: UserPtr<UtsName>) -> SysResult<()> {
     let uts = task.namespaces().uts.names();
     let mut name = UtsName([[0; 65]; 6]);
+    // What setarch(8) asks for.
+    const PER_LINUX32: u32 = 8;
+    let old = task.personality.load(Ordering::Relaxed) & 0xff == PER_LINUX32;
+    let machine: &[u8] = if old { b"i686" } else { b"x86_64" };
     let fields: [&[u8]; 6] =
-        [b"Linux", &uts.hostname, crate::Kernel::RELEASE.as_bytes(), b"#1 SMP", b"x86_64", &uts.domainname];
+        [b"Linux", &uts.hostname, crate::Kernel::RELEASE.as_bytes(), b"#1 SMP", machine, &uts.domainname];
     for (field, value) in name.0.iter_mut().zip(fields) {
         let length = value.len().min(64);
         field[..length].copy_from_slice(&value[..length]);

@@ -34,6 +34,8 @@ pub struct Process {
     pub group: Arc<ThreadGroup>,
     /// Its parent; zero for a process that was started from outside, or whose parent and reaper are gone.
     pub parent: Pid,
+    /// The thread of the parent that made it, for `__WNOTHREAD`.
+    pub parent_thread: Pid,
     /// Its children, oldest first.
     pub children: Vec<Pid>,
     /// Its process group. Changed by [`Tree::set_process_group`].
@@ -246,6 +248,7 @@ impl Tree {
         if let Some(parent) = self.processes.get_mut(&process.parent) {
             parent.children.retain(|child| *child != pid);
         }
+        process.group.ending.reach(super::pidfd::Stage::Reaped);
         for pid in [pid, process.process_group, process.session] {
             self.release_pid(pid);
         }

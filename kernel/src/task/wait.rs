@@ -1,14 +1,18 @@
 //! Waiting for children: `wait4(2)` and `waitid(2)`.
 
+use std::sync::Arc;
+
 use abi::signal::{SigInfo, Signal};
 use abi::time::TimeVal;
 use abi::{Errno, SysResult};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::exit::child_info;
+use super::pidfd::PidFd;
 use super::table::{ChildEvent, Process, Tree};
-use super::{CurrentTask, ExitStatus, Pid};
+use super::{CurrentTask, ExitStatus, Pid, Task, ThreadGroup};
 use crate::error::SyscallResult;
+use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::user::UserPtr;
 use crate::wait::{Deadline, Events};
@@ -24,19 +28,22 @@ const WALL: u32 = 0x4000_0000;
 const WCLONE: u32 = 0x8000_0000;
 
 /// Which children are waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 enum Selection {
     All,
     Process(Pid),
     Group(Pid),
+    /// This very process, whatever others have had its number.
+    Exactly(Arc<ThreadGroup>),
 }
 
 impl Selection {
-    fn includes(self, process: &Process) -> bool {
+    fn includes(&self, process: &Process) -> bool {
         match self {
             Selection::All => true,
-            Selection::Process(pid) => process.group.pid == pid,
-            Selection::Group(group) => process.process_group == group,
+            Selection::Process(pid) => process.group.pid == *pid,
+            Selection::Group(group) => process.process_group == *group,
+            Selection::Exactly(group) => Arc::ptr_eq(&process.group, group),
         }
     }
 }
@@ -61,9 +68,9 @@ struct Found {
 
 impl CurrentTask {
     /// Waits for a child of the selection with one of the wanted kinds of news. `None` for `WNOHANG` without news.
-    fn wait_child(&self, selection: Selection, options: u32) -> SyscallResult<Option<Found>> {
+    fn wait_child(&self, selection: &Selection, options: u32) -> SyscallResult<Option<Found>> {
         let deadline = if options & WNOHANG != 0 { Deadline::Now } else { Deadline::Never };
-        let look = || self.kernel.tasks.with(|tree| find(tree, self.group.pid, selection, options));
+        let look = || self.kernel.tasks.with(|tree| find(tree, self, selection, options));
         match self.block_on(&self.group.child_queue, Events::IN, deadline, look) {
             Err(error) if error.is(Errno::EAGAIN) => Ok(None),
             result => result.map(Some),
@@ -72,7 +79,15 @@ impl CurrentTask {
 }
 
 /// Looks for a child with news: `ECHILD` if there is none of the selection at all, `EAGAIN` if none has news.
-fn find(tree: &mut Tree, parent: Pid, selection: Selection, options: u32) -> SyscallResult<Found> {
+fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> SyscallResult<Found> {
+    let parent = task.group.pid;
+    let threads: Vec<Pid> =
+        tree.process(parent).map_or_else(Vec::new, |own| own.tasks.iter().map(|task| task.tid()).collect());
+    // Children of a thread that has ended belong to the first that has not.
+    let own_child = |thread: Pid| {
+        let heir = threads.first() == Some(&task.tid()) && !threads.contains(&thread);
+        options & WNOTHREAD == 0 || thread == task.tid() || heir
+    };
     let children = tree.process(parent).map(|process| process.children.clone()).unwrap_or_default();
     let info = |tree: &Tree, pid, event| {
         let (process, parent) = (tree.process(pid)?, tree.process(parent)?);
@@ -84,7 +99,7 @@ fn find(tree: &mut Tree, parent: Pid, selection: Selection, options: u32) -> Sys
         // Children whose end is told by another signal than SIGCHLD are for those who ask for them.
         let clone_child = process.exit_signal != Some(Signal::SIGCHLD);
         let of_kind = options & WALL != 0 || clone_child == (options & WCLONE != 0);
-        if !selection.includes(process) || !of_kind {
+        if !selection.includes(process) || !of_kind || !own_child(process.parent_thread) {
             continue;
         }
         any = true;
@@ -140,7 +155,7 @@ pub fn wait4(
         pid if pid < 0 => Selection::Group(task.pid_of(-pid).unwrap_or(0)),
         pid => Selection::Process(task.pid_of(pid).unwrap_or(0)),
     };
-    let Some(found) = task.wait_child(selection, options | WEXITED)? else { return Ok(0) };
+    let Some(found) = task.wait_child(&selection, options | WEXITED)? else { return Ok(0) };
     if let Some(status) = status.non_null() {
         let word = match found.event {
             ChildEvent::Exited(status) => status.wait_status(),
@@ -157,7 +172,12 @@ pub fn wait4(
 
 /// The process group of the calling process.
 pub(crate) fn own_process_group(task: &CurrentTask) -> SysResult<Pid> {
-    task.kernel.tasks.with(|tree| tree.process(task.group.pid).map(|p| p.process_group)).ok_or(Errno::ESRCH)
+    process_group_of(task, task.group.pid)
+}
+
+/// The process group of a process.
+pub(crate) fn process_group_of(task: &CurrentTask, pid: Pid) -> SysResult<Pid> {
+    task.kernel.tasks.with(|tree| tree.process(pid).map(|p| p.process_group)).ok_or(Errno::ESRCH)
 }
 
 /// `waitid(2)`.
@@ -172,19 +192,29 @@ pub fn waitid(
     const P_ALL: u32 = 0;
     const P_PID: u32 = 1;
     const P_PGID: u32 = 2;
+    const P_PIDFD: u32 = 3;
     let options = options.0;
     let known = WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | WNOTHREAD | WCLONE | WALL;
     if options & !known != 0 || options & (WEXITED | WSTOPPED | WCONTINUED) == 0 {
         return Err(Errno::EINVAL.into());
     }
+    let mut nonblocking = false;
     let selection = match kind {
         P_ALL => Selection::All,
         P_PID if id > 0 => Selection::Process(task.pid_of(id).unwrap_or(0)),
         P_PGID if id == 0 => Selection::Group(own_process_group(task)?),
         P_PGID if id > 0 => Selection::Group(task.pid_of(id).unwrap_or(0)),
+        P_PIDFD if id >= 0 => {
+            let file = task.file(Fd(id))?;
+            nonblocking = file.flags().contains(abi::fs::OpenFlags::NONBLOCK);
+            Selection::Exactly(Arc::clone(PidFd::from_file(&file)?.group()))
+        }
         _ => return Err(Errno::EINVAL.into()),
     };
-    let found = task.wait_child(selection, options)?;
+    let found = task.wait_child(&selection, if nonblocking { options | WNOHANG } else { options })?;
+    if found.is_none() && nonblocking && options & WNOHANG == 0 {
+        return Err(Errno::EAGAIN.into());
+    }
     if let (Some(usage), Some(found)) = (usage.non_null(), &found) {
         task.write_object(usage, &found.rusage)?;
     }

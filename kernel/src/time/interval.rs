@@ -10,6 +10,7 @@ use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::cpu::{CpuClock, CpuTimer, Kind};
 use super::syscalls::now;
 use super::timers::Alarm;
 use crate::Kernel;
@@ -25,11 +26,30 @@ const MAX_TIMERS: usize = 4096;
 #[derive(Default)]
 pub struct GroupTimers {
     real: Mutex<Option<Arc<Alarm>>>,
+    /// `ITIMER_VIRTUAL` and `ITIMER_PROF`.
+    counting: Mutex<[Option<Arc<CpuTimer>>; 2]>,
     posix: Mutex<BTreeMap<i32, PosixTimer>>,
 }
 
+/// What makes a POSIX timer go off.
+#[derive(Clone)]
+enum Source {
+    Time(Arc<Alarm>),
+    ProcessorTime(Arc<CpuTimer>),
+}
+
+impl Source {
+    /// What is left, and the interval.
+    fn get(&self, kernel: &Kernel) -> (Option<Duration>, Duration) {
+        match self {
+            Source::Time(alarm) => alarm.get(),
+            Source::ProcessorTime(timer) => timer.get(kernel),
+        }
+    }
+}
+
 struct PosixTimer {
-    alarm: Arc<Alarm>,
+    source: Source,
     clock: i32,
     /// The expirations that the signal delivered last stood for, without the first.
     overrun: i32,
@@ -62,6 +82,21 @@ fn real_timer(task: &CurrentTask) -> Arc<Alarm> {
     Arc::clone(alarm)
 }
 
+/// The timer behind `ITIMER_VIRTUAL` (1) or `ITIMER_PROF` (2).
+fn counting_timer(task: &CurrentTask, which: i32) -> Arc<CpuTimer> {
+    let (index, kind, signal) = match which {
+        1 => (0, Kind::User, Signal::SIGVTALRM),
+        _ => (1, Kind::All, Signal::SIGPROF),
+    };
+    let mut slots = task.group.timers.counting.lock();
+    let timer = slots[index].get_or_insert_with(|| {
+        let (kernel, group) = (Arc::downgrade(&task.kernel), Arc::downgrade(&task.group));
+        let action = move |_| send(&kernel, &group, SigInfo::new(signal, SI_KERNEL));
+        CpuTimer::new(CpuClock::of_process(&task.group, kind), Box::new(action))
+    });
+    Arc::clone(timer)
+}
+
 fn send(kernel: &Weak<Kernel>, group: &Weak<ThreadGroup>, info: SigInfo) {
     if let (Some(kernel), Some(group)) = (kernel.upgrade(), group.upgrade()) {
         crate::signal::send_to_group(&kernel, &group, info);
@@ -83,7 +118,7 @@ type ItimerVal = [TimeVal; 2];
 pub fn getitimer(task: &CurrentTask, which: i32, value: UserPtr<ItimerVal>) -> SysResult<()> {
     let (left, interval) = match which {
         0 => real_timer(task).get(),
-        1 | 2 => (None, Duration::ZERO),
+        1 | 2 => counting_timer(task, which).get(&task.kernel),
         _ => return Err(Errno::EINVAL),
     };
     task.write_object(value, &[interval.into(), left.unwrap_or_default().into()])
@@ -105,11 +140,11 @@ pub fn setitimer(
     };
     let interval = interval.to_duration().ok_or(Errno::EINVAL)?;
     let value = value.to_duration().ok_or(Errno::EINVAL)?;
-    if which != 0 {
-        // Timers of processor time: only their absence can be had.
-        return if value.is_zero() { Ok(()) } else { Err(Errno::ENOSYS) };
-    }
-    let (left, before) = real_timer(task).set((!value.is_zero()).then_some(value), interval);
+    let delay = (!value.is_zero()).then_some(value);
+    let (left, before) = match which {
+        0 => real_timer(task).set(delay, interval),
+        which => counting_timer(task, which).set(&task.kernel, delay, false, interval),
+    };
     match old.non_null() {
         Some(old) => task.write_object(old, &[before.into(), left.unwrap_or_default().into()]),
         None => Ok(()),
@@ -137,8 +172,9 @@ pub fn timer_create(
     const SIGEV_SIGNAL: i32 = 0;
     const SIGEV_NONE: i32 = 1;
     const SIGEV_THREAD_ID: i32 = 4;
-    if !matches!(clock, 0 | 1 | 7 | 8 | 9 | 11) {
-        return Err(if matches!(clock, 2 | 3) { Errno::EOPNOTSUPP } else { Errno::EINVAL }.into());
+    let counted = CpuClock::from_number(task, clock).transpose()?;
+    if counted.is_none() && !matches!(clock, 0 | 1 | 7 | 8 | 9 | 11) {
+        return Err(Errno::EINVAL.into());
     }
     let event = event.non_null().map(|event| task.read_object(event)).transpose()?;
     let mut timers = task.group.timers.posix.lock();
@@ -186,8 +222,11 @@ pub fn timer_create(
         }
     };
     task.write_object(id, &number)?;
-    let alarm = Alarm::new(&task.kernel.timers, Box::new(action));
-    timers.insert(number, PosixTimer { alarm, clock, overrun: 0 });
+    let source = match counted {
+        None => Source::Time(Alarm::new(&task.kernel.timers, Box::new(action))),
+        Some(clock) => Source::ProcessorTime(CpuTimer::new(clock, Box::new(action))),
+    };
+    timers.insert(number, PosixTimer { source, clock, overrun: 0 });
     Ok(())
 }
 
@@ -202,13 +241,18 @@ pub fn timer_settime(
     let [interval, value] = task.read_object(new)?;
     let (interval, value) =
         (interval.to_duration().ok_or(Errno::EINVAL)?, value.to_duration().ok_or(Errno::EINVAL)?);
-    let (alarm, clock) = {
+    let (source, clock) = {
         let timers = task.group.timers.posix.lock();
         let timer = timers.get(&id).ok_or(Errno::EINVAL)?;
-        (Arc::clone(&timer.alarm), timer.clock)
+        (timer.source.clone(), timer.clock)
     };
-    let delay = delay(task, clock, value, flags.0 & 1 != 0)?;
-    let (left, before) = alarm.set(delay, interval);
+    let absolute = flags.0 & 1 != 0;
+    let (left, before) = match source {
+        Source::Time(alarm) => alarm.set(delay(task, clock, value, absolute)?, interval),
+        Source::ProcessorTime(timer) => {
+            timer.set(&task.kernel, (!value.is_zero()).then_some(value), absolute, interval)
+        }
+    };
     if let Some(old) = old.non_null() {
         task.write_object(old, &[before.into(), left.unwrap_or_default().into()])?;
     }
@@ -231,7 +275,8 @@ pub(super) fn delay(
 
 /// `timer_gettime(2)`.
 pub fn timer_gettime(task: &CurrentTask, id: i32, value: UserPtr<[TimeSpec; 2]>) -> SyscallResult<()> {
-    let (left, interval) = task.group.timers.posix.lock().get(&id).ok_or(Errno::EINVAL)?.alarm.get();
+    let source = task.group.timers.posix.lock().get(&id).ok_or(Errno::EINVAL)?.source.clone();
+    let (left, interval) = source.get(&task.kernel);
     Ok(task.write_object(value, &[interval.into(), left.unwrap_or_default().into()])?)
 }
 

@@ -1,16 +1,19 @@
 //! System calls on time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use abi::time::{TimeSpec, TimeVal};
 use abi::{Errno, SysResult};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::cpu::{CpuClock, CpuTimer};
 use crate::error::{Restart, SysError, SyscallResult};
 use crate::syscalls::arguments::Flags;
 use crate::task::CurrentTask;
 use crate::user::UserPtr;
-use crate::wait::Deadline;
+use crate::wait::{Deadline, Events, Nothing};
 
 pub use super::interval::{
     alarm, getitimer, setitimer, timer_create, timer_delete, timer_getoverrun, timer_gettime, timer_settime,
@@ -35,19 +38,13 @@ pub fn now(task: &CurrentTask, clock: i32) -> SysResult<TimeSpec> {
         6 => host_clock(ClockId::MonotonicCoarse),
         7 | 9 => host_clock(ClockId::Boottime),
         8 => host_clock(ClockId::Realtime),
-        2 => {
-            let (user, system) = task.group.time();
-            (user + system + own_time(task)).into()
+        _ => {
+            let clock = CpuClock::from_number(task, clock).ok_or(Errno::EINVAL)??;
+            // What the caller has used is then known to the last.
+            crate::task::usage::thread_time(task);
+            clock.now(&task.kernel).into()
         }
-        3 => own_time(task).into(),
-        _ => return Err(Errno::EINVAL),
     })
-}
-
-/// Processor time of the calling task, in guest code and in the kernel.
-fn own_time(task: &CurrentTask) -> Duration {
-    let kernel = host_clock(rustix::time::ClockId::ThreadCPUTime).to_duration().unwrap_or_default();
-    task.context.borrow().cpu_time() + kernel
 }
 
 /// `clock_gettime(2)`.
@@ -58,7 +55,8 @@ pub fn clock_gettime(task: &CurrentTask, clock: i32, time: UserPtr<TimeSpec>) ->
 /// `clock_getres(2)`.
 pub fn clock_getres(task: &CurrentTask, clock: i32, resolution: UserPtr<TimeSpec>) -> SysResult<()> {
     now(task, clock)?;
-    let coarse = matches!(clock, 5 | 6);
+    // Those that count ticks in Linux.
+    let coarse = matches!(clock, 5 | 6) || (clock < 0 && clock & 3 != 2);
     match resolution.non_null() {
         Some(resolution) => {
             task.write_object(resolution, &TimeSpec { sec: 0, nsec: if coarse { 4_000_000 } else { 1 } })
@@ -70,6 +68,10 @@ pub fn clock_getres(task: &CurrentTask, clock: i32, resolution: UserPtr<TimeSpec
 /// `clock_settime(2)`: the host's clocks are not the sandbox's to set.
 pub fn clock_settime(task: &CurrentTask, clock: i32, time: UserPtr<TimeSpec>) -> SysResult<()> {
     let time = task.read_object(time)?.to_duration();
+    if clock < 0 {
+        CpuClock::from_number(task, clock).ok_or(Errno::EINVAL)??;
+        return Err(Errno::EPERM);
+    }
     if clock != 0 || time.is_none() {
         return Err(Errno::EINVAL);
     }
@@ -192,6 +194,43 @@ pub fn nanosleep(
     sleep(task, Deadline::after(duration), remaining)
 }
 
+/// Sleeps until a clock of processor time has gone on by `time`, or shows it if it is `absolute`.
+fn sleep_counting(
+    task: &CurrentTask,
+    clock: &CpuClock,
+    time: Duration,
+    absolute: bool,
+    remaining: UserPtr<TimeSpec>,
+) -> SyscallResult<()> {
+    let over = Arc::new(AtomicBool::new(false));
+    let (done, waiter) = (Arc::clone(&over), Arc::clone(&task.waiter));
+    let action = move |_| {
+        done.store(true, Ordering::SeqCst);
+        waiter.notify();
+    };
+    let timer = CpuTimer::new(clock.clone(), Box::new(action));
+    if time.is_zero() && !absolute {
+        return Ok(());
+    }
+    timer.set(&task.kernel, Some(time), absolute, Duration::ZERO);
+    let passed = || if over.load(Ordering::SeqCst) { Ok(()) } else { Err(Errno::EAGAIN.into()) };
+    match task.block_on(&Nothing, Events::empty(), Deadline::Never, passed) {
+        Err(SysError::Restart(_)) if absolute => Err(Restart::NoHand.into()),
+        Err(SysError::Restart(_)) => {
+            let left = timer.get(&task.kernel).0.unwrap_or_default();
+            if let Some(place) = remaining.non_null() {
+                task.write_object(place, &TimeSpec::from(left))?;
+            }
+            let clock = clock.clone();
+            task.set_restart(Box::new(move |task| {
+                sleep_counting(task, &clock, left, false, remaining).map(|()| 0)
+            }));
+            Err(Restart::Block.into())
+        }
+        result => result,
+    }
+}
+
 /// `clock_nanosleep(2)`.
 pub fn clock_nanosleep(
     task: &CurrentTask,
@@ -200,8 +239,16 @@ pub fn clock_nanosleep(
     request: UserPtr<TimeSpec>,
     remaining: UserPtr<TimeSpec>,
 ) -> SyscallResult<()> {
+    if let (2 | ..0, Some(counted)) = (clock, CpuClock::from_number(task, clock)) {
+        let counted = counted?;
+        let time = task.read_object(request)?.to_duration().ok_or(Errno::EINVAL)?;
+        if counted.is_of_thread(task) {
+            return Err(Errno::EINVAL.into());
+        }
+        return sleep_counting(task, &counted, time, flags.0 & TIMER_ABSTIME != 0, remaining);
+    }
     if !matches!(clock, 0 | 1 | 7 | 8 | 9 | 11) {
-        return Err(if matches!(clock, 2 | 4..=6) { Errno::EOPNOTSUPP } else { Errno::EINVAL }.into());
+        return Err(if matches!(clock, 3..=6) { Errno::EOPNOTSUPP } else { Errno::EINVAL }.into());
     }
     let time = task.read_object(request)?.to_duration().ok_or(Errno::EINVAL)?;
     if flags.0 & TIMER_ABSTIME == 0 {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use abi::signal::{SI_KERNEL, Signal};
@@ -46,8 +46,6 @@ pub struct StubContext {
     /// Whether the stub thread has yet to report for the first time.
     starting: Cell<bool>,
     habits: Habits,
-    /// What the host thread had used when it became this guest thread.
-    cpu_time_before: Duration,
 }
 
 impl std::fmt::Debug for StubContext {
@@ -73,6 +71,10 @@ pub struct Interrupt {
     in_guest: AtomicBool,
     /// Ticks since the interrupt was noticed unanswered.
     unanswered: AtomicU32,
+    /// Nanoseconds that the host thread had used when it became this guest thread.
+    used_before: AtomicU64,
+    /// The most that the guest thread was seen to have used: what it keeps when its process is gone.
+    used: AtomicU64,
     space: Arc<Space>,
     thread: i32,
 }
@@ -84,6 +86,15 @@ impl Interrupter for Interrupt {
             self.signal();
         }
     }
+
+    fn cpu_time(&self) -> Duration {
+        let single = self.space.single_thread_cpu_time();
+        self.note_cpu_time(single.or_else(|| self.space.thread_cpu_time(self.thread)))
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Interrupt {
@@ -95,6 +106,14 @@ impl Interrupt {
     /// Makes the guest stop for a moment.
     pub fn signal(&self) {
         let _ = self.space.signal_thread(self.thread, INTERRUPT_SIGNAL);
+    }
+
+    /// What the guest thread has used, when the host thread has used `host` (`None` if it cannot be asked any more).
+    /// Never less than before: the host's answers lag behind each other.
+    fn note_cpu_time(&self, host: Option<Duration>) -> Duration {
+        let before = self.used_before.load(Ordering::Relaxed);
+        let own = host.map_or(0, |host| nanoseconds(host).saturating_sub(before));
+        Duration::from_nanos(self.used.fetch_max(own, Ordering::Relaxed).max(own))
     }
 
     fn tick(&self) -> Result<(), Gone> {
@@ -125,6 +144,8 @@ impl StubContext {
             wanted: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
             unanswered: AtomicU32::new(0),
+            used_before: AtomicU64::new(0),
+            used: AtomicU64::new(0),
             space: space.clone(),
             thread: thread.id,
         });
@@ -142,7 +163,6 @@ impl StubContext {
             interrupt,
             starting: Cell::new(true),
             habits: Habits::default(),
-            cpu_time_before: Duration::ZERO,
         }
     }
 
@@ -444,9 +464,10 @@ impl Context for StubContext {
         let fpu = self.fpu_bytes();
         if let Some(thread) = self.space.unpark() {
             self.space.add_context();
-            let mut context = StubContext::new(self.space.clone(), thread, self.registers, &fpu);
+            let context = StubContext::new(self.space.clone(), thread, self.registers, &fpu);
             context.starting.set(false);
-            context.cpu_time_before = context.host_cpu_time();
+            let used = context.host_cpu_time().unwrap_or_default();
+            context.interrupt.used_before.store(nanoseconds(used), Ordering::Relaxed);
             return Ok(Box::new(context));
         }
         let slot = self.space.allocate_slot()?;
@@ -507,7 +528,7 @@ impl Context for StubContext {
     }
 
     fn cpu_time(&self) -> Duration {
-        self.host_cpu_time().saturating_sub(self.cpu_time_before)
+        self.interrupt.note_cpu_time(self.host_cpu_time())
     }
 }
 
@@ -572,18 +593,18 @@ impl StubContext {
         Ok(())
     }
 
-    fn host_cpu_time(&self) -> Duration {
+    fn host_cpu_time(&self) -> Option<Duration> {
         if let Some(time) = self.space.single_thread_cpu_time() {
-            return time;
+            return Some(time);
         }
         let place = slot_address(self.slot().index) + BUFFER as u64 + CALL_SIZE as u64;
         let clock = libc::CLOCK_THREAD_CPUTIME_ID as u64;
         if self.calls(&[[libc::SYS_clock_gettime as u64, clock, place, 0, 0, 0, 0, 0]], None).is_err() {
-            return Duration::ZERO;
+            return None;
         }
         let memory = self.slot().memory();
         let nanoseconds = memory.load(BUFFER + CALL_SIZE + 8).min(999_999_999);
-        Duration::new(memory.load(BUFFER + CALL_SIZE), nanoseconds as u32)
+        Some(Duration::new(memory.load(BUFFER + CALL_SIZE), nanoseconds as u32))
     }
 }
 

@@ -92,6 +92,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_openat,            // memory usage, below `procfs`
     libc::SYS_read,              // the same
     libc::SYS_clock_gettime,     // processor time of a stub
+    libc::SYS_membarrier,        // memory barriers of guests
 ];
 
 /// The platform that runs guest code in host processes.
@@ -214,6 +215,10 @@ impl Platform for StubPlatform {
         let ready = self.pool.take();
         let context = ready.filter(|context| !context.is_dead()).map_or_else(|| self.shared.create(), Ok)?;
         Ok(Box::new(context))
+    }
+
+    fn memory_barrier(&self) {
+        host::process::memory_barrier();
     }
 
     fn guest_range(&self) -> std::ops::Range<u64> {

@@ -299,6 +299,19 @@ impl Space {
         self.with_pid(|pid| host::process::cpu_time(pid).ok())?
     }
 
+    /// The processor time of one thread, as far as the host tells it to others.
+    pub fn thread_cpu_time(&self, thread: i32) -> Option<Duration> {
+        let procfs = self.shared.procfs.as_ref()?;
+        let file = self.with_pid(|pid| {
+            let path = format!("{pid}/task/{thread}/schedstat");
+            openat(procfs, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+        })??;
+        let mut bytes = [0; 64];
+        let length = host::rustix::io::read(&file, &mut bytes[..]).ok()?;
+        let text = std::str::from_utf8(&bytes[..length]).ok()?;
+        text.split_ascii_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    }
+
     fn kill_process(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }

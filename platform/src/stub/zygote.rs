@@ -269,6 +269,9 @@ impl Plan {
         let no_core = [0u64; 2];
         must(libc::SYS_setrlimit, [u64::from(libc::RLIMIT_CORE), no_core.as_ptr() as u64, 0, 0, 0, 0]);
 
+        // Barriers of the guests reach all stubs, which inherit this; a host without it has no barriers to offer.
+        const REGISTER_GLOBAL_EXPEDITED: u64 = 4;
+        raw_call(libc::SYS_membarrier, [REGISTER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0]);
         let fixed = (libc::MAP_FIXED_NOREPLACE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         must(libc::SYS_mmap, [TEXT, self.text_size(), 3, fixed, u64::MAX, 0]);
         // SAFETY: just mapped, writable, and at least as long as the text.

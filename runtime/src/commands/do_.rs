@@ -171,7 +171,7 @@ fn usual_mounts() -> Vec<MountSpec> {
         mount("/dev", "dev", MountKind::Devices, MountFlags::NO_SUID),
         mount("/dev/pts", "devpts", MountKind::Terminals, MountFlags::NO_SUID | MountFlags::NO_EXEC),
         mount("/dev/shm", "tmpfs", memory(0o1777), MountFlags::NO_SUID | MountFlags::NO_DEV),
-        mount("/dev/mqueue", "tmpfs", memory(0o1777), hidden),
+        mount("/dev/mqueue", "mqueue", MountKind::MessageQueues, hidden),
         mount("/sys", "none", MountKind::System, hidden | MountFlags::READ_ONLY),
     ]
 }

@@ -290,6 +290,21 @@ impl Node {
     }
 }
 
+/// Changes a setting of an IPC namespace, given by its name as `sysctl(8)` has it, such as `kernel.shmmax`: `EPERM` for
+/// one that cannot be changed.
+pub fn set_sysctl(ipc: &crate::namespace::IpcNamespace, name: &str, value: &str) -> SysResult<()> {
+    system::set(ipc, &format!("sys/{}", name.replace('.', "/")), value.as_bytes())
+}
+
+/// The process whose directory in a procfs was opened: it serves as a pidfd for signals.
+pub fn process_of(file: &File) -> Option<Pid> {
+    let inode = file.inode()?;
+    match inode.downcast_ref::<Node>()?.entry {
+        Entry::Process { pid, thread: false } => Some(pid),
+        _ => None,
+    }
+}
+
 impl Inode for Node {
     fn common(&self) -> &InodeCommon {
         &self.common
@@ -312,6 +327,7 @@ impl Inode for Node {
             (Entry::ProcessDirectory { name: "fd" | "fdinfo", .. }, _) => 0o500,
             (Entry::ProcessFile { name, .. }, _) => task::mode(name),
             (Entry::Descriptor { pid, fd }, _) => task::descriptor_mode(&*self.kernel()?, *pid, *fd)?,
+            (Entry::System(path), FileType::Regular) => system::mode(path),
             (_, FileType::Directory) => 0o555,
             (_, FileType::Symlink) => 0o777,
             _ => 0o444,
@@ -452,6 +468,7 @@ impl OpenFile for OpenText {
         let kernel = self.node.kernel()?;
         match &self.node.entry {
             Entry::ProcessFile { pid, name, .. } => task::write(&kernel, *pid, name, &bytes, writer)?,
+            Entry::System(path) => system::write(path, &bytes)?,
             _ => return Err(Errno::EPERM.into()),
         }
         Ok((bytes.len(), offset + bytes.len() as u64))

@@ -45,7 +45,7 @@ fn processor_time(task: &Task) -> std::time::Duration {
 
 fn sched(task: &Task, pids: &PidNamespace) -> String {
     let (.., threads) = relations(&task.kernel, pids, task.group.pid);
-    let nice = task.nice.load(Ordering::Relaxed);
+    let nice = task.scheduling.nice.load(Ordering::Relaxed);
     let head = format!("{} ({}, #threads: {threads})\n", task.comm(), pids.number(task.tid()));
     let rule = "-".repeat(67);
     let rows = [

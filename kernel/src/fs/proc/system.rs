@@ -5,6 +5,8 @@ use abi::{Errno, SysResult};
 use super::{Entry, facts};
 use crate::Kernel;
 use crate::fs::{FileType, inotify};
+use crate::ipc::Setting;
+use crate::namespace::IpcNamespace;
 use crate::task::CurrentTask;
 
 /// All of them by path; those that end in a slash are directories.
@@ -28,12 +30,21 @@ const PATHS: &[&str] = &[
     "sys/fs/inotify/max_queued_events",
     "sys/fs/inotify/max_user_instances",
     "sys/fs/inotify/max_user_watches",
+    "sys/fs/mqueue/",
+    "sys/fs/mqueue/msg_default",
+    "sys/fs/mqueue/msg_max",
+    "sys/fs/mqueue/msgsize_default",
+    "sys/fs/mqueue/msgsize_max",
+    "sys/fs/mqueue/queues_max",
     "sys/fs/nr_open",
     "sys/fs/pipe-max-size",
     "sys/kernel/",
     "sys/kernel/cap_last_cap",
     "sys/kernel/domainname",
     "sys/kernel/hostname",
+    "sys/kernel/msgmax",
+    "sys/kernel/msgmnb",
+    "sys/kernel/msgmni",
     "sys/kernel/ngroups_max",
     "sys/kernel/osrelease",
     "sys/kernel/ostype",
@@ -43,12 +54,21 @@ const PATHS: &[&str] = &[
     "sys/kernel/random/",
     "sys/kernel/random/boot_id",
     "sys/kernel/random/uuid",
+    "sys/kernel/sem",
+    "sys/kernel/shm_rmid_forced",
+    "sys/kernel/shmall",
+    "sys/kernel/shmmax",
+    "sys/kernel/shmmni",
     "sys/kernel/threads-max",
     "sys/kernel/version",
     "sys/vm/",
     "sys/vm/max_map_count",
     "sys/vm/mmap_min_addr",
     "sys/vm/overcommit_memory",
+    "sysvipc/",
+    "sysvipc/msg",
+    "sysvipc/sem",
+    "sysvipc/shm",
 ];
 
 fn all_paths() -> impl Iterator<Item = &'static str> {
@@ -81,6 +101,11 @@ pub fn find(directory: &str, name: &str) -> Option<Entry> {
 pub fn text(kernel: &Kernel, path: &str, reader: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
     let uts = reader.map(|reader| reader.namespaces().uts.names()).unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let ipc = reader.map(|reader| reader.ipc());
+    if let Some(settings) = ipc.as_ref().and_then(|ipc| settings(ipc, path)) {
+        let values: Vec<String> = settings.iter().map(|setting| setting.get().to_string()).collect();
+        return Ok(format!("{}\n", values.join("\t")).into_bytes());
+    }
     let text = match path {
         // The hierarchy 0 is that of version 2, as runtimes look for it.
         "cgroups" => "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t0\t1\t1\ncpu\t0\t1\t1\n\
@@ -89,7 +114,8 @@ pub fn text(kernel: &Kernel, path: &str, reader: Option<&CurrentTask>) -> SysRes
         "cmdline" => "\n".to_owned(),
         "cpuinfo" => kernel.host.cpuinfo.clone(),
         "filesystems" => {
-            "nodev\tproc\nnodev\tcgroup2\nnodev\ttmpfs\nnodev\toverlay\nnodev\thostfs\n".to_owned()
+            "nodev\tproc\nnodev\tcgroup2\nnodev\ttmpfs\nnodev\tmqueue\nnodev\toverlay\nnodev\thostfs\n"
+                .to_owned()
         }
         "loadavg" => {
             let loads = rustix::system::sysinfo().loads.map(|load| load as f64 / 65536.0);
@@ -128,10 +154,74 @@ pub fn text(kernel: &Kernel, path: &str, reader: Option<&CurrentTask>) -> SysRes
         "sys/kernel/version" => "#1 SMP\n".to_owned(),
         "sys/vm/max_map_count" => "65530\n".to_owned(),
         "sys/vm/mmap_min_addr" => "65536\n".to_owned(),
+        "sys/kernel/shm_rmid_forced" => "0\n".to_owned(),
         "sys/vm/overcommit_memory" => "0\n".to_owned(),
+        "sysvipc/msg" => ipc.ok_or(Errno::EINVAL)?.sysv.msg.text(),
+        "sysvipc/sem" => ipc.ok_or(Errno::EINVAL)?.sysv.sem.text(),
+        "sysvipc/shm" => ipc.ok_or(Errno::EINVAL)?.sysv.shm.text(kernel),
         _ => facts::text(kernel, path).ok_or(Errno::ENOENT)?,
     };
     Ok(text.into_bytes())
+}
+
+/// The numbers behind one of [`SETTINGS`], in their order.
+fn settings<'a>(ipc: &'a IpcNamespace, path: &str) -> Option<Vec<&'a Setting>> {
+    let sysv = &ipc.sysv;
+    Some(match path {
+        "sys/fs/mqueue/msg_default" => vec![&ipc.mqueue.default_messages],
+        "sys/fs/mqueue/msg_max" => vec![&ipc.mqueue.max_messages],
+        "sys/fs/mqueue/msgsize_default" => vec![&ipc.mqueue.default_size],
+        "sys/fs/mqueue/msgsize_max" => vec![&ipc.mqueue.max_size],
+        "sys/fs/mqueue/queues_max" => vec![&ipc.mqueue.max_queues],
+        "sys/kernel/msgmax" => vec![&sysv.msg.max_message],
+        "sys/kernel/msgmnb" => vec![&sysv.msg.max_bytes],
+        "sys/kernel/msgmni" => vec![&sysv.msg.queues],
+        "sys/kernel/sem" => vec![&sysv.sem.per_set, &sysv.sem.in_all, &sysv.sem.per_call, &sysv.sem.sets],
+        "sys/kernel/shmall" => vec![&sysv.shm.max_pages],
+        "sys/kernel/shmmax" => vec![&sysv.shm.max_bytes],
+        "sys/kernel/shmmni" => vec![&sysv.shm.segments],
+        _ => return None,
+    })
+}
+
+/// The files that root can write.
+const SETTINGS: &[&str] = &[
+    "sys/fs/mqueue/msg_default",
+    "sys/fs/mqueue/msg_max",
+    "sys/fs/mqueue/msgsize_default",
+    "sys/fs/mqueue/msgsize_max",
+    "sys/fs/mqueue/queues_max",
+    "sys/kernel/msgmax",
+    "sys/kernel/msgmnb",
+    "sys/kernel/msgmni",
+    "sys/kernel/sem",
+    "sys/kernel/shmall",
+    "sys/kernel/shmmax",
+    "sys/kernel/shmmni",
+];
+
+/// The permission bits of a file.
+pub fn mode(path: &str) -> u32 {
+    if SETTINGS.contains(&path) { 0o644 } else { 0o444 }
+}
+
+/// Writes settings of the calling task's namespaces, as `sysctl(8)` does.
+pub fn write(path: &str, bytes: &[u8]) -> SysResult<()> {
+    let ipc = crate::task::current().ok_or(Errno::EPERM)?.ipc();
+    set(&ipc, path, bytes)
+}
+
+/// Changes settings: numbers apart by blanks, as many as are there.
+pub fn set(ipc: &IpcNamespace, path: &str, bytes: &[u8]) -> SysResult<()> {
+    let settings = settings(ipc, path).ok_or(Errno::EPERM)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+    let values: Result<Vec<u64>, _> = text.split_ascii_whitespace().map(str::parse).collect();
+    let values = values.map_err(|_| Errno::EINVAL)?;
+    if values.is_empty() || values.len() > settings.len() {
+        return Err(Errno::EINVAL);
+    }
+    settings.iter().zip(values).for_each(|(setting, value)| setting.set(value));
+    Ok(())
 }
 
 /// A version 4 UUID of random bytes, with a newline.

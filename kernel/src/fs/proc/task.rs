@@ -14,7 +14,6 @@ use crate::mm::{Backing, Protection, VmaFlags};
 use crate::namespace::user::IdKind;
 use crate::namespace::{AnyNamespace, PidNamespace, UserNamespace};
 use crate::syscalls::Fd;
-use crate::task::credentials::Capability;
 use crate::task::limits::{INFINITY, Resource};
 use crate::task::{CurrentTask, Pid, Task};
 
@@ -82,15 +81,7 @@ fn task(kernel: &Kernel, pid: Pid) -> SysResult<Arc<Task>> {
 /// `EACCES` unless the reader may look into the task, as `ptrace(2)` decides it.
 fn check_access(task: &Task, reader: Option<&CurrentTask>) -> SysResult<()> {
     let Some(reader) = reader else { return Ok(()) };
-    let (own, other) = (reader.credentials(), task.credentials());
-    let same = [other.uid, other.effective_uid, other.saved_uid].iter().all(|uid| *uid == own.fs_uid);
-    let contained = other.permitted & !own.permitted == 0;
-    let same_process = Arc::ptr_eq(&reader.group, &task.group);
-    if same_process || (same && contained) || own.has_in(&other.user_namespace, Capability::SYS_PTRACE) {
-        Ok(())
-    } else {
-        Err(Errno::EACCES)
-    }
+    if crate::task::inspect::may_inspect(reader, task) { Ok(()) } else { Err(Errno::EACCES) }
 }
 
 /// The text of a file.
@@ -141,7 +132,10 @@ pub fn text(
         }
         "setgroups" => task.credentials().user_namespace.setgroups_text().as_bytes().to_vec(),
         "loginuid" | "sessionid" => b"4294967295".to_vec(),
-        "personality" => b"00000000\n".to_vec(),
+        "personality" => {
+            let value = task.personality.load(std::sync::atomic::Ordering::Relaxed);
+            format!("{value:08x}\n").into_bytes()
+        }
         "wchan" => b"0".to_vec(),
         "oom_score" | "oom_adj" => b"0\n".to_vec(),
         "oom_score_adj" => {
@@ -260,26 +254,28 @@ fn stat(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool) -> Stri
     let usage = memory.as_ref().map(|memory| memory.space().usage()).unwrap_or_default();
     let size = memory.as_ref().map_or(0, |memory| memory.size().0);
     let layout = memory.as_ref().map(|memory| memory.layout.lock().clone()).unwrap_or_default();
-    let (user, system) = if thread {
-        (std::time::Duration::ZERO, task.kernel_time())
-    } else {
-        task.group.total_time(&kernel.tasks.tasks_of(task.group.pid))
-    };
+    let (user, system) =
+        if thread { task.cpu_time() } else { task.group.total_time(&kernel.tasks.tasks_of(task.group.pid)) };
+    let (children_user, children_system) = kernel
+        .tasks
+        .with(|tree| tree.process(task.group.pid).map_or_else(Default::default, |p| p.children_time));
     let ticks = |time: std::time::Duration| time.as_millis() / 10;
     let start = ticks(task.started.saturating_duration_since(kernel.boot));
-    let nice = task.nice.load(std::sync::atomic::Ordering::Relaxed);
+    let nice = task.scheduling.nice.load(std::sync::atomic::Ordering::Relaxed);
     let id = pids.number(if thread { task.tid() } else { task.group.pid });
     let terminal = task.group.terminal.lock().clone();
     let device = terminal.as_ref().map_or(0, |terminal| terminal.device());
     let foreground =
         terminal.as_ref().map_or(-1, |terminal| terminal.foreground().map_or(-1, |group| pids.number(group)));
     format!(
-        "{id} ({}) {} {parent} {group} {session} {device} {foreground} 0 0 0 0 0 {} {} 0 0 {} {nice} {threads} 0 {start} {size} {} {} {} {} {} \
+        "{id} ({}) {} {parent} {group} {session} {device} {foreground} 0 0 0 0 0 {} {} {} {} {} {nice} {threads} 0 {start} {size} {} {} {} {} {} \
          0 0 {} {} {} {} 0 0 0 17 0 0 0 0 0 0 0 0 {} {} {} {} {} 0\n",
         task.comm(),
         state(task),
         ticks(user),
         ticks(system),
+        ticks(children_user),
+        ticks(children_system),
         20 + nice,
         usage.resident / 4096,
         task.group.limit(Resource::ResidentSet),
@@ -331,15 +327,14 @@ fn status(
     };
     let (group, own) = (numbers(task.group.pid), numbers(id));
     let id = pids.number(id);
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mask = (1u128 << processors.min(64)) - 1;
+    let processors = task.scheduling.processors();
     format!(
         "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{}\nNgid:\t0\nPid:\t{id}\nPPid:\t{parent}\nTracerPid:\t0\n\
          Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{}\nGroups:\t{groups}\nNStgid:\t{group}\nNSpid:\t{own}\n\
          VmPeak:\t{:>8} kB\nVmSize:\t{:>8} kB\nVmLck:\t{:>8} kB\nVmHWM:\t{:>8} kB\nVmRSS:\t{:>8} kB\nThreads:\t{threads}\n\
          SigQ:\t0/{}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n\
          CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\n\
-         Seccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t{mask:x}\nCpus_allowed_list:\t0-{}\nMems_allowed:\t1\n\
+         Seccomp:\t{}\nSeccomp_filters:\t{}\nCpus_allowed:\t{}\nCpus_allowed_list:\t{}\nMems_allowed:\t1\n\
          Mems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n",
         task.comm(),
         task.fs().get().umask,
@@ -370,8 +365,44 @@ fn status(
         c.bounding,
         c.ambient,
         u8::from(c.no_new_privileges),
-        processors - 1,
+        task.seccomp.mode() as u8,
+        task.seccomp.count(),
+        mask_text(&processors),
+        list_text(&processors),
     )
+}
+
+/// A mask of processors in groups of 32, the highest first.
+fn mask_text(mask: &[u8]) -> String {
+    let words: Vec<u32> = mask
+        .chunks(4)
+        .map(|word| word.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+        .collect();
+    let used = words.iter().rposition(|word| *word != 0).unwrap_or(0);
+    let rest: String = words[..used].iter().rev().map(|word| format!(",{word:08x}")).collect();
+    format!("{:x}{rest}", words[used])
+}
+
+/// The same as ranges: `0-3,6`.
+fn list_text(mask: &[u8]) -> String {
+    let has = |cpu: usize| mask.get(cpu / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 != 0);
+    let mut ranges = Vec::new();
+    let mut start = None;
+    for cpu in 0..=mask.len() * 8 {
+        match (start, has(cpu)) {
+            (None, true) => start = Some(cpu),
+            (Some(first), false) => {
+                ranges.push(if first + 1 == cpu {
+                    first.to_string()
+                } else {
+                    format!("{first}-{}", cpu - 1)
+                });
+                start = None;
+            }
+            _ => {}
+        }
+    }
+    ranges.join(",")
 }
 
 fn limits(task: &Task) -> String {
