@@ -4,6 +4,8 @@
 //! so whatever depends on its status takes the lock and reads it again. The lock is never held while hooks run, and no
 //! request to the sandbox needs it but those that change the status.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,6 +28,7 @@ use crate::convert::{self, Parcel};
 use crate::error::{Error, Result};
 use crate::hooks::{self, HookKind};
 use crate::id::{FullId, Id};
+use crate::oom_score;
 use crate::process::ProcessIdentity;
 use crate::spec::{self, ContainerConfig, ContainerType, ProcessConfig};
 use crate::stand_in::{self, Job};
@@ -66,6 +69,8 @@ pub struct Config {
 pub enum Cgroups {
     /// They do, if the caller may make them.
     Make,
+    /// They do, where systemd would make them: paths are `SLICE:PREFIX:NAME`. Systemd itself is not told.
+    Systemd,
     /// They stay in the caller's.
     Ignore,
 }
@@ -121,6 +126,9 @@ pub struct Container {
     pub sandbox: Option<Sandbox>,
     /// Its control group.
     pub cgroup: Option<Cgroup>,
+    /// The oom score of whoever made it.
+    #[serde(default)]
+    inherited_oom_score: i32,
     /// Where it is saved.
     saver: StateFile,
     /// The caller's terminal, while the program's is connected to it.
@@ -203,6 +211,7 @@ impl Container {
             stand_in: None,
             sandbox: None,
             cgroup: None,
+            inherited_oom_score: oom_score::own().unwrap_or(0),
             saver,
             terminal: None,
         };
@@ -214,6 +223,7 @@ impl Container {
         container.saver.unlock();
         // Without the lock: hooks may look at the container.
         let hooks = [HookKind::Prestart, HookKind::CreateRuntime, HookKind::CreateContainer];
+        container.adjust_oom_score();
         let finished = hooks.into_iter().try_for_each(|kind| container.run_hooks(kind)).and_then(|()| {
             let pid = container.stand_in.as_ref().map_or(0, |process| process.pid);
             // The last thing of all: engines take it for the end of the work.
@@ -260,6 +270,8 @@ impl Container {
             (client, None, control)
         };
         self.make_cgroup(config, wanted)?;
+        // Whoever dies from here on leaves a container behind that can be deleted with all that belongs to it.
+        self.saver.save_locked(self)?;
         let job = Job {
             link: outer,
             exit_file: Some(exit_file),
@@ -307,12 +319,16 @@ impl Container {
             }
         };
         let usual = usual_cgroup(&config.root, &self.id);
-        let path = wanted.cgroups_path.as_deref().unwrap_or(&usual);
-        let name = Name { path: Some(path), id: &self.id, systemd: false };
+        let path = wanted.cgroups_path.as_deref();
+        let systemd = config.cgroups == Cgroups::Systemd && path.is_some();
+        let name = Name { path: Some(path.unwrap_or(&usual)), id: &self.id, systemd };
         self.cgroup = Cgroup::create_if_permitted(&host, name)?;
         let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         if let (Some(cgroup), Some(resources)) = (&self.cgroup, resources) {
-            cgroup.apply(resources)?.iter().for_each(|warning| tracing::warn!("{warning}"));
+            cgroup
+                .apply(&limits::for_host(resources))?
+                .iter()
+                .for_each(|warning| tracing::warn!("{warning}"));
         }
         Ok(())
     }
@@ -570,7 +586,7 @@ impl Container {
                 self.spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
             let new = cgroup::merge(&old, resources);
             if let Some(cgroup) = &self.cgroup {
-                let warnings = cgroup.update(&old, &new)?;
+                let warnings = cgroup.update(&limits::for_host(&old), &limits::for_host(&new))?;
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             }
             if let Some(linux) = self.spec.linux_mut() {
@@ -853,6 +869,10 @@ impl Container {
         let forgotten = stopped.and_then(|()| Ok(self.saver.destroy()?));
         self.saver.unlock();
         if existed && forgotten.is_ok() {
+            // The others of its sandbox decide now.
+            if !self.is_sandbox_root() {
+                self.adjust_oom_score();
+            }
             // Failures are only logged.
             self.run_hooks(HookKind::Poststop)?;
         }
@@ -890,14 +910,14 @@ impl Container {
     }
 }
 
-/// The path of a control group that nobody has named. Containers of one name below different state directories do not
+/// The path of a control group that nobody has named, below the caller's own, as with `runc`. Containers of one name below different state directories do not
 /// share one.
 fn usual_cgroup(root: &Path, id: &Id) -> String {
     // FNV-1a: the same in every version of this program.
     let hash = root.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    if root == Path::new(USUAL_ROOT) { format!("/{id}") } else { format!("/{id}.{hash:016x}") }
+    if root == Path::new(USUAL_ROOT) { id.to_string() } else { format!("{id}.{hash:016x}") }
 }
 
 fn with_usage(mut stats: Stats, usage: &Usage) -> Stats {

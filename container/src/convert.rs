@@ -6,14 +6,14 @@ use std::path::Path;
 use gofer::Writing;
 use gofer::mounts::{Below, Executing, Mount};
 use sandbox::spec::{
-    Capabilities, ContainerSpec, Descriptor, FileAccess, HostFiles, LimitSpec, MountKind as SandboxMount,
-    MountSpec, ProcessSpec, RootLayer, RootSpec, Sharing, Streams,
+    Capabilities, ContainerSpec, Descriptor, DeviceSpec, FileAccess, HostFiles, LimitSpec,
+    MountKind as SandboxMount, MountSpec, ProcessSpec, RootLayer, RootSpec, Sharing, Streams,
 };
 
 use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::spec::mounts::{MountKind, flag};
-use crate::spec::{ContainerConfig, ContainerType, ProcessConfig};
+use crate::spec::{ContainerConfig, ContainerType, DeviceConfig, DeviceKind, ProcessConfig};
 
 /// A message to a sandbox in the making: descriptors are collected on the way.
 #[derive(Debug, Default)]
@@ -71,6 +71,9 @@ pub fn container(
         gofer: Vec::new(),
         root,
         mounts: mounts(config, parcel)?,
+        devices: config.devices.iter().map(device).collect(),
+        masked_paths: config.masked_paths.clone(),
+        readonly_paths: config.readonly_paths.clone(),
         process: process(&config.process, streams),
         tasks_limit: None,
         strace: None,
@@ -87,6 +90,22 @@ fn sharing(config: &ContainerConfig, kind: oci_spec::runtime::LinuxNamespaceType
     match config.namespaces.iter().find(|namespace| namespace.kind == kind) {
         Some(namespace) if namespace.path.is_none() => Sharing::New,
         _ => Sharing::Sandbox,
+    }
+}
+
+fn device(device: &DeviceConfig) -> DeviceSpec {
+    DeviceSpec {
+        path: device.path.clone(),
+        kind: match device.kind {
+            DeviceKind::Character => sandbox::spec::DeviceKind::Character,
+            DeviceKind::Block => sandbox::spec::DeviceKind::Block,
+            DeviceKind::Fifo => sandbox::spec::DeviceKind::Fifo,
+        },
+        major: device.major,
+        minor: device.minor,
+        mode: device.mode,
+        uid: device.uid,
+        gid: device.gid,
     }
 }
 

@@ -45,10 +45,10 @@ pub struct Global {
     /// Where sandboxes write what goes wrong, and traces of system calls.
     #[arg(long, value_name = "FILE")]
     debug_log: Option<PathBuf>,
-    /// Have systemd make the cgroups: refused.
+    /// Paths of cgroups are `SLICE:PREFIX:NAME`; they are made where systemd would, without telling it.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     systemd_cgroup: bool,
-    /// Who makes the cgroups: `cgroupfs`, or `disabled` for nobody.
+    /// Who makes the cgroups: `cgroupfs`, `systemd` (as with --systemd-cgroup), or `disabled` for nobody.
     #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
     cgroup_manager: String,
     /// Make no cgroups.
@@ -98,11 +98,8 @@ impl Global {
                 }
             );
         }
-        if self.systemd_cgroup || self.cgroup_manager == "systemd" {
-            bail!("cgroups made by systemd are not supported: use the cgroupfs driver");
-        }
         for (flag, value, known) in [
-            ("--cgroup-manager", &self.cgroup_manager, &["cgroupfs", "disabled"][..]),
+            ("--cgroup-manager", &self.cgroup_manager, &["cgroupfs", "systemd", "disabled"][..]),
             ("--rootless", &self.rootless, &["true", "false", "auto"]),
             ("--file-access", &self.file_access, &["exclusive", "shared"]),
             ("--host-uds", &self.host_uds, &["none"]),
@@ -144,6 +141,8 @@ impl Global {
             debug_log: self.debug_log.clone(),
             cgroups: if self.ignore_cgroups || self.cgroup_manager == "disabled" {
                 Cgroups::Ignore
+            } else if self.systemd_cgroup || self.cgroup_manager == "systemd" {
+                Cgroups::Systemd
             } else {
                 Cgroups::Make
             },

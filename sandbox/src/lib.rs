@@ -14,6 +14,7 @@ mod descriptors;
 pub mod link;
 mod process;
 mod program;
+mod restrict;
 mod seccomp;
 pub mod spec;
 mod supervisor;

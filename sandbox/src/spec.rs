@@ -37,6 +37,15 @@ pub struct ContainerSpec {
     pub root: RootSpec,
     /// Further mounts, in order.
     pub mounts: Vec<MountSpec>,
+    /// Devices beyond those that every container has.
+    #[serde(default)]
+    pub devices: Vec<DeviceSpec>,
+    /// Paths that show nothing; those that do not exist do not matter.
+    #[serde(default)]
+    pub masked_paths: Vec<String>,
+    /// Paths that cannot be changed; those that do not exist do not matter.
+    #[serde(default)]
+    pub readonly_paths: Vec<String>,
     /// The program.
     pub process: ProcessSpec,
     /// The most tasks that it may have.
@@ -96,6 +105,37 @@ pub enum RootLayer {
     Through,
     /// To memory; they vanish with the container.
     Memory,
+}
+
+/// A device node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// Where.
+    pub path: String,
+    /// What.
+    pub kind: DeviceKind,
+    /// Its major number.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Kinds of device nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// A character device.
+    Character,
+    /// A block device.
+    Block,
+    /// A named pipe.
+    Fifo,
 }
 
 /// A mount of a container.

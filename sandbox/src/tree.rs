@@ -16,6 +16,7 @@ use kernel::task::Credentials;
 use kernel::tty::DevPts;
 
 use crate::control::message::{ErrorCode, Failure};
+use crate::restrict;
 use crate::spec::{ContainerSpec, FileAccess, MountKind, MountSpec, RootLayer, RootSpec};
 
 /// Something that the specification asks for and the host or the kernel refuses.
@@ -42,6 +43,7 @@ pub fn build(
             .mount(place, file_system, &mount.source, flags)
             .map_err(failed(format!("cannot mount {destination}")))?;
     }
+    restrict::apply(&namespace, spec)?;
     // Mount points may have to be made below a root that is read-only for the container.
     if spec.root.read_only {
         let top = namespace.root();

@@ -662,10 +662,6 @@ fn absolute_paths(list: &Option<Vec<String>>, field: &str, warnings: &mut Vec<St
     let mut paths = Vec::new();
     for path in list.iter().flatten() {
         if path.starts_with('/') && !path.contains('\0') {
-            // What the host's kernel would show or let change there, ours does not.
-            if !["/proc", "/sys"].iter().any(|above| Path::new(path).starts_with(above)) {
-                warnings.push(format!("{field}: {path} is not supported and is ignored"));
-            }
             paths.push(path.clone());
         } else {
             warnings.push(format!("{field}: {path:?} is not absolute and is ignored"));

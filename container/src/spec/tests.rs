@@ -558,7 +558,8 @@ fn example(path: &str) -> Value {
         "linux.namespaces[].type" => json!("user"),
         "linux.namespaces[].path" => json!("/proc/1/ns/mnt"),
         "linux.timeOffsets" => json!({ "boottime": { "secs": 1 } }),
-        "linux.devices" => json!([{ "path": "/dev/x", "type": "c", "major": 1, "minor": 3 }]),
+        "linux.devices[].path" => json!("/dev/elsewhere"),
+        "linux.devices[].type" => json!("b"),
         "linux.seccomp" => json!({ "defaultAction": "SCMP_ACT_ALLOW" }),
         "linux.netDevices" => json!({ "eth0": {} }),
         "linux.cgroupsPath" => json!("/elsewhere"),
@@ -628,6 +629,7 @@ fn full() -> Bundle {
         .with("linux.namespaces", json!([{ "type": "mount" }, { "type": "ipc" }, { "type": "network" }, { "type": "uts" }, { "type": "user" }]))
         .with("linux.uidMappings", json!([{ "containerID": 0, "hostID": 0, "size": 1 }]))
         .with("linux.gidMappings", json!([{ "containerID": 0, "hostID": 0, "size": 1 }]))
+        .with("linux.devices", json!([{ "path": "/dev/x", "type": "c", "major": 1, "minor": 3 }]))
 }
 
 /// What a specification comes to, in all its parts.

@@ -121,6 +121,9 @@ fn spec(
         gofer: Vec::new(),
         root: RootSpec { directory, layer: RootLayer::Memory, read_only: false, access: FileAccess::Shared },
         mounts,
+        devices: Vec::new(),
+        masked_paths: Vec::new(),
+        readonly_paths: Vec::new(),
         process: ProcessSpec {
             program,
             arguments: arguments.command,

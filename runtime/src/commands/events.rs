@@ -1,6 +1,6 @@
-//! `nacelle events`: shows what a container uses.
+//! `nacelle events`: shows what a container uses, and when its memory runs out.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
@@ -25,23 +25,33 @@ pub struct Events {
 /// Runs the command.
 pub fn run(global: &Global, arguments: &Events) -> anyhow::Result<u8> {
     let interval = parse_interval(&arguments.interval)?;
-    loop {
-        let container = global.load(&arguments.id)?;
-        match container.event() {
-            Ok(stats) => {
-                let event = Event::stats(container.id.as_str(), stats);
-                let mut out = std::io::stdout().lock();
-                writeln!(out, "{}", serde_json::to_string(&event)?)?;
-                out.flush()?;
-            }
-            Err(error) if arguments.stats || !container.status.is_alive() => return Err(error.into()),
-            Err(error) => tracing::warn!("{error}"),
-        }
-        if arguments.stats {
-            return Ok(0);
-        }
-        std::thread::sleep(interval);
+    let container = global.load(&arguments.id)?;
+    let id = container.id.to_string();
+    if arguments.stats {
+        print(&Event::stats(&id, container.event()?))?;
+        return Ok(0);
     }
+    // One that has ended is an error at the beginning, and the end of the stream later.
+    container.event()?;
+    let stats = || match global.load(&id).ok()?.event() {
+        Ok(stats) => Some(stats),
+        Err(error) => {
+            tracing::debug!("{error}");
+            None
+        }
+    };
+    match container::events::stream(&id, container.cgroup.as_ref(), interval, stats, print) {
+        // Whoever reads has seen enough.
+        Err(container::events::Error::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
+        other => Ok(other.map(|()| 0)?),
+    }
+}
+
+fn print(event: &Event) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, event)?;
+    out.write_all(b"\n")?;
+    out.flush()
 }
 
 fn parse_interval(text: &str) -> anyhow::Result<Duration> {

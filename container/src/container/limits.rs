@@ -1,0 +1,76 @@
+//! What the host does for limits of a container besides its control group: room for the threads that serve it, and the
+//! oom score of its sandbox.
+
+use oci_spec::runtime as oci;
+
+use super::Container;
+use crate::error::{Error, Result};
+use crate::oom_score;
+use crate::spec::{ContainerType, annotations};
+
+/// Threads of the host beside those that serve guests, in a sandbox of one container.
+const SERVICE_THREADS: i64 = 64;
+
+impl Container {
+    /// Gives the sandbox the oom score that its containers ask for, and this container's stand-in its own.
+    pub(super) fn adjust_oom_score(&self) {
+        let adjusted = || -> Result<()> {
+            let Some(sandbox) = &self.sandbox else { return Ok(()) };
+            let mut asked = Vec::new();
+            let mut inherited = self.inherited_oom_score;
+            for container in Container::load_sandbox(self.saver.root_dir(), &sandbox.id)? {
+                if container.is_sandbox_root() {
+                    inherited = container.inherited_oom_score;
+                }
+                let kind = ContainerType::from_annotations(&annotations(&container.spec))?;
+                asked.push((kind, container.oom_score()));
+            }
+            let asked = asked.iter().map(|(kind, value)| (kind, *value));
+            let set =
+                |process, value| oom_score::set(process, value).map_err(Error::host("set the oom score"));
+            set(&sandbox.process, oom_score::of_sandbox(asked, inherited))?;
+            match (&self.stand_in, self.oom_score()) {
+                (Some(stand_in), Some(value)) => set(stand_in, value),
+                _ => Ok(()),
+            }
+        };
+        if let Err(error) = adjusted() {
+            tracing::warn!("process.oomScoreAdj: {error}");
+        }
+    }
+
+    fn oom_score(&self) -> Option<i32> {
+        self.spec.process().as_ref().and_then(oci::Process::oom_score_adj)
+    }
+}
+
+/// Limits for the host, where each task of a guest has a thread that runs it and one that serves it. The exact number
+/// is enforced inside.
+pub(super) fn for_host(resources: &oci::LinuxResources) -> oci::LinuxResources {
+    let mut resources = resources.clone();
+    let limit = resources.pids().as_ref().map(|pids| pids.limit()).filter(|limit| *limit > 0);
+    if let Some(limit) = limit {
+        let limit = limit.saturating_mul(2).saturating_add(SERVICE_THREADS);
+        let pids = oci::LinuxPidsBuilder::default().limit(limit).build();
+        resources.set_pids(pids.ok());
+    }
+    resources
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_host_has_room_for_the_threads_that_serve() {
+        let resources = |limit: i64| -> oci::LinuxResources {
+            serde_json::from_value(json!({ "pids": { "limit": limit } })).unwrap()
+        };
+        let limit = |limit| for_host(&resources(limit)).pids().as_ref().map(|pids| pids.limit());
+        assert_eq!(limit(10), Some(84));
+        assert_eq!(limit(-1), Some(-1));
+        assert_eq!(limit(i64::MAX), Some(i64::MAX));
+    }
+}

@@ -1,0 +1,257 @@
+//! What the host does for containers: hooks, control groups, oom scores; and what a specification takes from their trees.
+
+mod bundles;
+
+use std::path::{Path, PathBuf};
+
+use bundles::{Host, can_run, until};
+use serde_json::{Value, json};
+
+/// Directories of a container's control group, as its stand-in's `/proc/PID/cgroup` names them.
+fn groups(pid: i32) -> Vec<PathBuf> {
+    let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process");
+    let roots = std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten().map(|entry| entry.path());
+    let roots: Vec<_> = roots.chain(["/sys/fs/cgroup".into()]).collect();
+    let paths = own.lines().filter_map(|line| line.splitn(3, ':').nth(2)).filter(|path| path.len() > 1);
+    let mut found: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        found.extend(roots.iter().map(|root| root.join(&path[1..])).filter(|path| path.is_dir()));
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn stats(host: &Host, id: &str) -> Value {
+    let event: Value = serde_json::from_str(&host.run(&["events", "--stats", id]).ok()).expect("JSON");
+    assert_eq!((event["type"].as_str(), event["id"].as_str()), (Some("stats"), Some(id)));
+    event["data"].clone()
+}
+
+fn shell(script: &str) -> Value {
+    json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"] }])
+}
+
+#[test]
+fn hooks_run_at_their_points_with_the_state() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let log = host.path("hooks.log");
+    let bundle = host.bundle_with("b", "sleep 600", |spec| {
+        for kind in
+            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+        {
+            let script = format!("{{ echo {kind}; cat; echo; }} >> {}", log.display());
+            spec["hooks"][kind] = shell(&script);
+        }
+        spec["annotations"] = json!({ "a": "b" });
+    });
+    let read = || -> Vec<(String, Value)> {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let pairs =
+            lines.chunks(2).map(|pair| (pair[0].to_owned(), serde_json::from_str(pair[1]).expect("JSON")));
+        pairs.collect()
+    };
+    let names = || read().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    host.create("h", &bundle, &[]).ok();
+    assert_eq!(names(), ["prestart", "createRuntime", "createContainer"]);
+    let pid = host.pid("h");
+    host.run(&["start", "h"]).ok();
+    assert_eq!(names()[3..], ["startContainer", "poststart"]);
+    host.run(&["delete", "--force", "h"]).ok();
+    let all = read();
+    assert_eq!(all[5].0, "poststop");
+    assert_eq!((&all[5].1["status"], all[5].1.get("pid")), (&json!("stopped"), None));
+    for (name, state) in &all[..5] {
+        assert_eq!((&state["id"], &state["pid"]), (&json!("h"), &json!(pid)), "{name}");
+        assert_eq!((&state["bundle"], &state["annotations"]["a"]), (&json!(bundle), &json!("b")));
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_hook_that_fails_ends_the_container() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        let bundle = host.bundle_with(kind, "sleep 600", |spec| {
+            spec["hooks"][kind] = shell("echo told >&2; exit 3");
+        });
+        let pid_file = host.path("pid");
+        let ran = host.create("h", &bundle, &["--pid-file", pid_file.to_str().expect("text")]);
+        ran.fails_with(&format!("error running {kind} hook #0: error running hook: exit status 3"));
+        assert!(ran.err.contains("stderr: told"), "{}", ran.err);
+        assert!(!pid_file.exists());
+        host.assert_nothing_left();
+    }
+    for kind in ["startContainer", "poststart"] {
+        let bundle = host.bundle_with(kind, "sleep 600", |spec| spec["hooks"][kind] = shell("exit 3"));
+        host.create("h", &bundle, &[]).ok();
+        host.run(&["start", "h"]).fails_with(&format!("error running {kind} hook #0"));
+        host.run(&["delete", "--force", "h"]).ok();
+        host.assert_nothing_left();
+    }
+}
+
+#[test]
+fn limits_are_set_shown_changed_and_gone_with_the_container() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let bundle = host.bundle_with("b", "sleep 600", |spec| {
+        spec["linux"]["resources"] = json!({ "memory": { "limit": 128 << 20 }, "pids": { "limit": 20 } });
+    });
+    let created = host.create("c", &bundle, &[]);
+    if created.err.contains("no cgroup controller") {
+        return bundles::skip("the host has no memory or pids controller for us");
+    }
+    created.ok();
+    host.run(&["start", "c"]).ok();
+    let groups = groups(host.pid("c"));
+    assert!(!groups.is_empty());
+    let data = stats(&host, "c");
+    assert_eq!(data["memory"]["usage"]["limit"], json!(128 << 20));
+    assert_eq!((&data["pids"]["limit"], &data["pids"]["current"]), (&json!(20), &json!(1)));
+    assert!(data["cpu"]["usage"]["total"].as_u64().is_some_and(|total| total > 0), "{data}");
+    assert!(data["memory"]["usage"]["usage"].as_u64().is_some_and(|usage| usage > 0), "{data}");
+    host.run(&["update", "--memory", "96m", "--pids-limit", "10", "c"]).ok();
+    let data = stats(&host, "c");
+    assert_eq!(data["memory"]["usage"]["limit"], json!(96 << 20));
+    assert_eq!(data["pids"]["limit"], json!(10));
+    let resources = host.path("resources.json");
+    std::fs::write(&resources, r#"{"memory":{"limit":67108864}}"#).expect("written");
+    host.run(&["update", "--resources", resources.to_str().expect("text"), "c"]).ok();
+    assert_eq!(stats(&host, "c")["memory"]["usage"]["limit"], json!(64 << 20));
+    // Half of a change is none.
+    host.run(&["update", "--memory", "80m", "--cpu-quota", "7", "c"]).fails_with("failed to write");
+    assert_eq!(stats(&host, "c")["memory"]["usage"]["limit"], json!(64 << 20));
+    host.run(&["delete", "--force", "c"]).ok();
+    let left: Vec<_> = groups.iter().filter(|path| path.is_dir()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    host.run(&["events", "--stats", "c"]).fails_with("does not exist");
+    host.assert_nothing_left();
+}
+
+#[test]
+fn the_number_of_tasks_is_limited_inside() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 600 & done; echo all; wait";
+    let bundle = host.bundle_with("b", script, |spec| {
+        spec["linux"]["resources"] = json!({ "pids": { "limit": 5 } });
+    });
+    let created = host.create("c", &bundle, &[]);
+    if created.err.contains("no cgroup controller") {
+        return bundles::skip("the host has no pids controller for us");
+    }
+    created.ok();
+    host.run(&["start", "c"]).ok();
+    until("the shell to be refused", || {
+        let error = std::fs::read_to_string(host.path("c.err")).unwrap_or_default();
+        error.contains("fork") || host.output("c").contains("all")
+    });
+    assert!(!host.output("c").contains("all"));
+    host.run(&["delete", "--force", "c"]).ok();
+}
+
+#[test]
+fn a_stream_of_events_ends_with_the_container() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    host.started("c", &host.bundle("b", "sleep 600"));
+    let out = host.path("events");
+    let mut command = host.command(&["events", "--interval", "50ms", "c"]);
+    let mut events = command.stdout(std::fs::File::create(&out).expect("a file")).spawn().expect("started");
+    until("some events", || std::fs::read_to_string(&out).unwrap_or_default().lines().count() > 2);
+    host.run(&["delete", "--force", "c"]).ok();
+    assert!(events.wait().expect("waited").success());
+    for line in std::fs::read_to_string(&out).expect("events").lines() {
+        let event: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(event["type"], "stats");
+    }
+}
+
+#[test]
+fn the_oom_score_reaches_the_processes_of_the_host() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let bundle = host.bundle_with("b", "cat /proc/self/oom_score_adj; sleep 600", |spec| {
+        spec["process"]["oomScoreAdj"] = json!(900);
+    });
+    host.started("c", &bundle);
+    let pid = host.pid("c");
+    let score = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("a process");
+    assert_eq!(score(pid).trim(), "900");
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
+    let sandbox: i32 = children.split_whitespace().next().expect("the sandbox").parse().expect("a pid");
+    assert_eq!(score(sandbox).trim(), "900");
+    host.wait_for_output("c", "900");
+    host.run(&["delete", "--force", "c"]).ok();
+}
+
+#[test]
+fn paths_are_masked_and_made_read_only() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let script = "ls /etc/hidden; echo listed; cat /etc/secret; echo read; echo x > /etc/fixed/file; echo $?; \
+                  echo x > /etc/free && cat /etc/fixed/file && ls /etc/hidden/file; echo end";
+    let bundle = host.bundle_with("b", script, |spec| {
+        spec["linux"]["maskedPaths"] = json!(["/etc/hidden", "/etc/secret", "/not/there"]);
+        spec["linux"]["readonlyPaths"] = json!(["/etc/fixed", "/not/there/either"]);
+    });
+    let etc = bundle.join("rootfs/etc");
+    for directory in ["hidden", "fixed"] {
+        std::fs::create_dir(etc.join(directory)).expect("a directory");
+        std::fs::write(etc.join(directory).join("file"), "kept\n").expect("a file");
+    }
+    std::fs::write(etc.join("secret"), "told\n").expect("a file");
+    host.started("c", &bundle);
+    host.wait_for_output("c", "end");
+    assert_eq!(host.output("c"), "listed\nread\n1\nkept\nend\n");
+    let error = std::fs::read_to_string(host.path("c.err")).expect("text");
+    assert!(error.contains("Read-only file system"), "{error}");
+    assert!(Path::new(&etc.join("free")).exists());
+    host.run(&["delete", "--force", "c"]).ok();
+}
+
+#[test]
+fn devices_are_made_with_owner_and_permissions() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let script =
+        "ls -ln /dev/mine /dev/deep/block /dev/pipe; echo x > /dev/mine; echo $?; cat /dev/null; echo end";
+    let bundle = host.bundle_with("b", script, |spec| {
+        spec["linux"]["devices"] = json!([
+            { "path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 0o606, "uid": 7, "gid": 8 },
+            { "path": "/dev/deep/block", "type": "b", "major": 8, "minor": 0 },
+            { "path": "/dev/pipe", "type": "p" },
+            { "path": "/dev/null", "type": "c", "major": 1, "minor": 3 },
+        ]);
+    });
+    host.started("c", &bundle);
+    host.wait_for_output("c", "end");
+    let output = host.output("c");
+    let lines: Vec<Vec<&str>> = output.lines().map(|line| line.split_whitespace().collect()).collect();
+    let node = |name: &str| lines.iter().find(|line| line.last() == Some(&name)).expect("listed").clone();
+    assert_eq!(node("/dev/mine")[..6], ["crw----rw-", "1", "7", "8", "1,", "3"]);
+    assert_eq!(node("/dev/deep/block")[0], "brw-rw-rw-");
+    assert_eq!(node("/dev/pipe")[0], "prw-rw-rw-");
+    assert!(output.ends_with("0\nend\n"), "{output}");
+    host.run(&["delete", "--force", "c"]).ok();
+}

@@ -1,0 +1,81 @@
+//! What a container's specification adds to its tree and takes from it when all is mounted: device nodes, paths that
+//! show nothing, paths that cannot be changed.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::fs::make_device;
+use kernel::error::SysError;
+use kernel::fs::memfs::{MemFs, MemOptions};
+use kernel::fs::mount::{MountFlags, MountNamespace};
+use kernel::fs::path::{FsState, PathRef, Walk, Walker};
+use kernel::fs::{FileType, NewFile, NewKind};
+use kernel::task::Credentials;
+
+use crate::control::message::Failure;
+use crate::spec::{ContainerSpec, DeviceKind, DeviceSpec};
+use crate::tree::{failed, make_directory};
+
+/// Does it.
+pub fn apply(namespace: &Arc<MountNamespace>, spec: &ContainerSpec) -> Result<(), Failure> {
+    for device in &spec.devices {
+        make_node(namespace, device).map_err(failed(format!("cannot make the device {}", device.path)))?;
+    }
+    for path in &spec.readonly_paths {
+        let Some(place) = find(namespace, path) else { continue };
+        let flags = place.mount.flags() | MountFlags::READ_ONLY;
+        let bound = namespace.bind(&place, place.clone(), flags);
+        bound.map_err(failed(format!("cannot make {path} read-only")))?;
+    }
+    for path in &spec.masked_paths {
+        let Some(place) = find(namespace, path) else { continue };
+        mask(namespace, place).map_err(failed(format!("cannot mask {path}")))?;
+    }
+    Ok(())
+}
+
+/// What there is at a path, if anything.
+fn find(namespace: &Arc<MountNamespace>, path: &str) -> Option<PathRef> {
+    let top = namespace.root();
+    let state = FsState { namespace: Arc::clone(namespace), root: top.clone(), cwd: top.clone(), umask: 0 };
+    let credentials = Credentials::new(0, 0);
+    let found = Walker::new(state, &credentials, None, Walk::FOLLOW).walk(top, path.as_bytes());
+    found.ok().map(|found| found.place).filter(|place| place.inode().is_some())
+}
+
+/// A directory becomes an empty one, a file the null device.
+fn mask(namespace: &Arc<MountNamespace>, place: PathRef) -> Result<(), Errno> {
+    let hidden = MountFlags::READ_ONLY | MountFlags::NO_SUID | MountFlags::NO_DEV | MountFlags::NO_EXEC;
+    if place.inode().is_some_and(|inode| inode.file_type() == FileType::Directory) {
+        let empty = MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 });
+        return namespace.mount(place, empty, "tmpfs", hidden).map(drop);
+    }
+    let null = find(namespace, "/dev/null").ok_or(Errno::ENOENT)?;
+    namespace.bind(&null, place, MountFlags::READ_ONLY | MountFlags::NO_SUID | MountFlags::NO_EXEC).map(drop)
+}
+
+/// A node that is there already, such as those of every container, stays as it is.
+fn make_node(namespace: &Arc<MountNamespace>, device: &DeviceSpec) -> Result<(), Errno> {
+    let (above, name) = device.path.rsplit_once('/').ok_or(Errno::EINVAL)?;
+    if name.is_empty() || name == "." || name == ".." {
+        return Err(Errno::EINVAL);
+    }
+    let directory = make_directory(namespace, above)?;
+    let top = namespace.root();
+    let state = FsState { namespace: Arc::clone(namespace), root: top.clone(), cwd: top, umask: 0 };
+    let credentials = Credentials::new(0, 0);
+    let walker = Walker::new(state, &credentials, None, Walk::CREATE);
+    let place = walker.walk(directory.clone(), name.as_bytes()).map_err(SysError::errno)?.place;
+    if place.inode().is_some() {
+        return Ok(());
+    }
+    let number = make_device(device.major, device.minor);
+    let kind = match device.kind {
+        DeviceKind::Character => NewKind::CharDevice(number),
+        DeviceKind::Block => NewKind::BlockDevice(number),
+        DeviceKind::Fifo => NewKind::Fifo,
+    };
+    let new = NewFile { kind, mode: device.mode & 0o7777, uid: device.uid, gid: device.gid };
+    place.dentry.instantiate(directory.existing()?.create(name.as_bytes(), &new)?);
+    Ok(())
+}
