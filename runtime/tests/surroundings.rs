@@ -32,40 +32,51 @@ fn shell(script: &str) -> Value {
     json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"] }])
 }
 
+/// Names of hooks and the states that they got, as [`recording`] hooks wrote them.
+fn recorded(log: &Path) -> Vec<(String, Value)> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let pairs =
+        lines.chunks(2).map(|pair| (pair[0].to_owned(), serde_json::from_str(pair[1]).expect("JSON")));
+    pairs.collect()
+}
+
+fn recording(kind: &str, log: &str) -> Value {
+    shell(&format!("{{ echo {kind}; cat; echo; }} >> {log}"))
+}
+
 #[test]
 fn hooks_run_at_their_points_with_the_state() {
     if !can_run() {
         return;
     }
     let host = Host::new();
-    let log = host.path("hooks.log");
+    let outside = host.path("hooks.log");
     let bundle = host.bundle_with("b", "sleep 600", |spec| {
-        for kind in
-            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
-        {
-            let script = format!("{{ echo {kind}; cat; echo; }} >> {}", log.display());
-            spec["hooks"][kind] = shell(&script);
+        for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
+            spec["hooks"][kind] = recording(kind, outside.to_str().expect("text"));
+        }
+        // These see the container's files.
+        for kind in ["createContainer", "startContainer"] {
+            spec["hooks"][kind] = recording(kind, "/hooks.log");
         }
         spec["annotations"] = json!({ "a": "b" });
     });
-    let read = || -> Vec<(String, Value)> {
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let pairs =
-            lines.chunks(2).map(|pair| (pair[0].to_owned(), serde_json::from_str(pair[1]).expect("JSON")));
-        pairs.collect()
-    };
-    let names = || read().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let inside = bundle.join("rootfs/hooks.log");
+    let names = |log: &Path| recorded(log).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     host.create("h", &bundle, &[]).ok();
-    assert_eq!(names(), ["prestart", "createRuntime", "createContainer"]);
+    assert_eq!(names(&outside), ["prestart", "createRuntime"]);
+    assert_eq!(names(&inside), ["createContainer"]);
     let pid = host.pid("h");
     host.run(&["start", "h"]).ok();
-    assert_eq!(names()[3..], ["startContainer", "poststart"]);
+    assert_eq!(names(&inside)[1..], ["startContainer"]);
+    assert_eq!(names(&outside)[2..], ["poststart"]);
     host.run(&["delete", "--force", "h"]).ok();
-    let all = read();
-    assert_eq!(all[5].0, "poststop");
-    assert_eq!((&all[5].1["status"], all[5].1.get("pid")), (&json!("stopped"), None));
-    for (name, state) in &all[..5] {
+    let mut all = recorded(&outside);
+    let (name, last) = all.pop().expect("hooks");
+    assert_eq!((name.as_str(), &last["status"], last.get("pid")), ("poststop", &json!("stopped"), None));
+    all.extend(recorded(&inside));
+    for (name, state) in &all {
         assert_eq!((&state["id"], &state["pid"]), (&json!("h"), &json!(pid)), "{name}");
         assert_eq!((&state["bundle"], &state["annotations"]["a"]), (&json!(bundle), &json!("b")));
     }
@@ -224,7 +235,7 @@ fn paths_are_masked_and_made_read_only() {
     assert_eq!(host.output("c"), "listed\nread\n1\nkept\nend\n");
     let error = std::fs::read_to_string(host.path("c.err")).expect("text");
     assert!(error.contains("Read-only file system"), "{error}");
-    assert!(Path::new(&etc.join("free")).exists());
+    assert!(etc.join("free").exists());
     host.run(&["delete", "--force", "c"]).ok();
 }
 

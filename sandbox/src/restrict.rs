@@ -7,7 +7,7 @@ use abi::Errno;
 use abi::fs::make_device;
 use kernel::error::SysError;
 use kernel::fs::memfs::{MemFs, MemOptions};
-use kernel::fs::mount::{MountFlags, MountNamespace};
+use kernel::fs::mount::{Depth, MountFlags, MountNamespace};
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
 use kernel::fs::{FileType, NewFile, NewKind};
 use kernel::task::Credentials;
@@ -24,7 +24,7 @@ pub fn apply(namespace: &Arc<MountNamespace>, spec: &ContainerSpec) -> Result<()
     for path in &spec.readonly_paths {
         let Some(place) = find(namespace, path) else { continue };
         let flags = place.mount.flags() | MountFlags::READ_ONLY;
-        let bound = namespace.bind(&place, place.clone(), flags);
+        let bound = bind(namespace, &place, place.clone(), flags);
         bound.map_err(failed(format!("cannot make {path} read-only")))?;
     }
     for path in &spec.masked_paths {
@@ -47,11 +47,23 @@ fn find(namespace: &Arc<MountNamespace>, path: &str) -> Option<PathRef> {
 fn mask(namespace: &Arc<MountNamespace>, place: PathRef) -> Result<(), Errno> {
     let hidden = MountFlags::READ_ONLY | MountFlags::NO_SUID | MountFlags::NO_DEV | MountFlags::NO_EXEC;
     if place.inode().is_some_and(|inode| inode.file_type() == FileType::Directory) {
-        let empty = MemFs::tmpfs(MemOptions { size: 0, mode: 0o755 });
+        let empty = MemFs::tmpfs(MemOptions { mode: 0o755, ..MemOptions::default() });
         return namespace.mount(place, empty, "tmpfs", hidden).map(drop);
     }
     let null = find(namespace, "/dev/null").ok_or(Errno::ENOENT)?;
-    namespace.bind(&null, place, MountFlags::READ_ONLY | MountFlags::NO_SUID | MountFlags::NO_EXEC).map(drop)
+    bind(namespace, &null, place, MountFlags::READ_ONLY | MountFlags::NO_SUID | MountFlags::NO_EXEC)
+}
+
+/// Shows what is at one place, with all that is mounted below it, at another, under other flags.
+fn bind(
+    namespace: &Arc<MountNamespace>,
+    from: &PathRef,
+    to: PathRef,
+    flags: MountFlags,
+) -> Result<(), Errno> {
+    let copy = namespace.clone_at(from, Depth::Recursive);
+    copy.set_flags(flags)?;
+    namespace.attach(to, &copy)
 }
 
 /// A node that is there already, such as those of every container, stays as it is.
