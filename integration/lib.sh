@@ -102,7 +102,7 @@ needs() {
     local tool
     for tool in "$@"; do
         if ! PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null; then
-            echo "skipped: $tool is not installed (integration/setup.sh installs what the suites need on Debian)"
+            echo "skipped: $tool is not installed (.ci/tools installs what the suites need on Debian)"
             rm -rf "$work"
             exit 77
         fi

@@ -552,12 +552,12 @@ TEST(clone_without_sigchld_needs_wall) {
     int status;
     CHECK_EQ(waitpid(pid, &status, __WCLONE), pid);
     CHECK_EQ(WEXITSTATUS(status), 6);
+    /* The exit signal is sent, and would kill this process. */
+    signal(SIGUSR1, SIG_IGN);
     pid = CHECK_OK(raw_clone(SIGUSR1, NULL, NULL));
     if (pid == 0) {
         _exit(8);
     }
-    /* SIGUSR1 would kill this process were it sent; the exit signal is sent, so ignore it. */
-    signal(SIGUSR1, SIG_IGN);
     CHECK_EXIT(pid, 8);
 }
 

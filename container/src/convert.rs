@@ -65,6 +65,7 @@ pub fn container(
         id: id.to_string(),
         hostname,
         domainname: config.domainname.clone().unwrap_or_else(|| "(none)".to_owned()),
+        ordinary_init: false,
         pid_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Pid),
         ipc_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Ipc),
         uts_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Uts),

@@ -22,6 +22,9 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// The domain name of its UTS namespace.
     pub domainname: String,
+    /// Whether its first process can end itself by a signal, as a program could that is not the first of its namespace.
+    #[serde(default)]
+    pub ordinary_init: bool,
     /// Where its pid namespace comes from.
     #[serde(default)]
     pub pid_namespace: Sharing,

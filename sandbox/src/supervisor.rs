@@ -15,7 +15,7 @@ use abi::Errno;
 use abi::signal::Signal;
 use host::rustix::event::{PollFd, PollFlags, poll};
 use host::rustix::io::Errno as HostErrno;
-use kernel::container::{Cancel, Container, NamespaceSpec, Prepared, Role, State, Target};
+use kernel::container::{Cancel, Container, InitRule, NamespaceSpec, Prepared, Role, State, Target};
 use kernel::syscalls::{Strace, StraceFilter};
 use kernel::task::ExitStatus;
 use kernel::tty::DevPts;
@@ -178,6 +178,7 @@ impl Supervisor {
             namespaces,
             mounts,
             limits: kernel::container::ContainerLimits { pids: spec.tasks_limit, ..Default::default() },
+            init: if spec.ordinary_init { InitRule::Ordinary } else { InitRule::Protected },
         };
         let container =
             booted.kernel.create_container(container).map_err(failed("cannot make the container"))?;

@@ -74,6 +74,16 @@ pub struct ContainerLimits {
     pub cpu: Option<(u64, u64)>,
 }
 
+/// What the init of a container of its own pid namespace may do to itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InitRule {
+    /// As in Linux: no process of its namespace, itself included, can send it a signal that it does not handle.
+    #[default]
+    Protected,
+    /// It can end itself by a signal, as it could outside: for a program that does not expect to be the first process.
+    Ordinary,
+}
+
 /// What a container is to be.
 pub struct ContainerSpec {
     /// Its name, by which [`Kernel::container`] finds it.
@@ -84,6 +94,8 @@ pub struct ContainerSpec {
     pub mounts: Arc<MountNamespace>,
     /// Its limits.
     pub limits: ContainerLimits,
+    /// What its init may do to itself.
+    pub init: InitRule,
 }
 
 /// Where a container is in its life.
@@ -109,6 +121,8 @@ pub struct Container {
     /// The tree of mounts that its processes start in.
     pub mounts: Arc<MountNamespace>,
     limits: Mutex<ContainerLimits>,
+    /// What its init may do to itself.
+    pub init: InitRule,
     tasks: AtomicUsize,
     /// How often the limit on tasks has stopped one from being made (`pids.events`).
     refused_tasks: AtomicU64,
@@ -197,6 +211,7 @@ impl Kernel {
             namespaces: spec.namespaces,
             mounts: spec.mounts,
             limits: Mutex::new(spec.limits),
+            init: spec.init,
             tasks: AtomicUsize::new(0),
             refused_tasks: AtomicU64::new(0),
             records: Mutex::default(),

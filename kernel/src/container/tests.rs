@@ -79,7 +79,15 @@ impl Machine {
         let spec = NamespaceSpec { hostname: id.into(), pid, ..NamespaceSpec::default() };
         let namespaces = self.kernel.make_namespaces(&spec).unwrap();
         let mounts = Arc::clone(&self.mounts);
-        self.kernel.create_container(ContainerSpec { id: id.into(), namespaces, mounts, limits }).unwrap()
+        self.kernel
+            .create_container(ContainerSpec {
+                id: id.into(),
+                namespaces,
+                mounts,
+                limits,
+                init: InitRule::Protected,
+            })
+            .unwrap()
     }
 
     fn spec(&self, role: Role, program: &str) -> InitSpec {
@@ -354,7 +362,7 @@ fn names_of_containers_are_theirs_alone() {
     let namespaces = machine.kernel.make_namespaces(&NamespaceSpec::default()).unwrap();
     let mounts = Arc::clone(&machine.mounts);
     let limits = ContainerLimits::default();
-    let again = ContainerSpec { id: "one".into(), namespaces, mounts, limits };
+    let again = ContainerSpec { id: "one".into(), namespaces, mounts, limits, init: InitRule::Protected };
     assert_eq!(machine.kernel.create_container(again).err(), Some(Errno::EEXIST));
     let shared = NamespaceSpec { uts: Sharing::OfContainer("none".into()), ..NamespaceSpec::default() };
     assert_eq!(machine.kernel.make_namespaces(&shared).err(), Some(Errno::ESRCH));

@@ -10,6 +10,7 @@ use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 
 use super::{Default_, default_action, dequeue, frame, send_to_group, send_to_task};
+use crate::container::InitRule;
 use crate::error::{Restart, SyscallResult};
 use crate::task::credentials::Capability;
 use crate::task::{CurrentTask, Pid, Task, ThreadGroup};
@@ -158,13 +159,13 @@ pub(crate) fn parse(signal: i32) -> SysResult<Option<Signal>> {
     if signal == 0 { Ok(None) } else { Signal::new(signal).map(Some).ok_or(Errno::EINVAL) }
 }
 
-/// Whether the first process of a pid namespace does not get the signal from `task`. Itself it can end, as it could
-/// outside of a sandbox.
+/// Whether the first process of a pid namespace does not get the signal from `task`.
 pub(crate) fn shielded(task: &CurrentTask, target: &Arc<ThreadGroup>, signal: Signal) -> bool {
     let above = !Arc::ptr_eq(&task.group.pid_namespace, &target.pid_namespace)
         && task.group.pid_namespace.sees(&target.pid_namespace);
     let forced = above && SignalSet::UNBLOCKABLE.contains(signal);
-    !Arc::ptr_eq(&task.group, target) && !forced && crate::signal::shields(target, signal)
+    let ordinary = Arc::ptr_eq(&task.group, target) && target.container.init == InitRule::Ordinary;
+    !ordinary && !forced && crate::signal::shields(target, signal)
 }
 
 /// A record that says that `task` is the sender, in the receiver's words.

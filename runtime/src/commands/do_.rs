@@ -115,6 +115,7 @@ fn spec(
         id: "do".to_owned(),
         hostname: arguments.hostname,
         domainname: "(none)".to_owned(),
+        ordinary_init: true,
         pid_namespace: Sharing::New,
         ipc_namespace: Sharing::New,
         uts_namespace: Sharing::New,
