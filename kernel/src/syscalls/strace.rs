@@ -119,9 +119,9 @@ impl Unimplemented {
             show_unknown(row.map_or(&["?"; 6], |row| row.arguments), raw, &mut text);
             match row {
                 Some(row) => {
-                    tracing::warn!("system call {} is not implemented: {}({text})", row.number, row.name)
+                    tracing::info!("system call {} is not implemented: {}({text})", row.number, row.name)
                 }
-                None => tracing::warn!("system call {number} is unknown: ({text})"),
+                None => tracing::info!("system call {number} is unknown: ({text})"),
             }
         }
     }
