@@ -7,7 +7,8 @@ use gofer::Writing;
 use gofer::mounts::{Below, Executing, Mount};
 use sandbox::spec::{
     Capabilities, ContainerSpec, Descriptor, DeviceSpec, FileAccess, HostFiles, LimitSpec,
-    MountKind as SandboxMount, MountSpec, ProcessSpec, RootLayer, RootSpec, Sharing, Streams,
+    MountKind as SandboxMount, MountSpec, ProcessSpec, RootLayer, RootSpec, SeccompInstruction, Sharing,
+    Streams,
 };
 
 use crate::error::{Error, Result};
@@ -66,6 +67,14 @@ pub fn container(
         hostname,
         domainname: config.domainname.clone().unwrap_or_else(|| "(none)".to_owned()),
         ordinary_init: false,
+        seccomp: config
+            .seccomp
+            .iter()
+            .flat_map(|filter| &filter.program)
+            .map(|instruction| {
+                SeccompInstruction(instruction.code, instruction.jt, instruction.jf, instruction.k)
+            })
+            .collect(),
         pid_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Pid),
         ipc_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Ipc),
         uts_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Uts),

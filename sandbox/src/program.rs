@@ -54,7 +54,7 @@ pub fn prepare(
         credentials,
         limits: limits(spec),
         files,
-        filters: Vec::new(),
+        filters: container.filters.clone(),
         terminal,
         oom_score_adj: spec.oom_score_adj,
     };

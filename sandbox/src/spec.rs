@@ -13,6 +13,11 @@ pub struct Descriptor(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFiles(pub u32);
 
+/// An instruction of classic BPF, `struct sock_filter`: what to do, how many instructions to skip if a condition holds and if
+/// it does not, the operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeccompInstruction(pub u16, pub u8, pub u8, pub u32);
+
 /// What a container is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -25,6 +30,9 @@ pub struct ContainerSpec {
     /// Whether its first process can end itself by a signal, as a program could that is not the first of its namespace.
     #[serde(default)]
     pub ordinary_init: bool,
+    /// The seccomp filter that its processes start under; empty for none.
+    #[serde(default)]
+    pub seccomp: Vec<SeccompInstruction>,
     /// Where its pid namespace comes from.
     #[serde(default)]
     pub pid_namespace: Sharing,

@@ -30,7 +30,7 @@ use crate::control::message::{
 };
 use crate::control::transport::is_hung_up;
 use crate::descriptors::Descriptors;
-use crate::spec::{ContainerSpec, Descriptor, ProcessSpec, Sharing};
+use crate::spec::{ContainerSpec, Descriptor, ProcessSpec, SeccompInstruction, Sharing};
 use crate::tree::failed;
 use crate::{link, program, tree};
 
@@ -173,7 +173,14 @@ impl Supervisor {
             .map_err(failed("cannot talk to the gofer"))?;
         let hang_up = gofer.hang_up().map_err(failed("cannot watch the gofer"))?;
         let mounts = tree::build(&booted.kernel, &booted.terminals, &namespaces, spec, &gofer)?;
+        let instructions = spec.seccomp.iter();
+        let instructions: Vec<_> = instructions
+            .map(|&SeccompInstruction(code, jt, jf, k)| abi::seccomp::SockFilter { code, jt, jf, k })
+            .collect();
+        let filters = (!instructions.is_empty()).then(|| kernel::seccomp::Filter::new(&instructions));
+        let filters: Result<Vec<_>, _> = filters.into_iter().collect();
         let container = kernel::container::ContainerSpec {
+            filters: filters.map_err(failed("cannot use the seccomp filter"))?,
             id: spec.id.clone(),
             namespaces,
             mounts,

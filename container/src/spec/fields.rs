@@ -173,7 +173,7 @@ pub const FIELDS: &[Field] = fields! {
     "linux.resources.network" Ignored "";
     "linux.resources.rdma" Ignored "";
     "linux.resources.unified.*" Honoured "with cgroup version 2";
-    "linux.seccomp" Ignored "the guest never reaches the host's kernel; inside, all calls are allowed";
+    "linux.seccomp" Inside "by our kernel; a listener of notifications is refused";
     "windows" Refused "this is a runtime for Linux containers";
     "solaris" Refused "this is a runtime for Linux containers";
     "vm" Refused "there is no virtual machine";

@@ -96,6 +96,8 @@ pub struct ContainerSpec {
     pub limits: ContainerLimits,
     /// What its init may do to itself.
     pub init: InitRule,
+    /// The seccomp filters that its processes start under.
+    pub filters: Vec<Arc<crate::seccomp::Filter>>,
 }
 
 /// Where a container is in its life.
@@ -123,6 +125,8 @@ pub struct Container {
     limits: Mutex<ContainerLimits>,
     /// What its init may do to itself.
     pub init: InitRule,
+    /// The seccomp filters that its processes start under.
+    pub filters: Vec<Arc<crate::seccomp::Filter>>,
     tasks: AtomicUsize,
     /// How often the limit on tasks has stopped one from being made (`pids.events`).
     refused_tasks: AtomicU64,
@@ -212,6 +216,7 @@ impl Kernel {
             mounts: spec.mounts,
             limits: Mutex::new(spec.limits),
             init: spec.init,
+            filters: spec.filters,
             tasks: AtomicUsize::new(0),
             refused_tasks: AtomicU64::new(0),
             records: Mutex::default(),

@@ -86,6 +86,7 @@ impl Machine {
                 mounts,
                 limits,
                 init: InitRule::Protected,
+                filters: Vec::new(),
             })
             .unwrap()
     }
@@ -362,7 +363,14 @@ fn names_of_containers_are_theirs_alone() {
     let namespaces = machine.kernel.make_namespaces(&NamespaceSpec::default()).unwrap();
     let mounts = Arc::clone(&machine.mounts);
     let limits = ContainerLimits::default();
-    let again = ContainerSpec { id: "one".into(), namespaces, mounts, limits, init: InitRule::Protected };
+    let again = ContainerSpec {
+        id: "one".into(),
+        namespaces,
+        mounts,
+        limits,
+        init: InitRule::Protected,
+        filters: Vec::new(),
+    };
     assert_eq!(machine.kernel.create_container(again).err(), Some(Errno::EEXIST));
     let shared = NamespaceSpec { uts: Sharing::OfContainer("none".into()), ..NamespaceSpec::default() };
     assert_eq!(machine.kernel.make_namespaces(&shared).err(), Some(Errno::ESRCH));

@@ -116,6 +116,7 @@ fn spec(
         hostname: arguments.hostname,
         domainname: "(none)".to_owned(),
         ordinary_init: true,
+        seccomp: Vec::new(),
         pid_namespace: Sharing::New,
         ipc_namespace: Sharing::New,
         uts_namespace: Sharing::New,
