@@ -121,7 +121,7 @@ fn check_change(task: &CurrentTask, other: &Task) -> SysResult<()> {
 
 /// `sched_getaffinity(2)`: returns the number of bytes that are valid.
 pub fn sched_getaffinity(task: &CurrentTask, pid: Pid, size: usize, mask: u64) -> SysResult<usize> {
-    if !size.is_multiple_of(8) || size * 8 < processor_count() {
+    if !size.is_multiple_of(8) || size < processor_count().div_ceil(8) {
         return Err(Errno::EINVAL);
     }
     let target = if pid < 0 { Err(Errno::ESRCH) } else { target(task, pid) }?;
