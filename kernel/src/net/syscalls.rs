@@ -435,8 +435,8 @@ pub fn recvmsg(
 /// The place of a message, and of its length, in an array of `struct mmsghdr`.
 fn message_at(messages: u64, index: u32) -> (UserPtr<MessageHeader>, UserPtr<u32>) {
     const SIZE: u64 = 64;
-    let at = messages + u64::from(index) * SIZE;
-    (UserPtr::new(at), UserPtr::new(at + size_of::<MessageHeader>() as u64))
+    let at = messages.wrapping_add(u64::from(index) * SIZE);
+    (UserPtr::new(at), UserPtr::new(at.wrapping_add(size_of::<MessageHeader>() as u64)))
 }
 
 /// `sendmmsg(2)`.

@@ -11,7 +11,7 @@ eval "exec ${CALC[1]}>&-"; wait "$CALC_PID"; echo "coproc ended $?"
 set -o pipefail; false | true | (exit 5) | true; echo "pipe $? ${PIPESTATUS[*]}"
 set +o pipefail; false | true; echo "pipe $? "
 # Jobs.
-for i in 1 2 3; do (sleep 0.0$i; exit $i) & done
+for i in 1 2 3; do (sleep $((i - 1)).1; exit $i) & done
 for i in 1 2 3; do wait -n; echo "job $?"; done
 sleep 100 & kill %1; wait %1; echo "killed $?"
 set -m
