@@ -54,6 +54,7 @@ check run_working_directory_is_made expect /made/here run -w /made/here $image p
 check run_init matches 'docker-init' run --init $image ps -o pid,args
 check run_read_only fails_with 'Read-only' run --read-only $image touch /file
 check run_tmpfs run --tmpfs /mine:size=1m $image sh -c 'grep -q "/mine tmpfs" /proc/mounts && ! dd if=/dev/zero of=/mine/x bs=64k count=32'
+check run_shm_size matches ' 32768 ' run --shm-size 32m $image df -k /dev/shm
 mkdir -p "$work/volume" && echo data >"$work/volume/file"
 check run_volume expect data run -v "$work/volume:/v" $image cat /v/file
 check run_volume_writes bash -c "docker run --rm --network none -v $work/volume:/v $image sh -c 'echo new >/v/new' && grep -q new $work/volume/new"
