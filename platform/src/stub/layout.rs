@@ -28,6 +28,8 @@ pub const TEXT: u64 = 0x7ff1_0000_0000;
 pub const SLOTS: u64 = 0x7ff2_0000_0000;
 /// Where the vDSO is moved to, with its data pages.
 pub const VDSO: u64 = 0x7ff3_0000_0000;
+/// All that is the platform's, at the upper end.
+pub const PLATFORM: Range<u64> = GUEST.end..VDSO + 0x1_0000_0000;
 /// The first address that no user mapping can have.
 pub const USER_END: u64 = 0x7fff_ffff_f000;
 /// The size of a page.

@@ -18,6 +18,7 @@ fn platform() -> &'static StubPlatform {
     PLATFORM.get_or_init(|| {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
+            occupy_the_stubs_places();
             let zygote = Zygote::spawn(HostVdso::find());
             let procfs = std::fs::File::open("/proc").ok().map(OwnedFd::from);
             let _ = sender.send(zygote.and_then(|zygote| StubPlatform::new(zygote, procfs, Patching::On)));
@@ -27,6 +28,18 @@ fn platform() -> &'static StubPlatform {
         });
         receiver.recv().expect("the maker answers").expect("a platform")
     })
+}
+
+/// The host places this process's libraries, heaps and stacks at random, at times where the stub's own pages go.
+fn occupy_the_stubs_places() {
+    for (start, length) in
+        [(layout::TEXT, 4096), (layout::SLOTS, layout::SLOTS_SIZE), (layout::VDSO, 1 << 20)]
+    {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: nothing is replaced; what is there already is as good.
+        unsafe { libc::mmap(start as *mut libc::c_void, length, protection, flags, -1, 0) };
+    }
 }
 
 fn map(address: u64, pages: u64, protection: i32) -> MemoryOp<'static> {

@@ -73,16 +73,7 @@ impl Zygote {
         ftruncate(&memory, SLOTS_SIZE as u64)?;
         let slot = Slot::new(SharedMapping::new(&memory, 0, SLOT_SIZE)?, 0);
         let plan = Plan::new(raw_fd(&memory), &vdso_pages);
-
-        // SAFETY: the child only calls `Plan::become_zygote`, which neither allocates nor takes locks.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
-        if pid == 0 {
-            plan.become_zygote();
-        }
-        if pid < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::Other)?;
+        let pid = LaunchPad::new(&plan)?.launch()?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let fpu = FpuFormat::learn(FpuFormat::bootstrap()).ok_or(io::ErrorKind::Other)?;
         let mut zygote = Zygote { pid, pidfd, slot, listener: None, vdso: None, fpu };
@@ -119,7 +110,7 @@ impl Zygote {
             if from < range.start {
                 calls.push([libc::SYS_munmap as u64, from, range.start - from, 0, 0, 0, 0, 0]);
             }
-            from = range.end;
+            from = from.max(range.end);
         }
         for (index, call) in calls.iter().flatten().enumerate() {
             self.slot.memory().store(BUFFER + 8 * index, *call);
@@ -216,6 +207,97 @@ struct Action {
     mask: u64,
 }
 
+/// The memory that the child runs in while it lays out its address space anew.
+///
+/// The host may have placed anything of this process where the stub's own pages belong: libraries, heaps, the calling
+/// thread's stack. The child replaces what lies there, so that what it still needs must lie elsewhere: its stack, the
+/// plan, and the filter are in this mapping.
+struct LaunchPad {
+    start: *mut u8,
+}
+
+impl LaunchPad {
+    /// Where it lies if the host agrees: far from where programs and libraries are loaded.
+    const WISH: usize = 0x1000_0000_0000;
+    const SIZE: usize = 0x4_0000;
+    /// The plan is at the start, the filter here, and the rest is the stack.
+    const FILTER: usize = 0x1000;
+
+    fn new(plan: &Plan) -> io::Result<LaunchPad> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, placed where nothing is.
+        let start =
+            unsafe { libc::mmap(Self::WISH as *mut libc::c_void, Self::SIZE, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let pad = LaunchPad { start: start.cast() };
+        let (own, program) = (start as u64, text::text().as_ptr() as u64);
+        if [own, own + Self::SIZE as u64 - 1, program].iter().any(|address| PLATFORM.contains(address)) {
+            let text = "the host has placed the program itself where the stubs' own pages belong";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
+        let filter = plan.filter.as_slice();
+        if size_of_val(filter) > Self::SIZE / 4 || size_of::<Plan>() > Self::FILTER {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        // SAFETY: both fit, as checked, and a page's start is aligned for both. The copy of the plan is used by the
+        // child alone, which drops nothing; it has its own copy of the memory that the plan points to.
+        unsafe {
+            let copy = pad.start.add(Self::FILTER).cast::<libc::sock_filter>();
+            std::ptr::copy_nonoverlapping(filter.as_ptr(), copy, filter.len());
+            std::ptr::copy_nonoverlapping(plan, pad.start.cast(), 1);
+            (*pad.start.cast::<Plan>()).program = libc::sock_fprog { len: filter.len() as u16, filter: copy };
+        }
+        Ok(pad)
+    }
+
+    /// Forks; the child becomes the zygote.
+    fn launch(&self) -> io::Result<Pid> {
+        extern "C" fn enter(plan: &Plan) -> ! {
+            plan.become_zygote()
+        }
+        let result: i64;
+        // SAFETY: the parent goes on as after any system call. The child, whose memory is a copy of this process's,
+        // begins with an empty stack that is long enough, never returns, and only calls `Plan::become_zygote`, which
+        // neither allocates nor takes locks.
+        unsafe {
+            asm!(
+                "syscall",
+                "test rax, rax",
+                "jnz 2f",
+                "xor ebp, ebp",
+                "mov rdi, {plan}",
+                "call {enter}",
+                "ud2",
+                "2:",
+                plan = in(reg) self.start,
+                enter = sym enter,
+                inlateout("rax") libc::SYS_clone => result,
+                in("rdi") libc::SIGCHLD as u64,
+                in("rsi") self.start.add(Self::SIZE),
+                in("rdx") 0,
+                in("r10") 0,
+                in("r8") 0,
+                out("rcx") _,
+                out("r11") _,
+            );
+        }
+        if result < 0 {
+            return Err(io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO)));
+        }
+        i32::try_from(result).ok().and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::Other.into())
+    }
+}
+
+impl Drop for LaunchPad {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`; nothing of this process refers to it any more.
+        unsafe { libc::munmap(self.start.cast(), Self::SIZE) };
+    }
+}
+
 /// Everything that the child needs, prepared before the fork.
 struct Plan {
     memory: u64,
@@ -223,6 +305,8 @@ struct Plan {
     vdso: [(u64, u64); 4],
     rseq: u64,
     filter: Vec<libc::sock_filter>,
+    /// The filter's copy on the launch pad.
+    program: libc::sock_fprog,
 }
 
 impl Plan {
@@ -232,7 +316,9 @@ impl Plan {
             *slot = (range.start, range.end - range.start);
         }
         let text = text::text();
-        Plan { memory, text, vdso, rseq: rseq_offset(), filter: filter::program(TEXT, text.len()) }
+        let filter = filter::program(TEXT, text.len());
+        let program = libc::sock_fprog { len: 0, filter: std::ptr::null_mut() };
+        Plan { memory, text, vdso, rseq: rseq_offset(), filter, program }
     }
 
     fn text_size(&self) -> u64 {
@@ -272,7 +358,9 @@ impl Plan {
         // Barriers of the guests reach all stubs, which inherit this; a host without it has no barriers to offer.
         const REGISTER_GLOBAL_EXPEDITED: u64 = 4;
         raw_call(libc::SYS_membarrier, [REGISTER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0]);
-        let fixed = (libc::MAP_FIXED_NOREPLACE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        // From here on no vDSO function works; none is called.
+        let moved = self.move_vdso();
+        let fixed = (libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         must(libc::SYS_mmap, [TEXT, self.text_size(), 3, fixed, u64::MAX, 0]);
         // SAFETY: just mapped, writable, and at least as long as the text.
         unsafe { std::ptr::copy_nonoverlapping(self.text.as_ptr(), TEXT as *mut u8, self.text.len()) };
@@ -281,19 +369,8 @@ impl Plan {
             // The lower one may be refused, by a host that keeps more of the lowest addresses free; then there is none.
             raw_call(libc::SYS_mmap, [start, TRAMPOLINES_SIZE, 5, fixed, u64::MAX, 0]);
         }
-        let fixed = (libc::MAP_FIXED_NOREPLACE | libc::MAP_SHARED) as u64;
+        let fixed = (libc::MAP_FIXED | libc::MAP_SHARED) as u64;
         must(libc::SYS_mmap, [SLOTS, SLOTS_SIZE as u64, 3, fixed, self.memory, 0]);
-
-        // From here on no vDSO function works; none is called. A host may forbid to move it (mseal).
-        let mut place = VDSO;
-        let mut moved = 0u32;
-        for (address, length) in self.vdso {
-            let flags = (libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE) as u64;
-            if length != 0 && raw_call(libc::SYS_mremap, [address, length, length, flags, place, 0]) < 0 {
-                moved = 1;
-            }
-            place += length;
-        }
 
         let stack = [SLOTS + SIGNAL_STACK as u64, 0, (SIGNAL_STACK_END - SIGNAL_STACK) as u64];
         must(libc::SYS_sigaltstack, [stack.as_ptr() as u64, 0, 0, 0, 0, 0]);
@@ -327,24 +404,46 @@ impl Plan {
 
         must(libc::SYS_close_range, [0, u32::MAX.into(), 0, 0, 0, 0]);
         must(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0]);
-        let program =
-            libc::sock_fprog { len: self.filter.len() as u16, filter: self.filter.as_ptr().cast_mut() };
         let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER
             | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
             | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
         let mode = u64::from(libc::SECCOMP_SET_MODE_FILTER);
-        let listener = must(libc::SYS_seccomp, [mode, flags, &raw const program as u64, 0, 0, 0]);
+        let listener = must(libc::SYS_seccomp, [mode, flags, &raw const self.program as u64, 0, 0, 0]);
 
         // SAFETY: the slot is mapped at its place; the stub's code takes its address in rbx and never returns.
         unsafe {
             let slot = SLOTS as *mut u8;
             slot.add(RESULT).cast::<u64>().write_volatile(listener.cast_unsigned());
-            slot.add(ARGUMENTS).cast::<u32>().write_volatile(moved);
+            slot.add(ARGUMENTS).cast::<u32>().write_volatile(u32::from(!moved));
             slot.add(KIND).cast::<u32>().write_volatile(KIND_DONE);
             asm!("mov rbx, {slot}", "mov rsp, {stack}", "jmp {code}",
                 slot = in(reg) SLOTS, stack = in(reg) slot_stack(0), code = in(reg) text::request(),
                 options(noreturn));
         }
+    }
+
+    /// Moves the vDSO and its data to their place; false if the host forbids it (`mseal`).
+    fn move_vdso(&self) -> bool {
+        let flags = (libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE) as u64;
+        let total: u64 = self.vdso.iter().map(|(_, length)| length).sum();
+        let near =
+            self.vdso.iter().any(|(address, length)| *address < VDSO + total && VDSO < address + length);
+        // By way of elsewhere when the new place and the old overlap.
+        let passes: &[u64] = if near { &[LaunchPad::WISH as u64 * 2, VDSO] } else { &[VDSO] };
+        let mut from = None;
+        for &pass in passes {
+            let (mut place, mut source) = (pass, from);
+            for (address, length) in self.vdso {
+                let address = source.unwrap_or(address);
+                if length != 0 && raw_call(libc::SYS_mremap, [address, length, length, flags, place, 0]) < 0 {
+                    return false;
+                }
+                place += length;
+                source = source.map(|source| source + length);
+            }
+            from = Some(pass);
+        }
+        true
     }
 
     /// The C library has registered a per-thread structure that the host writes to; the size that it registered is
