@@ -20,7 +20,7 @@ stat -c '%n %F %a %U %G' / /etc /etc/passwd /dev/null /usr/bin/env; stat -f -c '
 uname -s; uname -m; uname -n | wc -l; hostname | grep -c .; arch; nproc | grep -c '^[1-9]'; getconf PAGESIZE; getconf _NPROCESSORS_ONLN | grep -c .
 uptime | grep -c 'load average'; w -h > /dev/null; echo "w $?"; cat /proc/loadavg | awk '{ print NF }'; cat /proc/uptime | awk '{ print NF, ($1 > 0) }'
 exec 7< /etc/passwd 8> written 9<> both; ls -l /proc/$$/fd/[789] | awk '{ print substr($1, 1, 10), $(NF-2), $(NF-1), ($NF ~ /passwd$|written$|both$/) }' | sed -E 's,/proc/[0-9]+,/proc/N,'
-for p in /proc/[0-9]*/fd; do readlink "$p"/* 2>/dev/null; done | grep -c "^$PWD/both\$"
+open=$(for p in /proc/[0-9]*/fd; do readlink "$p"/* 2>/dev/null; done); grep -c "^$PWD/both\$" <<< "$open"
 lsof -p $$ 2>/dev/null | awk '$4 ~ /^[78]/ { print $1, $4, $5, $NF ~ /passwd$|written$|both$/ }'; lsof -t written 2>/dev/null | grep -cx $$
 cat /proc/$$/fdinfo/7 | head -3 | awk '{ print $1 }'; tr '\0' ' ' < /proc/$sleeper/cmdline; echo; cat /proc/self/environ | tr '\0' '\n' | grep -c LC_ALL
 readlink /proc/$sleeper/exe | xargs basename; test "$(readlink /proc/$$/cwd)" = "$PWD" && echo cwd; readlink /proc/self/root; cat /proc/$sleeper/comm
