@@ -119,3 +119,11 @@ pub const fn make_device(major: u32, minor: u32) -> u64 {
     let (major, minor) = (major as u64, minor as u64);
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12) | ((major & !0xfff) << 32)
 }
+
+/// The major and the minor number of a device number.
+#[must_use]
+pub const fn split_device(device: u64) -> (u32, u32) {
+    let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
+    let minor = (device & 0xff) | (device >> 12 & !0xff);
+    (major as u32, minor as u32)
+}

@@ -55,6 +55,20 @@ static bool find_mount(const char *end, char *root, char *options, char *kind) {
     return found;
 }
 
+/* Whether a line of /proc/mounts ends so. */
+static bool in_mounts(const char *end) {
+    FILE *stream = fopen("/proc/mounts", "r");
+    CHECK(stream);
+    char line[4096];
+    bool found = false;
+    while (!found && fgets(line, sizeof line, stream)) {
+        size_t length = strlen(line), wanted = strlen(end);
+        found = length >= wanted && !strcmp(line + length - wanted, end);
+    }
+    fclose(stream);
+    return found;
+}
+
 TEST(tmpfs_covers_and_uncovers) {
     enter_tree();
     put_file("a/below", "", 0600);
@@ -67,6 +81,7 @@ TEST(tmpfs_covers_and_uncovers) {
     CHECK_ERR(access("a/below", F_OK), ENOENT);
     CHECK_ERR(rmdir("a"), EBUSY);
     CHECK_ERR(rename("a", "c"), EBUSY);
+    CHECK(in_mounts("a tmpfs rw,relatime,size=64k,mode=700,uid=7,gid=8 0 0\n"));
     struct statvfs size;
     CHECK_OK(statvfs("a", &size));
     CHECK_EQ(size.f_blocks * size.f_frsize, 65536);

@@ -18,16 +18,11 @@ static ONE: Mutex<()> = Mutex::new(());
 
 /// Checks that fail, each with its reason. One that is listed and passes fails the test, as in the conformance suite.
 const EXPECTED_FAILURES: &[(&str, &str, &str)] = &[
-    ("podman", "run_tmpfs", "/proc/mounts does not show the size of a tmpfs in a container"),
     ("podman", "run_sysctl", "linux.sysctl is ignored with a warning"),
     ("docker", "run_sysctl", "linux.sysctl is ignored with a warning"),
     ("podman", "top_lists", "Podman reads the host's processes of the container, whose names are the stubs'"),
     ("cri", "memory_limit_kills_only_its_container", "the processes of a pod are in the pod's memory cgroup"),
 ];
-
-/// Checks that pass at times and fail at others for a fault that is not found yet: told of, whatever they come to.
-const UNSTABLE: &[(&str, &str, &str)] =
-    &[("docker", "run_shm_size", "/dev/shm at times shows the root's file system instead of Docker's mount")];
 
 /// Runs a suite, or its checks whose names match `filter`.
 fn run(name: &str, filter: &str) -> Output {
@@ -71,11 +66,6 @@ fn suite(name: &str) {
         match (word, expected) {
             (Some("ok"), None) => passed += 1,
             (Some("ok"), Some(_)) => wrong.push(format!("{check} passes, but is listed as failing")),
-            (Some("FAIL"), None)
-                if UNSTABLE.iter().any(|(of, failing, _)| *of == name && *failing == check) =>
-            {
-                eprintln!("unstable: {line}");
-            }
             (Some("FAIL"), None) => wrong.push(line.to_owned()),
             _ => {}
         }

@@ -96,6 +96,29 @@ fn a_volume_is_the_hosts_own_directory() {
 }
 
 #[test]
+fn mounts_have_device_numbers_of_their_own() {
+    // The host counts the numbers of its file systems in memory up: enough of them to meet any number of ours.
+    let script = "for i in $(seq 64); do mkdir -p $0/$i && mount -t tmpfs none $0/$i || exit 77; \
+        set -- \"$@\" --volume $0/$i:/mnt/v$i; done; shift; \
+        exec $NACELLE do \"$@\" -- sh -c 'mount -t tmpfs none /srv; stat -c %d / /dev /proc /sys /srv /mnt/v*'";
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(directory.path()).arg("--");
+    let output = command.env("NACELLE", env!("CARGO_BIN_EXE_nacelle")).output().expect("unshare starts");
+    if output.status.code() == Some(77) {
+        assert!(std::env::var_os("NACELLE_REQUIRE_ALL").is_none(), "the caller may not mount");
+        return eprintln!("skipped: the caller may not mount");
+    }
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut numbers: Vec<&str> = text.lines().collect();
+    assert_eq!(numbers.len(), 5 + 64);
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 5 + 64, "{text}");
+}
+
+#[test]
 fn standard_streams_are_shown_as_what_they_are() {
     let script =
         "readlink /proc/self/fd/0; readlink /proc/self/fd/1 | sed 's/[0-9]//g'; stat -Lc %F /dev/stdout

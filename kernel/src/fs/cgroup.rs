@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use abi::fs::{OpenFlags, make_device};
+use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
@@ -92,7 +92,7 @@ impl FileSystem for CgroupFs {
     }
 
     fn device(&self) -> u64 {
-        make_device(0, 26)
+        crate::fs::unnamed_device(26)
     }
 }
 
@@ -104,7 +104,7 @@ struct Directory {
 
 fn metadata(kind: FileType, inode: u64, mode: u32, born: TimeSpec) -> Metadata {
     Metadata {
-        device: make_device(0, 26),
+        device: crate::fs::unnamed_device(26),
         inode,
         mode: kind.mode_bits() | mode,
         links: if kind == FileType::Directory { 2 } else { 1 },

@@ -74,9 +74,9 @@ struct Shared {
 impl MemFs {
     /// An empty tmpfs.
     pub fn tmpfs(options: MemOptions) -> Arc<MemFs> {
-        let half = memory_size() / 2;
+        let (size, inodes) = default_limits();
         let or = |limit: u64, default: u64| if limit == 0 { default } else { limit };
-        let limits = (or(options.size, half).next_multiple_of(PAGE), or(options.inodes, half / PAGE));
+        let limits = (or(options.size, size).next_multiple_of(PAGE), or(options.inodes, inodes));
         MemFs::with_limits(limits, options.mode)
     }
 
@@ -105,7 +105,7 @@ fn new_shared((limit, inode_limit): (u64, u64), sealable: bool) -> Arc<Shared> {
     static DEVICE: AtomicU64 = AtomicU64::new(40);
     let minor = DEVICE.fetch_add(1, Ordering::Relaxed) as u32;
     Arc::new(Shared {
-        device: abi::fs::make_device(0, minor),
+        device: crate::fs::unnamed_device(minor),
         next: AtomicU64::new(FIRST_INODE),
         limit,
         used: AtomicU64::new(0),
@@ -116,10 +116,11 @@ fn new_shared((limit, inode_limit): (u64, u64), sealable: bool) -> Arc<Shared> {
     })
 }
 
-/// How much memory the machine has.
-fn memory_size() -> u64 {
+/// The most bytes and files of a tmpfs that is mounted without options: half of the machine's memory.
+fn default_limits() -> (u64, u64) {
     let memory = rustix::system::sysinfo();
-    (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit.max(1)))
+    let half = (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit.max(1))) / 2;
+    (half.next_multiple_of(PAGE), half / PAGE)
 }
 
 impl Shared {
@@ -142,7 +143,7 @@ impl FileSystem for MemFs {
     fn statistics(&self) -> SysResult<FsStatistics> {
         let shared = &self.shared;
         let or = |limit: u64, default: u64| if limit == 0 { default } else { limit };
-        let limit = or(shared.limit, memory_size() / 2);
+        let limit = or(shared.limit, default_limits().0);
         let files = or(shared.inode_limit, limit / PAGE);
         let used = shared.used.load(Ordering::Relaxed).min(limit);
         Ok(FsStatistics {
@@ -162,12 +163,22 @@ impl FileSystem for MemFs {
     }
 
     fn options(&self) -> String {
-        let mode = self.root.metadata().map_or(0, |metadata| metadata.mode & 0o7777);
-        match (self.shared.limit, self.shared.inode_limit) {
-            (0, _) => String::new(),
-            (limit, inodes) if mode == 0o1777 => format!("size={}k,nr_inodes={inodes}", limit / 1024),
-            (limit, inodes) => format!("size={}k,nr_inodes={inodes},mode={mode:o}", limit / 1024),
+        if self.shared.limit == 0 {
+            return String::new();
         }
+        // Those that differ from what a mount without options has, like Linux.
+        let root = self.root.metadata().unwrap_or_default();
+        let (size, inodes) = default_limits();
+        let mode = root.mode & 0o7777;
+        let shown = [
+            (self.shared.limit != size, format!("size={}k", self.shared.limit / 1024)),
+            (self.shared.inode_limit != inodes, format!("nr_inodes={}", self.shared.inode_limit)),
+            (mode != 0o1777, format!("mode={mode:o}")),
+            (root.uid != 0, format!("uid={}", root.uid)),
+            (root.gid != 0, format!("gid={}", root.gid)),
+        ];
+        let shown: Vec<String> = shown.into_iter().filter(|(is, _)| *is).map(|(_, text)| text).collect();
+        shown.join(",")
     }
 }
 

@@ -148,6 +148,15 @@ pub struct FsStatistics {
     pub name_length: u64,
 }
 
+/// The number in `st_dev` of one of the kernel's own file systems, which lie on no device.
+///
+/// Files of the host keep the numbers that the host gives, and it counts those of its own such file systems up from
+/// one. Ours begin where no host gets to, because programs tell mounts apart by them (df(1), find(1) `-xdev`).
+pub const fn unnamed_device(number: u32) -> u64 {
+    const FIRST: u32 = 0x8_0000;
+    abi::fs::make_device(0, FIRST + number % FIRST)
+}
+
 /// One mounted instance of a file system.
 pub trait FileSystem: Send + Sync {
     /// The type's name, as `/proc/mounts` shows it.

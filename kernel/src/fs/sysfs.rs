@@ -19,7 +19,7 @@ use crate::error::SyscallResult;
 use crate::task::CurrentTask;
 use crate::user::UserWriter;
 
-const DEVICE: u64 = abi::fs::make_device(0, 21);
+const DEVICE: u64 = crate::fs::unnamed_device(21);
 
 /// A sysfs.
 pub struct SysFs {

@@ -116,7 +116,7 @@ impl Inode for PipeInode {
 
     fn metadata(&self) -> SysResult<Metadata> {
         Ok(Metadata {
-            device: abi::fs::make_device(0, 14),
+            device: crate::fs::unnamed_device(14),
             inode: self.common.id,
             mode: abi::fs::S_IFIFO | self.mode.load(Ordering::Relaxed),
             uid: self.uid.load(Ordering::Relaxed),

@@ -141,7 +141,7 @@ impl Inode for NamespaceInode {
 
     fn metadata(&self) -> SysResult<Metadata> {
         Ok(Metadata {
-            device: abi::fs::make_device(0, 4),
+            device: crate::fs::unnamed_device(4),
             inode: self.namespace.id().0,
             mode: FileType::Regular.mode_bits() | 0o444,
             links: 1,

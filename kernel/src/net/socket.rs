@@ -174,7 +174,7 @@ impl Inode for SocketInode {
 
     fn metadata(&self) -> SysResult<Metadata> {
         Ok(Metadata {
-            device: abi::fs::make_device(0, 8),
+            device: crate::fs::unnamed_device(8),
             inode: self.common.id,
             mode: abi::fs::S_IFSOCK | self.mode.load(Ordering::Relaxed),
             uid: self.uid.load(Ordering::Relaxed),

@@ -51,7 +51,7 @@ impl DevPts {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         Arc::new_cyclic(|this| DevPts {
             kernel: Arc::downgrade(kernel),
-            device: make_device(0, 23),
+            device: crate::fs::unnamed_device(23),
             born: TimeSpec { sec: time.tv_sec, nsec: time.tv_nsec },
             terminals: Mutex::default(),
             root: Arc::new(Node {

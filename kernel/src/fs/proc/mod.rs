@@ -121,7 +121,7 @@ impl FileSystem for ProcFs {
     }
 
     fn device(&self) -> u64 {
-        abi::fs::make_device(0, 22)
+        crate::fs::unnamed_device(22)
     }
 
     fn cacheable(&self) -> bool {
@@ -334,7 +334,7 @@ impl Inode for Node {
         };
         let owner = self.pid().and_then(|pid| Some(self.kernel().ok()?.tasks.get(pid)?.credentials()));
         Ok(Metadata {
-            device: abi::fs::make_device(0, 22),
+            device: crate::fs::unnamed_device(22),
             inode: self.number(),
             mode: kind.mode_bits() | mode,
             links: if kind == FileType::Directory { 2 } else { 1 },

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use abi::fs::split_device;
 use abi::{Errno, SysResult};
 
 use super::{more, network};
@@ -440,7 +441,7 @@ fn maps(task: &Task, reader: Option<&CurrentTask>) -> Vec<Vec<u8>> {
     let root = reader.map_or_else(|| task.fs().get().root, |reader| reader.fs().get().root);
     let mut lines = Vec::new();
     let mut line = |start: u64, end: u64, flags: &str, offset: u64, device: u64, inode: u64, name: &[u8]| {
-        let (major, minor) = (device >> 8 & 0xfff, device & 0xff);
+        let (major, minor) = split_device(device);
         let mut entry =
             format!("{start:08x}-{end:08x} {flags} {offset:08x} {major:02x}:{minor:02x} {inode} ")
                 .into_bytes();
@@ -504,19 +505,23 @@ fn mounts(task: &Task, with_ids: bool) -> Vec<u8> {
         let path = String::from_utf8_lossy(&escape(&path)).into_owned();
         let options = options(&mount);
         let kind = mount.file_system.name();
+        let special = match mount.file_system.options() {
+            special if special.is_empty() => special,
+            special => format!(",{special}"),
+        };
+        let source = String::from_utf8_lossy(&escape(mount.source.as_bytes())).into_owned();
         let line = if with_ids {
             let parent = mount.parent().map_or(1, |parent| parent.mount.id);
             let device = mount.file_system.device();
             let write = if mount.flags().contains(MountFlags::READ_ONLY) { "ro" } else { "rw" };
-            let (major, minor) = (device >> 8 & 0xfff, device & 0xff);
+            let (major, minor) = split_device(device);
             format!(
-                "{} {parent} {major}:{minor} {} {path} {options} - {kind} {} {write}\n",
+                "{} {parent} {major}:{minor} {} {path} {options} - {kind} {source} {write}{special}\n",
                 mount.id,
                 String::from_utf8_lossy(&escape(&mount.root.path())),
-                mount.source
             )
         } else {
-            format!("{} {path} {kind} {options} 0 0\n", mount.source)
+            format!("{source} {path} {kind} {options}{special} 0 0\n")
         };
         text.extend_from_slice(line.as_bytes());
     }

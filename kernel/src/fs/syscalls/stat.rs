@@ -1,7 +1,7 @@
 //! What is known of files and file systems, and changing it.
 
 use abi::Errno;
-use abi::fs::{S_ISGID, S_ISUID, Stat};
+use abi::fs::{S_ISGID, S_ISUID, Stat, split_device};
 use abi::time::{TimeSpec, TimeVal};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -157,12 +157,6 @@ pub struct Statx {
     dev_minor: u32,
     mount: u64,
     rest: [u64; 13],
-}
-
-fn split_device(device: u64) -> (u32, u32) {
-    let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
-    let minor = (device & 0xff) | (device >> 12 & !0xff);
-    (major as u32, minor as u32)
 }
 
 /// `statx(2)`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use abi::fs::{OpenFlags, make_device};
+use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
@@ -147,7 +147,7 @@ fn now() -> TimeSpec {
 }
 
 fn device() -> u64 {
-    make_device(0, 24)
+    crate::fs::unnamed_device(24)
 }
 
 impl FileSystem for MqueueFs {
