@@ -239,8 +239,16 @@ impl Container {
         let mut streams = streams(&wanted.process, args.console_socket.as_deref(), &mut parcel)?;
         self.terminal = own_terminal(&mut streams, args.console_socket.as_deref(), &parcel)?;
         let terminal = terminal_of(&streams, &parcel)?;
-        let mut spec =
-            convert::container(&self.id, wanted, config.layer, config.access, streams, &mut parcel)?;
+        let neighbours = self.neighbours(&config.root)?;
+        let mut spec = convert::container(
+            &self.id,
+            wanted,
+            config.layer,
+            config.access,
+            streams,
+            &neighbours,
+            &mut parcel,
+        )?;
         let mut gofer =
             gofer::spawn(&parcel.files, config.mode).map_err(|error| Error::Spawn(error.to_string()))?;
         for channel in std::mem::take(&mut gofer.channels) {
@@ -304,6 +312,18 @@ impl Container {
         self.status.change(Status::Created, &self.id)?;
         self.saver.save_locked(self)?;
         Ok(())
+    }
+
+    /// The other containers of its sandbox.
+    fn neighbours(&self, root: &Path) -> Result<convert::Neighbours> {
+        if self.saver.id().is_root() {
+            return Ok(Vec::new());
+        }
+        let all = state::list_sandbox(root, &self.saver.id().sandbox_id)?.into_iter();
+        // One that cannot be read is nobody's neighbour.
+        let readable = all.filter_map(|id| StateFile::new(root, id).load::<Container>().ok());
+        let alive = readable.filter_map(|other| Some((other.stand_in?, other.id)));
+        Ok(alive.filter(|(process, _)| process.is_alive()).map(|(process, id)| (process.pid, id)).collect())
     }
 
     /// Makes its control group and sets the limits of its specification.

@@ -14,7 +14,7 @@ use sandbox::spec::{
 use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::spec::mounts::{MountKind, flag};
-use crate::spec::{ContainerConfig, ContainerType, DeviceConfig, DeviceKind, ProcessConfig};
+use crate::spec::{ContainerConfig, ContainerType, DeviceConfig, DeviceKind, NamespaceConfig, ProcessConfig};
 
 /// A message to a sandbox in the making: descriptors are collected on the way.
 #[derive(Debug, Default)]
@@ -44,6 +44,9 @@ impl Parcel {
     }
 }
 
+/// The other containers of a pod, by the pids of the processes that stand for them.
+pub type Neighbours = Vec<(i32, Id)>;
+
 /// A container as its sandbox is told of it. The standard streams are added later.
 pub fn container(
     id: &Id,
@@ -51,6 +54,7 @@ pub fn container(
     layer: RootLayer,
     access: FileAccess,
     streams: Streams,
+    neighbours: &Neighbours,
     parcel: &mut Parcel,
 ) -> Result<ContainerSpec> {
     // A read-only root still gets its mount points.
@@ -75,9 +79,9 @@ pub fn container(
                 SeccompInstruction(instruction.code, instruction.jt, instruction.jf, instruction.k)
             })
             .collect(),
-        pid_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Pid),
-        ipc_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Ipc),
-        uts_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Uts),
+        pid_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Pid, neighbours),
+        ipc_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Ipc, neighbours),
+        uts_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Uts, neighbours),
         gofer: Vec::new(),
         root,
         mounts: mounts(config, parcel)?,
@@ -91,15 +95,24 @@ pub fn container(
     })
 }
 
-/// Where a namespace of a container comes from. In a pod, one that is given by a path is that of the sandbox: engines
-/// name those of its first container. One that is not asked for would be the host's, for which the sandbox stands.
-fn sharing(config: &ContainerConfig, kind: oci_spec::runtime::LinuxNamespaceType) -> Sharing {
+/// Where a namespace of a container comes from. In a pod, one that is given by the path of a process that stands for
+/// one of its containers is that container's. Any other path means the sandbox: engines name namespaces that they have
+/// made for the pod. One that is not asked for would be the host's, for which the sandbox stands.
+fn sharing(
+    config: &ContainerConfig,
+    kind: oci_spec::runtime::LinuxNamespaceType,
+    neighbours: &Neighbours,
+) -> Sharing {
     if !matches!(config.container_type, ContainerType::Container { .. }) {
         return Sharing::New;
     }
     match config.namespaces.iter().find(|namespace| namespace.kind == kind) {
-        Some(namespace) if namespace.path.is_none() => Sharing::New,
-        _ => Sharing::Sandbox,
+        Some(NamespaceConfig { path: None, .. }) => Sharing::New,
+        Some(NamespaceConfig { path: Some(path), .. }) => neighbours
+            .iter()
+            .find(|(pid, _)| path.starts_with(format!("/proc/{pid}/ns")))
+            .map_or(Sharing::Sandbox, |(_, id)| Sharing::Container(id.to_string())),
+        None => Sharing::Sandbox,
     }
 }
 

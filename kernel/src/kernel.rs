@@ -42,6 +42,8 @@ pub struct Kernel {
     pub futexes: crate::ipc::futex::Futexes,
     /// The terminal that `/dev/console` stands for.
     pub console: std::sync::OnceLock<Arc<crate::tty::Terminal>>,
+    /// Files of the host, whichever mounts show them.
+    pub host_files: Arc<crate::fs::hostfs::HostFiles>,
     /// What sockets share.
     pub sockets: crate::net::Sockets,
     /// Which process waits for a file lock of which.
@@ -74,6 +76,7 @@ impl Kernel {
             pid_namespace: PidNamespace::root(),
             containers: Mutex::default(),
             console: std::sync::OnceLock::new(),
+            host_files: Arc::default(),
             sockets: crate::net::Sockets::default(),
             lock_waiters: crate::fs::locks::LockWaiters::default(),
             inotify: Arc::default(),

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use abi::Errno;
@@ -202,7 +202,8 @@ impl Supervisor {
             let _ = member.console.set(console);
         }
         *member.life.lock() = Life::Created(Box::new(program.prepared));
-        let (supervisor, served) = (Arc::clone(self), Arc::clone(member));
+        // The files belong to the member: whoever waits for their end must not keep it.
+        let (supervisor, served) = (Arc::clone(self), Arc::downgrade(member));
         spawn("gofer", move || supervisor.follow_gofer(&served, &hang_up))?;
         if let Some(link) = link {
             let link = Arc::new(link);
@@ -308,11 +309,13 @@ impl Supervisor {
     }
 
     /// Kills the container when its gofer dies: without its files it can only go wrong.
-    fn follow_gofer(&self, member: &Member, hang_up: &OwnedFd) {
+    fn follow_gofer(&self, member: &Weak<Member>, hang_up: &OwnedFd) {
         let mut fds = [PollFd::new(hang_up, PollFlags::empty())];
         while matches!(poll(&mut fds, None), Ok(0) | Err(HostErrno::INTR)) {}
         // If it is the end of the container that has ended the connection, there is nobody left.
-        let _ = self.signal_member(member, SIGKILL, Target::All);
+        if let Some(member) = member.upgrade() {
+            let _ = self.signal_member(&member, SIGKILL, Target::All);
+        }
     }
 
     fn signal_member(&self, member: &Member, number: i32, target: Target) -> Result<(), Failure> {

@@ -32,7 +32,7 @@ pub fn build(
     spec: &ContainerSpec,
     gofer: &Arc<Client>,
 ) -> Result<Arc<MountNamespace>, Failure> {
-    let namespace = root(&spec.root, gofer)?;
+    let namespace = root(kernel, &spec.root, gofer)?;
     for mount in &spec.mounts {
         let destination = &mount.destination;
         let (file_system, is_file) = file_system(kernel, terminals, namespaces, mount, gofer)?;
@@ -54,7 +54,7 @@ pub fn build(
 }
 
 /// The tree with nothing but its root.
-fn root(root: &RootSpec, gofer: &Arc<Client>) -> Result<Arc<MountNamespace>, Failure> {
+fn root(kernel: &Kernel, root: &RootSpec, gofer: &Arc<Client>) -> Result<Arc<MountNamespace>, Failure> {
     let unusable = || failed("cannot use the root directory");
     let (directory, _) = gofer.attach(root.directory.0).map_err(unusable())?;
     let coherence = match root.access {
@@ -64,12 +64,14 @@ fn root(root: &RootSpec, gofer: &Arc<Client>) -> Result<Arc<MountNamespace>, Fai
     let flags = MountFlags::RELATIME;
     match root.layer {
         RootLayer::Through => {
-            let host = HostFs::at(directory, Writing::ReadWrite, coherence).map_err(unusable())?;
+            let host = HostFs::at(directory, Writing::ReadWrite, coherence, &kernel.host_files)
+                .map_err(unusable())?;
             Ok(MountNamespace::new(host, "overlay", flags))
         }
         RootLayer::Memory => {
             // What lies under a layer is remembered in that anyway.
-            let lower = HostFs::at(directory, Writing::ReadOnly, Coherence::Exclusive).map_err(unusable())?;
+            let lower = HostFs::at(directory, Writing::ReadOnly, Coherence::Exclusive, &kernel.host_files)
+                .map_err(unusable())?;
             let merged = MemFs::merged(lower.root_inode()).map_err(unusable())?;
             Ok(MountNamespace::new(merged, "overlay", flags))
         }
@@ -91,7 +93,8 @@ fn file_system(
             let (directory, attributes) = gofer.attach(files.0).map_err(unusable())?;
             let is_file = FileType::from_mode(attributes.mode) != FileType::Directory;
             let writing = if read_only { Writing::ReadOnly } else { Writing::ReadWrite };
-            let host = HostFs::at(directory, writing, Coherence::Shared).map_err(unusable())?;
+            let host =
+                HostFs::at(directory, writing, Coherence::Shared, &kernel.host_files).map_err(unusable())?;
             return Ok((host, is_file));
         }
         MountKind::Memory { size, mode } => MemFs::tmpfs(MemOptions { size, mode, ..MemOptions::default() }),

@@ -121,7 +121,7 @@ pub const FIELDS: &[Field] = fields! {
     "hooks.poststop[].timeout" Honoured "";
     "annotations.*" Honoured "shown by `state` and to hooks; those of Kubernetes' engines say which sandbox to join";
     "linux.namespaces[].type" Honoured "a sandbox always has namespaces of its own; pid, ipc and uts are shared inside it";
-    "linux.namespaces[].path" Honoured "pid, ipc and uts of the first container of the same sandbox; all others are replaced by new ones";
+    "linux.namespaces[].path" Honoured "pid, ipc and uts of another container of the same sandbox, or of its first; all others are replaced by new ones";
     "linux.uidMappings" Moot "for ids that stay the same, and for the caller's own; others are ignored with a warning: inside, ids are those of the host";
     "linux.gidMappings" Moot "for ids that stay the same, and for the caller's own; others are ignored with a warning: inside, ids are those of the host";
     "linux.timeOffsets" Ignored "";

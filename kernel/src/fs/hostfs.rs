@@ -5,6 +5,9 @@
 //! gives can lead elsewhere. A file is known by its directory and name and opened when needed; directories are kept
 //! open, so many of a mount at a time, and walked to again when they are needed again.
 //!
+//! A file that two mounts show, be it in two containers, is one to those who lock it, watch it, map it or meet at it by a
+//! FIFO or socket: [`HostFiles`].
+//!
 //! Who else may change the files is the mount's [`Coherence`]. Owners are what this process's user namespace shows, which
 //! is made with the id mapping of the container; [`Owners`] says what becomes of ids that it does not map.
 //!
@@ -13,7 +16,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
@@ -84,13 +87,20 @@ pub struct HostFs {
 impl HostFs {
     /// The file system below `root`, a descriptor of a directory or of a file, without a gofer; shared with the host.
     pub fn new(root: OwnedFd, writing: Writing) -> SysResult<Arc<HostFs>> {
-        HostFs::at(Directory::held(root), writing, Coherence::Shared)
+        HostFs::at(Directory::held(root), writing, Coherence::Shared, &Arc::default())
     }
 
-    /// The file system below a directory.
-    pub fn at(root: Directory, writing: Writing, coherence: Coherence) -> SysResult<Arc<HostFs>> {
+    /// The file system below a directory, whose files are among `files`.
+    pub fn at(
+        root: Directory,
+        writing: Writing,
+        coherence: Coherence,
+        files: &Arc<HostFiles>,
+    ) -> SysResult<Arc<HostFs>> {
         let attributes = root.stat(Target::Itself)?;
-        let shared = Arc::new(Shared { writing, coherence, known: Mutex::default(), open: Mutex::default() });
+        let files = Arc::clone(files);
+        let shared =
+            Arc::new(Shared { writing, coherence, files, known: Mutex::default(), open: Mutex::default() });
         let inode = HostInode::new(&shared, &attributes, None, Some(Arc::new(root)));
         Ok(Arc::new(HostFs { device: attributes.device, root: inode, coherence }))
     }
@@ -148,9 +158,31 @@ impl From<&Attributes> for Identity {
     }
 }
 
+/// What the kernel keeps of files of the host, whichever mounts show them.
+#[derive(Default)]
+pub struct HostFiles {
+    commons: Mutex<HashMap<Identity, Weak<InodeCommon>>>,
+}
+
+impl HostFiles {
+    fn common(&self, identity: Identity) -> Arc<InodeCommon> {
+        let mut commons = self.commons.lock();
+        if let Some(common) = commons.get(&identity).and_then(Weak::upgrade) {
+            return common;
+        }
+        if commons.len() > 1024 && commons.len().is_power_of_two() {
+            commons.retain(|_, common| common.strong_count() > 0);
+        }
+        let common = Arc::new(InodeCommon::new());
+        commons.insert(identity, Arc::downgrade(&common));
+        common
+    }
+}
+
 struct Shared {
     writing: Writing,
     coherence: Coherence,
+    files: Arc<HostFiles>,
     /// Inodes in use, so that two names of a file are one inode.
     known: Mutex<HashMap<Identity, Weak<HostInode>>>,
     /// Directories that are kept open, the oldest first.
@@ -192,7 +224,8 @@ type Place = (Arc<HostInode>, Box<[u8]>);
 
 /// A file of the host.
 pub struct HostInode {
-    common: InodeCommon,
+    /// Made when it is needed: most files are only looked at.
+    common: OnceLock<Arc<InodeCommon>>,
     shared: Arc<Shared>,
     kind: FileType,
     identity: Identity,
@@ -233,7 +266,7 @@ impl HostInode {
         handle: Option<Arc<Directory>>,
     ) -> Arc<HostInode> {
         Arc::new_cyclic(|this| HostInode {
-            common: InodeCommon::new(),
+            common: OnceLock::new(),
             shared: Arc::clone(shared),
             kind: FileType::from_mode(attributes.mode),
             identity: Identity::from(attributes),
@@ -432,7 +465,11 @@ fn change_nameless(fd: &OwnedFd, changes: &Changes) -> SysResult<()> {
 
 impl Inode for HostInode {
     fn common(&self) -> &InodeCommon {
-        &self.common
+        self.common.get_or_init(|| match self.shared.coherence {
+            // What lies under a layer is another file than the same one elsewhere.
+            Coherence::Exclusive => Arc::new(InodeCommon::new()),
+            Coherence::Shared => self.shared.files.common(self.identity),
+        })
     }
 
     fn file_type(&self) -> FileType {

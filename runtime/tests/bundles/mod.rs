@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Says why a test does not run; fails instead if everything is to run.
 pub fn skip(why: &str) {
@@ -216,6 +216,33 @@ pub fn processes_with(text: &str) -> Vec<i32> {
     .collect()
 }
 
+/// Compiles `meet.c`, statically, to a file; says why not if that cannot be.
+pub fn compile_meet(to: &Path) -> bool {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles/meet.c");
+    let mut compiler = Command::new("cc");
+    match compiler.args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(to).arg(source).status()
+    {
+        Ok(status) => {
+            assert!(status.success(), "meet.c does not compile");
+            true
+        }
+        Err(_) => {
+            skip("there is no C compiler (packages gcc and libc6-dev)");
+            false
+        }
+    }
+}
+
+/// The gofer of a container: it was forked from the command that made the container, whose name came last.
+pub fn gofers_of(host: &Host, id: &str) -> Vec<i32> {
+    let state = host.path("state");
+    let is_gofer = |pid: &i32| {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        read("comm").trim() == "nacelle-gofer" && read("cmdline").ends_with(&format!("\0{id}\0"))
+    };
+    processes_with(state.to_str().expect("text")).into_iter().filter(is_gofer).collect()
+}
+
 /// Whether a process runs: a zombie does not.
 pub fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -241,8 +268,8 @@ fn make_rootfs(root: &Path) {
     let Some(busybox) = busybox() else { panic!("no busybox") };
     std::fs::copy(busybox, bin.join("busybox")).expect("a copy");
     let tools = [
-        "cat", "chmod", "echo", "env", "hostname", "id", "kill", "ls", "mkdir", "ps", "pwd", "sh", "sleep",
-        "stty", "touch", "true", "tty", "wc",
+        "cat", "chmod", "echo", "env", "hostname", "id", "kill", "ln", "ls", "mkdir", "mkfifo", "ps", "pwd",
+        "sed", "sh", "sleep", "stty", "touch", "tr", "true", "tty", "wc",
     ];
     for tool in tools {
         std::os::unix::fs::symlink("busybox", bin.join(tool)).expect("a link");
