@@ -471,6 +471,33 @@ TEST(hangup_sends_sighup_to_the_leader) {
     CHECK_KILLED(pid, SIGHUP);
 }
 
+TEST(leader_exit_after_a_hangup_hangs_up_the_former_foreground_group) {
+    open_pair();
+    struct gate hung_up = gate_new(), ready = gate_new();
+    pid_t leader = CHILD({
+        close(master);
+        CHECK_OK(setsid());
+        CHECK_OK(ioctl(slave, TIOCSCTTY, 0));
+        CHILD({
+            setpgid(0, 0);
+            signal(SIGTTOU, SIG_IGN);
+            CHECK_OK(tcsetpgrp(slave, getpid()));
+            sigset_t set = SIGNALS(SIGHUP);
+            block_signals(set);
+            gate_open(&ready);
+            CHECK_EQ(sigwaitinfo(&set, NULL), SIGHUP);
+            gate_open(&hung_up);
+        });
+        for (;;) {
+            pause();
+        }
+    });
+    gate_wait(&ready);
+    close(master);
+    CHECK_KILLED(leader, SIGHUP);
+    gate_wait(&hung_up);
+}
+
 TEST(leader_exit_hangs_up_the_foreground_group) {
     open_pair();
     struct gate hung_up = gate_new(), ready = gate_new();

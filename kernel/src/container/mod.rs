@@ -74,13 +74,13 @@ pub struct ContainerLimits {
     pub cpu: Option<(u64, u64)>,
 }
 
-/// What the init of a container of its own pid namespace may do to itself.
+/// Which signals the init of a container of its own pid namespace gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InitRule {
-    /// As in Linux: no process of its namespace, itself included, can send it a signal that it does not handle.
+    /// As in Linux: nobody can send it a signal that it does not handle.
     #[default]
     Protected,
-    /// It can end itself by a signal, as it could outside: for a program that does not expect to be the first process.
+    /// All of them, as any other process: for a program that does not expect to be the first one.
     Ordinary,
 }
 
@@ -94,7 +94,7 @@ pub struct ContainerSpec {
     pub mounts: Arc<MountNamespace>,
     /// Its limits.
     pub limits: ContainerLimits,
-    /// What its init may do to itself.
+    /// Which signals its init gets.
     pub init: InitRule,
     /// The seccomp filters that its processes start under.
     pub filters: Vec<Arc<crate::seccomp::Filter>>,
@@ -123,7 +123,7 @@ pub struct Container {
     /// The tree of mounts that its processes start in.
     pub mounts: Arc<MountNamespace>,
     limits: Mutex<ContainerLimits>,
-    /// What its init may do to itself.
+    /// Which signals its init gets.
     pub init: InitRule,
     /// The seccomp filters that its processes start under.
     pub filters: Vec<Arc<crate::seccomp::Filter>>,

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use platform::Fault;
 
 use crate::Kernel;
+use crate::container::InitRule;
 use crate::task::clone::CloneFlags;
 use crate::task::{CurrentTask, Task, ThreadGroup};
 use crate::wait::{Events, WaitQueue};
@@ -279,9 +280,10 @@ const STOPS: SignalSet = SignalSet(1 << 18 | 1 << 19 | 1 << 20 | 1 << 21);
 const CONTINUE: SignalSet = SignalSet(1 << 17);
 
 /// Whether `group` is the first of its pid namespace and does not handle the signal: it then gets it from no process, but
-/// for SIGKILL and SIGSTOP from a namespace above.
+/// for SIGKILL and SIGSTOP from a namespace above. The init of a container can be exempt from that.
 pub(crate) fn shields(group: &ThreadGroup, signal: Signal) -> bool {
-    group.number == 1 && group.signals.action(signal).handler == SIG_DFL
+    let ordinary = || group.container.init == InitRule::Ordinary && group.container.is_init(group.pid);
+    group.number == 1 && group.signals.action(signal).handler == SIG_DFL && !ordinary()
 }
 
 /// What sending a signal changes at once, before anybody takes it. Returns whether it is to be queued.

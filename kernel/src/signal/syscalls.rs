@@ -10,7 +10,6 @@ use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 
 use super::{Default_, default_action, dequeue, frame, send_to_group, send_to_task};
-use crate::container::InitRule;
 use crate::error::{Restart, SyscallResult};
 use crate::task::credentials::Capability;
 use crate::task::{CurrentTask, Pid, Task, ThreadGroup};
@@ -164,8 +163,7 @@ pub(crate) fn shielded(task: &CurrentTask, target: &Arc<ThreadGroup>, signal: Si
     let above = !Arc::ptr_eq(&task.group.pid_namespace, &target.pid_namespace)
         && task.group.pid_namespace.sees(&target.pid_namespace);
     let forced = above && SignalSet::UNBLOCKABLE.contains(signal);
-    let ordinary = Arc::ptr_eq(&task.group, target) && target.container.init == InitRule::Ordinary;
-    !ordinary && !forced && crate::signal::shields(target, signal)
+    !forced && crate::signal::shields(target, signal)
 }
 
 /// A record that says that `task` is the sender, in the receiver's words.

@@ -480,6 +480,8 @@ pub struct ThreadGroup {
     pub cpu_watch: crate::time::cpu::CpuWatch,
     /// The controlling terminal.
     pub terminal: Mutex<Option<Arc<crate::tty::Terminal>>>,
+    /// Of a session leader whose terminal has hung up: the process group that was in its foreground.
+    pub former_foreground: Mutex<Option<Pid>>,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: AtomicI32,
     /// `PR_SET_DUMPABLE`.
@@ -519,6 +521,7 @@ impl ThreadGroup {
             timers: crate::time::interval::GroupTimers::default(),
             cpu_watch: crate::time::cpu::CpuWatch::default(),
             terminal: Mutex::default(),
+            former_foreground: Mutex::default(),
             oom_score_adj: AtomicI32::new(0),
             dumpable: AtomicBool::new(true),
             child_queue: WaitQueue::new(),

@@ -28,7 +28,8 @@ pub struct Console {
 }
 
 impl Console {
-    /// Connects a terminal to the host. The end of `input` is typed as the end-of-file character.
+    /// Connects a terminal to the host. When a terminal there hangs up, so does this one; the end of any other `input` is
+    /// typed as the end-of-file character.
     ///
     /// # Errors
     /// If there is no room for a thread.
@@ -80,6 +81,14 @@ impl Console {
 /// How long a program may leave what was typed unread before this looks whether it is still there.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// Whether the host's end is a terminal without anybody at its other end.
+fn is_hung_up(from: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(from, PollFlags::empty())];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) && fds[0].revents().contains(PollFlags::HUP)
+}
+
 /// Whether there is something to read, or the end; `false` when it is time to stop.
 fn wait_for_input(from: &OwnedFd, stop: &OwnedFd) -> bool {
     use rustix::event::{PollFd, PollFlags, poll};
@@ -100,7 +109,9 @@ fn stopping(stop: &OwnedFd) -> bool {
     poll(&mut fds, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
-fn take_input(terminal: &Terminal, from: &OwnedFd, stop: &OwnedFd) {
+fn take_input(terminal: &Arc<Terminal>, from: &OwnedFd, stop: &OwnedFd) {
+    // Asked now: a terminal that has hung up no longer says that it is one.
+    let is_terminal = rustix::termios::tcgetwinsize(from).is_ok();
     let waiter = Arc::new(Waiter::default());
     let wakeup: Arc<dyn Wakeup> = Arc::clone(&waiter) as _;
     let _registration = terminal.master_queue().register(Events::WRITABLE, &wakeup);
@@ -119,12 +130,13 @@ fn take_input(terminal: &Terminal, from: &OwnedFd, stop: &OwnedFd) {
         while !rest.is_empty() {
             match terminal.input(rest) {
                 0 if stopping(stop) => return,
+                0 if is_terminal && is_hung_up(from) => return terminal.hang_up(),
                 0 => drop(waiter.wait(Deadline::after(ROUND))),
                 taken => rest = &rest[taken..],
             }
         }
     }
-    terminal.input_end();
+    if is_terminal { terminal.hang_up() } else { terminal.input_end() }
 }
 
 fn give_output(terminal: &Terminal, to: &OwnedFd, closing: &AtomicBool, waiter: &Arc<Waiter>) {

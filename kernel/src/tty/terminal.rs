@@ -253,6 +253,7 @@ impl Terminal {
         state.foreground = Some(foreground);
         drop(state);
         *leader.terminal.lock() = Some(Arc::clone(self));
+        *leader.former_foreground.lock() = None;
     }
 
     /// The process group in the foreground.
@@ -325,17 +326,18 @@ impl Terminal {
         }
     }
 
-    /// The master end is closed: the session loses its terminal, its leader gets SIGHUP.
-    fn hang_up(self: &Arc<Self>) {
-        let session = {
+    /// The master end is gone: the session loses its terminal, its leader gets SIGHUP, and when that ends, so does who
+    /// was in the foreground.
+    pub fn hang_up(self: &Arc<Self>) {
+        let (session, foreground) = {
             let mut state = self.state.lock();
             state.hung_up = true;
-            state.foreground = None;
-            state.session.take()
+            (state.session.take(), state.foreground.take())
         };
         if let (Some(session), Some(kernel)) = (session, self.kernel.upgrade()) {
             self.clear_session(&kernel, session);
             if let Some(leader) = kernel.tasks.group(session) {
+                *leader.former_foreground.lock() = foreground;
                 crate::signal::send_to_group(&kernel, &leader, info(Signal::SIGHUP));
                 crate::signal::send_to_group(&kernel, &leader, info(Signal::SIGCONT));
             }
@@ -474,7 +476,13 @@ fn own_place(task: &CurrentTask) -> (Pid, Pid) {
 /// A process gives up its controlling terminal, or ends. If it leads the session, nobody in it keeps the terminal, and
 /// the foreground gets SIGHUP.
 pub fn leave(kernel: &Kernel, group: &ThreadGroup, ends: bool) {
-    let Some(terminal) = group.terminal.lock().take() else { return };
+    let Some(terminal) = group.terminal.lock().take() else {
+        if let Some(foreground) = group.former_foreground.lock().take().filter(|_| ends) {
+            crate::signal::send_to_process_group(kernel, foreground, info(Signal::SIGHUP));
+            crate::signal::send_to_process_group(kernel, foreground, info(Signal::SIGCONT));
+        }
+        return;
+    };
     let session = kernel.tasks.with(|tree| tree.process(group.pid).map(|process| process.session));
     if session != Some(group.pid) {
         return;
