@@ -16,7 +16,7 @@ use oci_spec::runtime as oci;
 use sandbox::control::message::{ContainerState, ErrorCode, ProcessInfo, SignalTarget, Usage, WaitTarget};
 use sandbox::control::{Client, ClientError, Request, Response, listen_at};
 use sandbox::link::{self, Ending};
-use sandbox::spec::{Descriptor, FileAccess, RootLayer, Streams};
+use sandbox::spec::{Descriptor, FileAccess, ResourcesSpec, RootLayer, Streams};
 use sandbox::terminal::RawMode;
 use sandbox::{Boot, Patching};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,8 @@ const CONTROL: &str = "control.sock";
 const EXIT: &str = "exit";
 /// How long a container's processes may take to vanish once they have been killed.
 const END: Duration = Duration::from_secs(10);
+/// The period of processor time that stands for one that is not given, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
 
 /// What concerns all containers.
 #[derive(Debug, Clone)]
@@ -256,7 +258,7 @@ impl Container {
         }
         spec.strace.clone_from(&config.strace);
         spec.process.make_cwd = true;
-        spec.tasks_limit = tasks_limit(&self.spec);
+        spec.resources = resources(&self.spec);
         let (outer, inner) = link::pair().map_err(Error::host("make a socket"))?;
         spec.link = Some(parcel.add(inner));
         let exit_path = self.saver.container_dir().join(EXIT);
@@ -612,10 +614,8 @@ impl Container {
             if let Some(linux) = self.spec.linux_mut() {
                 linux.set_resources(Some(new));
             }
-            if let Some(pids) = resources.pids() {
-                let tasks_limit = u64::try_from(pids.limit()).ok().filter(|limit| *limit > 0);
-                self.run_request(Request::Update { container: self.name(), tasks_limit })?;
-            }
+            let resources = self::resources(&self.spec);
+            self.run_request(Request::Update { container: self.name(), resources })?;
             Ok(self.saver.save_locked(self)?)
         });
         self.saver.unlock();
@@ -948,10 +948,19 @@ fn with_usage(mut stats: Stats, usage: &Usage) -> Stats {
     stats
 }
 
-/// The most tasks that a specification allows; none for no limit.
-fn tasks_limit(spec: &oci::Spec) -> Option<u64> {
-    let resources = spec.linux().as_ref()?.resources().as_ref()?;
-    u64::try_from(resources.pids().as_ref()?.limit()).ok().filter(|limit| *limit > 0)
+/// What a specification allows to be used; zero and what is negative are no limit.
+fn resources(spec: &oci::Spec) -> ResourcesSpec {
+    let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else {
+        return ResourcesSpec::default();
+    };
+    let positive = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
+    let cpu = resources.cpu().as_ref();
+    let period = cpu.and_then(|cpu| cpu.period()).filter(|period| *period > 0).unwrap_or(CPU_PERIOD);
+    ResourcesSpec {
+        tasks: resources.pids().as_ref().and_then(|pids| positive(pids.limit())),
+        memory: resources.memory().as_ref().and_then(|memory| positive(memory.limit()?)),
+        cpu: cpu.and_then(|cpu| positive(cpu.quota()?)).map(|quota| (quota, period)),
+    }
 }
 
 /// Makes a container, starts it, and, if it is attached, waits for it and destroys it. Returns its exit status as

@@ -7,8 +7,8 @@ use gofer::Writing;
 use gofer::mounts::{Below, Executing, Mount};
 use sandbox::spec::{
     Capabilities, ContainerSpec, Descriptor, DeviceSpec, FileAccess, HostFiles, LimitSpec,
-    MountKind as SandboxMount, MountSpec, ProcessSpec, RootLayer, RootSpec, SeccompInstruction, Sharing,
-    Streams,
+    MountKind as SandboxMount, MountSpec, ProcessSpec, ResourcesSpec, RootLayer, RootSpec,
+    SeccompInstruction, Sharing, Streams,
 };
 
 use crate::error::{Error, Result};
@@ -89,7 +89,7 @@ pub fn container(
         masked_paths: config.masked_paths.clone(),
         readonly_paths: config.readonly_paths.clone(),
         process: process(&config.process, streams),
-        tasks_limit: None,
+        resources: ResourcesSpec::default(),
         strace: None,
         link: None,
     })
@@ -191,8 +191,8 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
             MountKind::Sysfs => SandboxMount::System,
             MountKind::Devpts(_) => SandboxMount::Terminals,
             MountKind::Mqueue => SandboxMount::MessageQueues,
-            // Nothing of the host's is to be seen there; see docs/limitations.md.
-            MountKind::Cgroup { .. } => memory(0, 0o555),
+            // Whatever version the host has, programs are shown the second, and of that only their own group.
+            MountKind::Cgroup { .. } => SandboxMount::Cgroup,
         };
         mounts.push(MountSpec {
             destination: mount.destination.clone(),

@@ -212,6 +212,36 @@ fn a_program_may_be_left_to_a_process_that_ends_with_it() {
 }
 
 #[test]
+fn a_container_reads_its_limits_and_is_held_to_that_on_tasks() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let bundle = host.bundle_with("b", SERVICE, |spec| {
+        let cgroup = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"] });
+        spec["mounts"].as_array_mut().expect("mounts").push(cgroup);
+        spec["linux"]["resources"] = json!({
+            "memory": { "limit": 256 << 20 },
+            "cpu": { "quota": 50_000, "period": 100_000 },
+            "pids": { "limit": 6 },
+        });
+    });
+    host.started("c", &bundle);
+    let shell = |script: &str| host.run(&["exec", "c", "/bin/sh", "-c", script]);
+    let limits = shell("cd /sys/fs/cgroup; cat memory.max cpu.max pids.max; cat /proc/self/cgroup");
+    assert_eq!(limits.ok(), "268435456\n50000 100000\n6\n0::/\n");
+    let written = shell("echo 9 > /sys/fs/cgroup/pids.max");
+    assert!(written.err.contains("Read-only file system"), "{}", written.err);
+    // The init, its sleep, this shell and three of its children are six.
+    let many = shell("for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; wait");
+    assert!(many.err.contains("fork"), "{}", many.err);
+    host.run(&["update", "--pids-limit", "100", "c"]).ok();
+    assert_eq!(shell("cat /sys/fs/cgroup/pids.max").ok(), "100\n");
+    host.run(&["delete", "--force", "c"]).ok();
+    host.assert_nothing_left();
+}
+
+#[test]
 fn a_paused_container_does_nothing_until_it_is_resumed() {
     if !can_run() {
         return;

@@ -59,15 +59,35 @@ pub struct ContainerSpec {
     pub readonly_paths: Vec<String>,
     /// The program.
     pub process: ProcessSpec,
-    /// The most tasks that it may have.
+    /// What it may use as a whole.
     #[serde(default)]
-    pub tasks_limit: Option<u64>,
+    pub resources: ResourcesSpec,
     /// Which system calls are shown in the log: nothing, all (an empty list), or these.
     #[serde(default)]
     pub strace: Option<String>,
     /// The end of a link ([`crate::link`]) to the process that stands for the container on the host, if there is one.
     #[serde(default)]
     pub link: Option<Descriptor>,
+}
+
+/// What a container may use as a whole; `None` for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourcesSpec {
+    /// The most tasks. The kernel refuses further ones.
+    #[serde(default)]
+    pub tasks: Option<u64>,
+    /// The most memory in bytes. The host sees to it; programs read it from a cgroup file system.
+    #[serde(default)]
+    pub memory: Option<u64>,
+    /// Processor time and the period in which it may be used, in microseconds; likewise.
+    #[serde(default)]
+    pub cpu: Option<(u64, u64)>,
+}
+
+impl From<ResourcesSpec> for kernel::container::ContainerLimits {
+    fn from(spec: ResourcesSpec) -> kernel::container::ContainerLimits {
+        kernel::container::ContainerLimits { pids: spec.tasks, memory: spec.memory, cpu: spec.cpu }
+    }
 }
 
 /// Where a namespace comes from.
@@ -186,6 +206,8 @@ pub enum MountKind {
     Processes,
     /// Devices and buses, of which there are none.
     System,
+    /// The container's own limits and usage, as the root of cgroups of version 2.
+    Cgroup,
 }
 
 /// A program to run.

@@ -30,7 +30,7 @@ use crate::control::message::{
 };
 use crate::control::transport::is_hung_up;
 use crate::descriptors::Descriptors;
-use crate::spec::{ContainerSpec, Descriptor, ProcessSpec, SeccompInstruction, Sharing};
+use crate::spec::{ContainerSpec, Descriptor, ProcessSpec, ResourcesSpec, SeccompInstruction, Sharing};
 use crate::tree::failed;
 use crate::{link, program, tree};
 
@@ -184,7 +184,7 @@ impl Supervisor {
             id: spec.id.clone(),
             namespaces,
             mounts,
-            limits: kernel::container::ContainerLimits { pids: spec.tasks_limit, ..Default::default() },
+            limits: spec.resources.into(),
             init: if spec.ordinary_init { InitRule::Ordinary } else { InitRule::Protected },
         };
         let container =
@@ -500,11 +500,9 @@ impl Supervisor {
         member.container()?.resume().map_err(|_| member.bad_state("is not paused"))
     }
 
-    /// Changes the most tasks that a container may have.
-    pub fn update(&self, id: &str, tasks_limit: Option<u64>) -> Result<(), Failure> {
-        let member = self.find(id)?;
-        let container = member.container()?;
-        container.set_limits(kernel::container::ContainerLimits { pids: tasks_limit, ..container.limits() });
+    /// Changes what a container may use.
+    pub fn update(&self, id: &str, resources: ResourcesSpec) -> Result<(), Failure> {
+        self.find(id)?.container()?.set_limits(resources.into());
         Ok(())
     }
 

@@ -19,6 +19,9 @@ use crate::control::message::{ErrorCode, Failure};
 use crate::restrict;
 use crate::spec::{ContainerSpec, FileAccess, MountKind, MountSpec, RootLayer, RootSpec};
 
+/// `MS_STRICTATIME`
+const STRICTATIME: u32 = 1 << 24;
+
 /// Something that the specification asks for and the host or the kernel refuses.
 pub fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Failure {
     move |error| Failure::new(ErrorCode::Internal, format!("{what}: {error}"))
@@ -38,7 +41,11 @@ pub fn build(
         let (file_system, is_file) = file_system(kernel, terminals, namespaces, mount, gofer)?;
         let place = make_mount_point(&namespace, destination, is_file)
             .map_err(failed(format!("cannot make the mount point {destination}")))?;
-        let flags = MountFlags::from_bits_truncate(mount.flags);
+        let mut flags = MountFlags::from_bits_truncate(mount.flags);
+        // What mount(2) makes of no word about access times.
+        if mount.flags & STRICTATIME == 0 && !flags.contains(MountFlags::NO_ATIME) {
+            flags |= MountFlags::RELATIME;
+        }
         namespace
             .mount(place, file_system, &mount.source, flags)
             .map_err(failed(format!("cannot mount {destination}")))?;
@@ -103,6 +110,7 @@ fn file_system(
         MountKind::Terminals => Arc::clone(terminals) as _,
         MountKind::MessageQueues => Arc::clone(&namespaces.ipc.mqueue) as _,
         MountKind::System => kernel::fs::sysfs::SysFs::new(),
+        MountKind::Cgroup => kernel::fs::cgroup::CgroupFs::new(),
     };
     Ok((made, false))
 }

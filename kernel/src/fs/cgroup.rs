@@ -51,6 +51,26 @@ const FILES: &[&str] = &[
     "pids.max",
 ];
 
+/// Those of them that can be written in Linux.
+const SETTINGS: &[&str] = &[
+    "cgroup.freeze",
+    "cgroup.max.depth",
+    "cgroup.max.descendants",
+    "cgroup.procs",
+    "cgroup.subtree_control",
+    "cgroup.threads",
+    "cgroup.type",
+    "cpu.max",
+    "cpu.weight",
+    "memory.high",
+    "memory.low",
+    "memory.max",
+    "memory.min",
+    "memory.oom.group",
+    "memory.swap.max",
+    "pids.max",
+];
+
 const ROOT_INODE: u64 = 1;
 
 /// A cgroup2.
@@ -184,7 +204,9 @@ impl Inode for Entry {
     }
 
     fn metadata(&self) -> SysResult<Metadata> {
-        Ok(metadata(FileType::Regular, self.inode, 0o444, self.born))
+        // As where they could be written, so that a read-only mount is told as one.
+        let mode = if SETTINGS.contains(&self.name) { 0o644 } else { 0o444 };
+        Ok(metadata(FileType::Regular, self.inode, mode, self.born))
     }
 
     fn open(

@@ -15,7 +15,7 @@ use sandbox::attached::{Files, shell_status};
 use sandbox::control::{ClientError, ErrorCode};
 use sandbox::spec::{
     Capabilities, ContainerSpec, Descriptor, FileAccess, HostFiles, LimitSpec, MountKind, MountSpec,
-    ProcessSpec, RootLayer, RootSpec, Sharing, Streams,
+    ProcessSpec, ResourcesSpec, RootLayer, RootSpec, Sharing, Streams,
 };
 
 /// Arguments of `nacelle do`.
@@ -148,7 +148,7 @@ fn spec(
             oom_score_adj: 0,
             streams,
         },
-        tasks_limit: None,
+        resources: ResourcesSpec::default(),
         strace: arguments.strace,
         link: None,
     })

@@ -78,8 +78,8 @@ pub enum Request {
     Update {
         /// The container.
         container: String,
-        /// The most tasks; `None` for no limit.
-        tasks_limit: Option<u64>,
+        /// All of them.
+        resources: crate::spec::ResourcesSpec,
     },
     /// What a container is doing: [`Response::State`].
     State {

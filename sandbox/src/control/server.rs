@@ -181,7 +181,7 @@ impl Shared {
             Request::Usage { container } => Some(supervisor.usage(&container).map(Response::Usage)),
             Request::Pause { container } => done(supervisor.pause(&container)),
             Request::Resume { container } => done(supervisor.resume(&container)),
-            Request::Update { container, tasks_limit } => done(supervisor.update(&container, tasks_limit)),
+            Request::Update { container, resources } => done(supervisor.update(&container, resources)),
             Request::State { container } => Some(supervisor.state(&container).map(Response::State)),
             Request::Resize { container, pid } => done(supervisor.resize(&container, pid)),
             Request::Destroy { container } => done(supervisor.destroy(&container)),
