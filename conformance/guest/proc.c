@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -183,4 +184,20 @@ TEST(processors_are_in_sysfs) {
     CHECK_EQ(atol(contents("/sys/devices/system/node/online")), 0);
     CHECK_OK(access("/sys/fs/cgroup", F_OK));
     CHECK_ERR(open("/sys/devices/nothing", O_RDONLY), ENOENT);
+}
+
+TEST(files_can_be_sent_as_well_as_read) {
+    static const char *const paths[] = {"/proc/sys/kernel/hostname", "/proc/sys/kernel/shmmni"};
+    enter_scratch();
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        int out = CHECK_OK(open("out", O_RDWR | O_CREAT | O_TRUNC, 0600));
+        int in = CHECK_OK(open(paths[i], O_RDONLY));
+        ssize_t sent = CHECK_OK(sendfile(out, in, NULL, 4096));
+        char *text = contents(paths[i]);
+        char copy[4096];
+        CHECK_EQ(pread(out, copy, sizeof copy, 0), sent);
+        CHECK(sent > 1 && memcmp(copy, text, sent) == 0);
+        CHECK_OK(close(in));
+        CHECK_OK(close(out));
+    }
 }

@@ -1,5 +1,6 @@
 //! From what a specification asks for to what a sandbox is told: paths become descriptors.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -88,6 +89,7 @@ pub fn container(
         devices: config.devices.iter().map(device).collect(),
         masked_paths: config.masked_paths.clone(),
         readonly_paths: config.readonly_paths.clone(),
+        sysctl: sysctl(config),
         process: process(&config.process, streams),
         resources: ResourcesSpec::default(),
         strace: None,
@@ -114,6 +116,12 @@ fn sharing(
             .map_or(Sharing::Sandbox, |(_, id)| Sharing::Container(id.to_string())),
         None => Sharing::Sandbox,
     }
+}
+
+/// Settings that there are inside: those of networks are told of in a warning.
+fn sysctl(config: &ContainerConfig) -> BTreeMap<String, String> {
+    let dotted = config.sysctl.iter().map(|(name, value)| (name.replace('/', "."), value.clone()));
+    dotted.filter(|(name, _)| !name.starts_with("net.")).collect()
 }
 
 fn device(device: &DeviceConfig) -> DeviceSpec {

@@ -148,6 +148,12 @@ pub trait Context: Send {
     /// Returns the first error. The kernel chooses all addresses; nothing else may change mappings.
     fn memory(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()>;
 
+    /// Tells the host what to show to those who list its processes. It rides along with the next [`Context::memory`], which
+    /// may be of no operations. Whether the host goes along is not told: nothing but the looks depends on it.
+    fn describe(&mut self, description: Description) {
+        let _ = description;
+    }
+
     /// `fork(2)`: a context in a copy-on-write copy of the address space, with the same registers and FPU state. The
     /// child does not run before its `run` is called.
     fn fork(&mut self) -> SysResult<Box<dyn Context>>;
@@ -197,6 +203,16 @@ pub trait Context: Send {
 
     /// Processor time that guest code has used in this thread (time in the kernel is the kernel thread's own).
     fn cpu_time(&self) -> Duration;
+}
+
+/// What the host shows of an address space.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// The program's name, zero-terminated.
+    pub name: [u8; 16],
+    /// Where its arguments and its environment lie in guest memory, as `/proc/PID/cmdline` and `environ` read them; `None`
+    /// leaves that as it is.
+    pub strings: Option<(Range<u64>, Range<u64>)>,
 }
 
 /// Makes a running guest come back.

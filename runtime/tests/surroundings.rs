@@ -266,3 +266,24 @@ fn devices_are_made_with_owner_and_permissions() {
     assert!(output.ends_with("0\nend\n"), "{output}");
     host.run(&["delete", "--force", "c"]).ok();
 }
+
+#[test]
+fn the_host_shows_programs_by_their_names_and_arguments() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let seconds = format!("9{:06}", std::process::id());
+    host.started("c", &host.bundle("b", &format!("exec sleep {seconds}")));
+    let own = format!("sleep\0{seconds}\0");
+    let mut found = Vec::new();
+    until("the program among the host's processes", || {
+        found = bundles::processes_with(&own);
+        !found.is_empty()
+    });
+    let [pid] = found[..] else { panic!("{found:?}") };
+    assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("its arguments"), own);
+    assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).expect("its name"), "sleep\n");
+    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("its environment");
+    assert!(environment.contains("INHERITED=yes"), "{environment:?}");
+}

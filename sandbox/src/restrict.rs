@@ -1,6 +1,7 @@
 //! What a container's specification adds to its tree and takes from it when all is mounted: device nodes, paths that
-//! show nothing, paths that cannot be changed.
+//! show nothing, paths that cannot be changed; and settings of its namespaces.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use abi::Errno;
@@ -9,10 +10,12 @@ use kernel::error::SysError;
 use kernel::fs::memfs::{MemFs, MemOptions};
 use kernel::fs::mount::{Depth, MountFlags, MountNamespace};
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
+use kernel::fs::proc::set_sysctl;
 use kernel::fs::{FileType, NewFile, NewKind};
+use kernel::namespace::Namespaces;
 use kernel::task::Credentials;
 
-use crate::control::message::Failure;
+use crate::control::message::{ErrorCode, Failure};
 use crate::spec::{ContainerSpec, DeviceKind, DeviceSpec};
 use crate::tree::{failed, make_directory};
 
@@ -30,6 +33,25 @@ pub fn apply(namespace: &Arc<MountNamespace>, spec: &ContainerSpec) -> Result<()
     for path in &spec.masked_paths {
         let Some(place) = find(namespace, path) else { continue };
         mask(namespace, place).map_err(failed(format!("cannot mask {path}")))?;
+    }
+    Ok(())
+}
+
+/// Changes settings of the container's namespaces.
+pub fn set_sysctls(namespaces: &Namespaces, settings: &BTreeMap<String, String>) -> Result<(), Failure> {
+    for (name, value) in settings {
+        if name == "kernel.domainname" {
+            namespaces.uts.update(|names| names.domainname = value.clone().into_bytes());
+            continue;
+        }
+        set_sysctl(&namespaces.ipc, name, value).map_err(|error| {
+            let reason = match error {
+                Errno::EPERM => "it cannot be changed here".to_owned(),
+                Errno::EINVAL => format!("{value:?} is not a value for it"),
+                error => error.to_string(),
+            };
+            Failure::new(ErrorCode::Invalid, format!("cannot set sysctl {name:?}: {reason}"))
+        })?;
     }
     Ok(())
 }

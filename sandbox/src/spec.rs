@@ -3,6 +3,8 @@
 //! Whoever sends a [`ContainerSpec`] has turned everything that only the host knows (paths, user names) into numbers
 //! and descriptors. [`Descriptor`] is the place of one among those that travel with the message.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The place of a descriptor among those that came with a message.
@@ -57,6 +59,9 @@ pub struct ContainerSpec {
     /// Paths that cannot be changed; those that do not exist do not matter.
     #[serde(default)]
     pub readonly_paths: Vec<String>,
+    /// Settings of its namespaces by their names, as `sysctl(8)` has them.
+    #[serde(default)]
+    pub sysctl: BTreeMap<String, String>,
     /// The program.
     pub process: ProcessSpec,
     /// What it may use as a whole.

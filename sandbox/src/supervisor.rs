@@ -32,7 +32,7 @@ use crate::control::transport::is_hung_up;
 use crate::descriptors::Descriptors;
 use crate::spec::{ContainerSpec, Descriptor, ProcessSpec, ResourcesSpec, SeccompInstruction, Sharing};
 use crate::tree::failed;
-use crate::{link, program, tree};
+use crate::{link, program, restrict, tree};
 
 const STACK: usize = 128 << 10;
 /// How often somebody who waits for the end of a process is looked after: is it still there?
@@ -168,6 +168,7 @@ impl Supervisor {
             .kernel
             .make_namespaces(&self.namespaces(spec))
             .map_err(failed("cannot make the namespaces"))?;
+        restrict::set_sysctls(&namespaces, &spec.sysctl)?;
         let channels = spec.gofer.iter().map(|channel| descriptors.take(*channel));
         let gofer = gofer::Client::connect(channels.collect::<Result<_, _>>()?)
             .map_err(failed("cannot talk to the gofer"))?;

@@ -138,7 +138,7 @@ pub const FIELDS: &[Field] = fields! {
     "linux.maskedPaths" Inside "";
     "linux.readonlyPaths" Inside "";
     "linux.mountLabel" Ignored "the guest never reaches the host's kernel, which would enforce it";
-    "linux.sysctl.*" Ignored "";
+    "linux.sysctl.*" Inside "those of System V IPC and message queues, and kernel.domainname; those of networks are ignored with a warning, others refused";
     "linux.personality" Ignored "";
     "linux.intelRdt" Ignored "";
     "linux.memoryPolicy" Ignored "";

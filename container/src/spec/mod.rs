@@ -466,6 +466,12 @@ impl ContainerConfig {
         let sysctl: BTreeMap<String, String> =
             linux.sysctl().clone().unwrap_or_default().into_iter().collect();
         check_sysctl(&sysctl, &namespaces)?;
+        let of_networks = sysctl.keys().filter(|name| name.starts_with("net"));
+        warnings.extend(
+            of_networks.map(|name| {
+                format!("linux.sysctl.{name} is ignored: the network inside has no such setting")
+            }),
+        );
         Ok(Self {
             process,
             root: root_directory(root.path(), bundle)?,
@@ -625,6 +631,12 @@ fn check_sysctl(settings: &BTreeMap<String, String>, namespaces: &[NamespaceConf
             None
         };
         match needs {
+            // It is namespaced, but there is a field for it.
+            Some(Kind::Uts) if dotted == "kernel.hostname" && has(Kind::Uts) => {
+                return invalid(format!(
+                    "sysctl {name:?} is not allowed as it conflicts with the OCI \"hostname\" field"
+                ));
+            }
             Some(kind) if has(kind) => {}
             Some(Kind::Uts) => {
                 return invalid(format!("sysctl {name:?} is not allowed without a private UTS namespace"));

@@ -453,12 +453,18 @@ fn settings_need_their_namespace() {
         "net/ipv4/ip_forward",
         "kernel.shmmax",
         "fs.mqueue.msg_max",
-        "kernel.hostname",
+        "kernel.domainname",
     ] {
         assert_eq!(with(name).config().sysctl[name], "1");
         let error = with(name).with("linux.namespaces", json!([])).error();
         assert!(error.contains(name) && error.contains("not allowed"), "{error}");
     }
+    assert!(with("kernel.hostname").error().contains("conflicts with the OCI \"hostname\" field"));
+    let (_, _, warnings) = with("net.ipv4.ip_forward").load().unwrap();
+    assert_eq!(
+        warnings,
+        ["linux.sysctl.net.ipv4.ip_forward is ignored: the network inside has no such setting"]
+    );
 }
 
 #[test]

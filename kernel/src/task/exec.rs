@@ -3,11 +3,12 @@
 //! A program is loaded into a fresh address space while the old one still stands; only when everything is in place
 //! does the task move over. An error before that leaves the caller as it was.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
-use platform::Context;
+use platform::{Context, Description};
 
 use super::elf::Elf;
 use super::limits::Resource;
@@ -171,6 +172,11 @@ pub fn load(
     // As large as it may grow, within reason: its pages are the host's until they are touched.
     let size = stack_limit.clamp(32 * PAGE_SIZE, 8 << 20);
     let stack_end = memory.map_stack(&mut *context, size, stack_limit, executable_stack)?;
+    let mut shown = [0; 16];
+    let length = name.len().min(15);
+    shown[..length].copy_from_slice(&name[..length]);
+    let strings = place_strings(stack_end, &program);
+    context.describe(Description { name: shown, strings: Some(strings.clone()) });
     let base = if elf.interpreter.is_some() || !elf.relocatable { PIE_BASE } else { PIE_BASE / 2 };
     let bias = map_image(&memory, &mut *context, &program.file, &elf, base)?;
     let (entry, interpreter_base) = match &interpreter {
@@ -195,7 +201,7 @@ pub fn load(
         executable: Some(Arc::clone(&program.file)),
         ..Layout::default()
     };
-    let stack = build_stack(&memory, stack_end, &program, credentials, &auxv, &mut layout)?;
+    let stack = build_stack(&memory, strings, &program, credentials, &auxv, &mut layout)?;
     layout.stack_start = stack;
     *memory.layout.lock() = layout;
     let registers = context.registers_mut();
@@ -300,10 +306,18 @@ struct Auxv {
     vdso: Option<u64>,
 }
 
+/// Where the strings of a program lie, below its path at the end of the stack: arguments and environment.
+fn place_strings(end: u64, program: &Program) -> (Range<u64>, Range<u64>) {
+    let length = |strings: &[Vec<u8>]| strings.iter().map(|string| string.len() as u64 + 1).sum::<u64>();
+    let path = end - 8 - (program.name.path.len() as u64 + 1);
+    let environment = path - length(&program.environment);
+    (environment - length(&program.arguments)..environment, environment..path)
+}
+
 /// Writes arguments, environment and auxiliary vector to the top of the stack; returns the stack pointer.
 fn build_stack(
     memory: &MemoryMap,
-    end: u64,
+    (arguments, environment): (Range<u64>, Range<u64>),
     program: &Program,
     credentials: &Credentials,
     auxv: &Auxv,
@@ -320,7 +334,7 @@ fn build_stack(
     let path_at = strings.len() as u64;
     strings.extend_from_slice(&program.name.path);
     strings.push(0);
-    let string_base = end - 8 - strings.len() as u64;
+    let string_base = arguments.start;
     let platform_base = (string_base - 64) & !15;
     let random = platform_base + 16;
     let mut random_bytes = [0; 16];
@@ -376,9 +390,7 @@ fn build_stack(
             return Err(Errno::E2BIG);
         }
     }
-    let environment_start = starts.get(argument_count).copied().unwrap_or(path_at);
-    layout.arguments = string_base..string_base + environment_start;
-    layout.environment = string_base + environment_start..string_base + path_at;
+    (layout.arguments, layout.environment) = (arguments, environment);
     layout.auxv =
         vector.iter().flat_map(|(kind, value)| [*kind, *value]).flat_map(u64::to_ne_bytes).collect();
     Ok(pointer)

@@ -15,7 +15,7 @@ use crate::syscalls::arguments::Flags;
 use crate::user::{IoVec, UserPtr};
 
 /// Whether `reader` may look into `task`, as `ptrace(2)` decides it.
-pub fn may_inspect(reader: &CurrentTask, task: &Task) -> bool {
+pub fn may_inspect(reader: &Task, task: &Task) -> bool {
     let (own, other) = (reader.credentials(), task.credentials());
     let same = [other.uid, other.effective_uid, other.saved_uid].iter().all(|uid| *uid == own.fs_uid);
     let same_group = [other.gid, other.effective_gid, other.saved_gid].iter().all(|gid| *gid == own.fs_gid);

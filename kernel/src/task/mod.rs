@@ -443,6 +443,13 @@ impl CurrentTask {
         self.restart.borrow_mut().take()
     }
 
+    /// Has the host show the process of guest code by this name.
+    pub fn show_name(&self, name: [u8; 16]) {
+        let mut context = self.context.borrow_mut();
+        context.describe(platform::Description { name, strings: None });
+        let _ = context.memory(&[]);
+    }
+
     /// Replaces what runs the guest code, for `execve(2)`.
     pub(crate) fn replace_context(&self, context: Box<dyn Context>) -> Box<dyn Context> {
         let used = u64::try_from(self.context.borrow().cpu_time().as_nanos()).unwrap_or(u64::MAX);

@@ -77,6 +77,9 @@ pub fn prctl(task: &CurrentTask, option: i32, a: u64, b: u64, c: u64, d: u64) ->
                 *byte = one[0];
             }
             task.set_comm(&name);
+            if task.tid() == task.group.pid {
+                task.show_name(name);
+            }
             Ok(0)
         }
         GET_NAME => {

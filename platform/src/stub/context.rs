@@ -19,7 +19,7 @@ use super::slot::{Gone, Patience, Slot};
 use super::space::{Space, Thread};
 use super::spin::Habits;
 use super::{memory, text};
-use crate::{AddressSpace, Context, Event, Fault, Interrupter, MemoryOp, Registers};
+use crate::{AddressSpace, Context, Description, Event, Fault, Interrupter, MemoryOp, Registers};
 
 /// For how many ticks ([`super::slot::TICK`]) an interrupt may go unanswered before the process is killed: its guest
 /// must have blocked the signal, by a frame of its own for the stub's `rt_sigreturn`.
@@ -46,6 +46,8 @@ pub struct StubContext {
     /// Whether the stub thread has yet to report for the first time.
     starting: Cell<bool>,
     habits: Habits,
+    /// What the host is to be told with the next calls.
+    described: Cell<Option<Description>>,
 }
 
 impl std::fmt::Debug for StubContext {
@@ -77,6 +79,11 @@ pub struct Interrupt {
     used: AtomicU64,
     space: Arc<Space>,
     thread: i32,
+}
+
+/// Where in a slot the record `index` of `COMMAND_CALLS` lies.
+fn place_of_record(index: usize) -> u64 {
+    (BUFFER + index * CALL_SIZE) as u64
 }
 
 impl Interrupter for Interrupt {
@@ -163,6 +170,7 @@ impl StubContext {
             interrupt,
             starting: Cell::new(true),
             habits: Habits::default(),
+            described: Cell::default(),
         }
     }
 
@@ -220,10 +228,14 @@ impl StubContext {
     /// Makes system calls in the stub; the file, if there is one, is what the first of them maps.
     fn calls(&self, calls: &[memory::Call], file: Option<BorrowedFd<'_>>) -> SysResult<()> {
         self.ready()?;
-        for (index, word) in calls.iter().flatten().enumerate() {
+        let described = self.described.take().map(|described| {
+            memory::description(&described, slot_address(self.slot().index) + place_of_record(calls.len()))
+        });
+        let (more, count) = described.unwrap_or_default();
+        for (index, word) in calls.iter().chain(&more).flatten().enumerate() {
             self.slot().memory().store(BUFFER + 8 * index, *word);
         }
-        self.slot().field(COUNT).store(calls.len() as u32, Ordering::Relaxed);
+        self.slot().field(COUNT).store((calls.len() + count) as u32, Ordering::Relaxed);
         let Some(file) = file else {
             self.post(COMMAND_CALLS);
             self.wait_done()?;
@@ -435,7 +447,14 @@ impl Context for StubContext {
         self.interrupt.clone()
     }
 
+    fn describe(&mut self, description: Description) {
+        self.described.set(Some(description));
+    }
+
     fn memory(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
+        if operations.is_empty() {
+            return self.calls(&[], None);
+        }
         for operation in operations {
             // A jump is right in one place only.
             if let MemoryOp::Remap { from, from_length, .. } = *operation {

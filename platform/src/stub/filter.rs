@@ -11,6 +11,7 @@
 //! | `close` | an fd that was mapped | allow |
 //! | `clock_gettime` of the thread's processor time | accounting | allow |
 //! | `prctl(PR_SET_PDEATHSIG, SIGKILL)` | a stub never outlives the sandbox process | allow |
+//! | `prctl(PR_SET_NAME)`, `prctl(PR_SET_MM, PR_SET_MM_MAP)` | the looks of the process in `/proc` | allow |
 //! | `mmap` of an fd | mapping files, a forked stub's slots | ask the kernel |
 //! | `clone` | fork and threads | ask the kernel |
 //! | anything else | nobody | kill the process |
@@ -137,12 +138,19 @@ pub fn program(text: u64, length: usize) -> Vec<sock_filter> {
         rules.ret(RET_KILL);
     });
     program.call(libc::SYS_prctl, |rules| {
+        rules.load(argument(0) + 4);
+        rules.unless_equal(0, RET_KILL);
         rules.load(argument(0));
+        rules.if_equal(libc::PR_SET_NAME.cast_unsigned(), RET_ALLOW);
+        rules.push(EQUAL, 0, 7, libc::PR_SET_MM.cast_unsigned());
+        rules.load(argument(1) + 4);
+        rules.unless_equal(0, RET_KILL);
+        rules.load(argument(1));
+        rules.if_equal(libc::PR_SET_MM_MAP.cast_unsigned(), RET_ALLOW);
+        rules.ret(RET_KILL);
         rules.unless_equal(libc::PR_SET_PDEATHSIG.cast_unsigned(), RET_KILL);
-        for word in [argument(0) + 4, argument(1) + 4] {
-            rules.load(word);
-            rules.unless_equal(0, RET_KILL);
-        }
+        rules.load(argument(1) + 4);
+        rules.unless_equal(0, RET_KILL);
         rules.load(argument(1));
         rules.if_equal(libc::SIGKILL.cast_unsigned(), RET_ALLOW);
         rules.ret(RET_KILL);
@@ -214,6 +222,16 @@ mod tests {
         assert_eq!(stub(libc::SYS_prctl, [1, 9, 0, 0, 0, 0]), RET_ALLOW);
         assert_eq!(stub(libc::SYS_prctl, [1, 0, 0, 0, 0, 0]), RET_KILL);
         assert_eq!(stub(libc::SYS_prctl, [1, 9 | 1 << 32, 0, 0, 0, 0]), RET_KILL);
+        assert_eq!(stub(libc::SYS_prctl, [15, TEXT, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_prctl, [35, 14, TEXT, 104, 0, 0]), RET_ALLOW);
+        for other in [
+            [35, 13, 0, 0, 0, 0],
+            [35, 14 | 1 << 32, 0, 0, 0, 0],
+            [35 | 1 << 32, 14, 0, 0, 0, 0],
+            [38, 1, 0, 0, 0, 0],
+        ] {
+            assert_eq!(stub(libc::SYS_prctl, other), RET_KILL);
+        }
         for number in [libc::SYS_openat, libc::SYS_execve, libc::SYS_clone3, libc::SYS_exit_group] {
             assert_eq!(stub(number, [0; 6]), RET_KILL);
         }

@@ -5,13 +5,46 @@ use std::os::fd::BorrowedFd;
 use abi::{Errno, SysResult};
 
 use super::layout::*;
-use crate::MemoryOp;
+use crate::{Description, MemoryOp};
 
 /// A record for the stub: number, six arguments, flags.
 pub type Call = [u64; 8];
 
-/// How many records one command can have.
-const BATCH: usize = BUFFER_SIZE / CALL_SIZE - 1;
+/// How many records one command can have, with room for a [`description`].
+const BATCH: usize = BUFFER_SIZE / CALL_SIZE - 6;
+
+/// The records by which a stub tells the host how it is to be shown, and how many they are; what they refer to follows
+/// them. `place` is the address in the stub of the first.
+pub fn description(description: &Description, place: u64) -> (Vec<Call>, usize) {
+    let count = 1 + usize::from(description.strings.is_some());
+    let data = |index: usize| place + ((count + index) * CALL_SIZE) as u64;
+    let prctl = |[a, b, c, d]: [u64; 4]| [libc::SYS_prctl as u64, a, b, c, d, 0, 0, CALL_ALWAYS];
+    let mut words = vec![prctl([libc::PR_SET_NAME as u64, data(0), 0, 0])];
+    if description.strings.is_some() {
+        let (operation, kind) = (libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64);
+        words.push(prctl([operation, kind, data(1), MM_MAP_SIZE]));
+    }
+    let name = u128::from_ne_bytes(description.name);
+    words.push([name as u64, (name >> 64) as u64, 0, 0, 0, 0, 0, 0]);
+    if let Some((arguments, environment)) = &description.strings {
+        // `struct prctl_mm_map`: code, data, heap, stack, arguments, environment, no auxiliary vector, no program.
+        words.push([TEXT, TEXT + PAGE, TEXT, TEXT, TEXT, TEXT, arguments.start, arguments.start]);
+        words.push([
+            arguments.end,
+            environment.start,
+            environment.end,
+            0,
+            u64::from(u32::MAX) << 32,
+            0,
+            0,
+            0,
+        ]);
+    }
+    (words, count)
+}
+
+/// The size of `struct prctl_mm_map`.
+const MM_MAP_SIZE: u64 = 104;
 
 /// Flags of `mmap(2)` that say what [`MemoryOp::Map`] says otherwise.
 const IMPLIED: u32 =

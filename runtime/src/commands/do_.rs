@@ -1,5 +1,6 @@
 //! `nacelle do`: runs a program over the host's own files.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -148,6 +149,7 @@ fn spec(
             oom_score_adj: 0,
             streams,
         },
+        sysctl: BTreeMap::new(),
         resources: ResourcesSpec::default(),
         strace: arguments.strace,
         link: None,

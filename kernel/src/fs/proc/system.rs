@@ -7,7 +7,7 @@ use crate::Kernel;
 use crate::fs::{FileType, inotify};
 use crate::ipc::Setting;
 use crate::namespace::IpcNamespace;
-use crate::task::CurrentTask;
+use crate::task::Task;
 
 /// All of them by path; those that end in a slash are directories.
 const PATHS: &[&str] = &[
@@ -98,7 +98,7 @@ pub fn find(directory: &str, name: &str) -> Option<Entry> {
 }
 
 /// The text of a file.
-pub fn text(kernel: &Kernel, path: &str, reader: Option<&CurrentTask>) -> SysResult<Vec<u8>> {
+pub fn text(kernel: &Kernel, path: &str, reader: Option<&Task>) -> SysResult<Vec<u8>> {
     let uts = reader.map(|reader| reader.namespaces().uts.names()).unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let ipc = reader.map(|reader| reader.ipc());

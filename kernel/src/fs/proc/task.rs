@@ -80,7 +80,7 @@ fn task(kernel: &Kernel, pid: Pid) -> SysResult<Arc<Task>> {
 }
 
 /// `EACCES` unless the reader may look into the task, as `ptrace(2)` decides it.
-fn check_access(task: &Task, reader: Option<&CurrentTask>) -> SysResult<()> {
+fn check_access(task: &Task, reader: Option<&Task>) -> SysResult<()> {
     let Some(reader) = reader else { return Ok(()) };
     if crate::task::inspect::may_inspect(reader, task) { Ok(()) } else { Err(Errno::EACCES) }
 }
@@ -92,7 +92,7 @@ pub fn text(
     pid: Pid,
     thread: bool,
     name: &str,
-    reader: Option<&CurrentTask>,
+    reader: Option<&Task>,
 ) -> SysResult<Vec<u8>> {
     let zombie = kernel.tasks.tasks_of(pid).is_empty() && kernel.tasks.get(pid).is_none();
     if zombie {
@@ -170,7 +170,7 @@ pub fn text(
 }
 
 /// The user namespace of a reader.
-fn viewer(reader: &CurrentTask) -> Arc<UserNamespace> {
+fn viewer(reader: &Task) -> Arc<UserNamespace> {
     Arc::clone(&reader.credentials().user_namespace)
 }
 
@@ -181,7 +181,7 @@ pub fn open_memory(
     reader: Option<&CurrentTask>,
 ) -> SysResult<Arc<dyn platform::AddressSpace>> {
     let task = task(kernel, pid)?;
-    check_access(&task, reader)?;
+    check_access(&task, reader.map(|reader| &**reader))?;
     Ok(Arc::clone(task.memory().ok_or(Errno::EACCES)?.space()))
 }
 
@@ -295,13 +295,7 @@ fn stat(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool) -> Stri
     )
 }
 
-fn status(
-    kernel: &Kernel,
-    pids: &PidNamespace,
-    task: &Task,
-    thread: bool,
-    reader: Option<&CurrentTask>,
-) -> String {
+fn status(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool, reader: Option<&Task>) -> String {
     let viewer = reader.map_or_else(UserNamespace::root, viewer);
     let (uid, gid) = (|id| viewer.shown(IdKind::User, id), |id| viewer.shown(IdKind::Group, id));
     let (parent, ..) = relations(kernel, pids, task.group.pid);
@@ -436,7 +430,7 @@ fn limits(task: &Task) -> String {
 }
 
 /// The lines of `maps`, one for each mapping.
-fn maps(task: &Task, reader: Option<&CurrentTask>) -> Vec<Vec<u8>> {
+fn maps(task: &Task, reader: Option<&Task>) -> Vec<Vec<u8>> {
     let Some(memory) = task.memory() else { return Vec::new() };
     let root = reader.map_or_else(|| task.fs().get().root, |reader| reader.fs().get().root);
     let mut lines = Vec::new();
@@ -546,11 +540,11 @@ fn options(mount: &Mount) -> String {
 
 fn file(kernel: &Kernel, pid: Pid, fd: i32, reader: Option<&CurrentTask>) -> SysResult<Arc<File>> {
     let task = task(kernel, pid)?;
-    check_access(&task, reader)?;
+    check_access(&task, reader.map(|reader| &**reader))?;
     task.file(Fd(fd)).map_err(|_| Errno::ENOENT)
 }
 
-fn root_of(reader: Option<&CurrentTask>, task: &Task) -> PathRef {
+fn root_of(reader: Option<&Task>, task: &Task) -> PathRef {
     reader.map_or_else(|| task.fs().get().root, |reader| reader.fs().get().root)
 }
 
@@ -569,7 +563,7 @@ pub fn descriptor_name(
     reader: Option<&CurrentTask>,
 ) -> SysResult<Vec<u8>> {
     let file = file(kernel, pid, fd, reader)?;
-    Ok(file_name(&file, &root_of(reader, &*task(kernel, pid)?)))
+    Ok(file_name(&file, &root_of(reader.map(|reader| &**reader), &*task(kernel, pid)?)))
 }
 
 /// Where `fd/N` leads.
@@ -644,7 +638,7 @@ pub fn namespace(
     reader: Option<&CurrentTask>,
 ) -> SysResult<AnyNamespace> {
     let task = task(kernel, pid)?;
-    check_access(&task, reader)?;
+    check_access(&task, reader.map(|reader| &**reader))?;
     AnyNamespace::of_task(&task, name).ok_or(Errno::ENOENT)
 }
 
