@@ -12,8 +12,12 @@ use clap::{Parser, Subcommand};
 
 use config::Global;
 
-/// The exit status of a command that failed, as opposed to the status of a program that it ran.
-const FAILURE: u8 = 128;
+/// The exit status of a command that failed, as opposed to the status of a program that it ran: that of `runc`.
+const FAILURE: u8 = 1;
+/// That of `exec`, as of `runc exec`.
+const EXEC_FAILURE: u8 = 255;
+/// That of `do`, which others do not have.
+const DO_FAILURE: u8 = 128;
 
 /// Runs unmodified Linux programs in a sandbox with a kernel of its own.
 #[derive(Parser)]
@@ -86,6 +90,11 @@ fn main() -> ExitCode {
         print!("{}", commands::version());
         return ExitCode::SUCCESS;
     }
+    let failure = match &arguments.command {
+        Some(Command::Do(_)) => DO_FAILURE,
+        Some(Command::Exec(_)) => EXEC_FAILURE,
+        _ => FAILURE,
+    };
     let result = log::start(&global).and_then(|()| match arguments.command {
         None => anyhow::bail!("no command given; see nacelle --help"),
         Some(command) => run(command, &global),
@@ -96,7 +105,7 @@ fn main() -> ExitCode {
             let text = one_line(&error);
             log::error(&global, &text);
             eprintln!("nacelle: {text}");
-            ExitCode::from(FAILURE)
+            ExitCode::from(failure)
         }
     }
 }
@@ -135,7 +144,7 @@ fn one_line(error: &anyhow::Error) -> String {
         let cause = cause.to_string().trim().replace('\n', ": ");
         if text.is_empty() {
             text = cause;
-        } else if !text.contains(&cause) {
+        } else if !text.to_lowercase().contains(&cause.to_lowercase()) {
             text = format!("{text}: {cause}");
         }
     }

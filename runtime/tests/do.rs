@@ -306,7 +306,7 @@ mod bundle {
         let refused = |what: &str| {
             let output = run(directory.path());
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert_eq!(output.status.code(), Some(128), "{what}: {text}");
+            assert_eq!(output.status.code(), Some(1), "{what}: {text}");
             assert_eq!(text.lines().count(), 1, "{what}: {text}");
         };
         refused("no config.json");

@@ -365,7 +365,7 @@ fn a_pod_whose_sandbox_was_killed_can_be_seen_and_deleted() {
     }
     pod.host.run(&["exec", "a", "true"]).fails_with("container not running");
     let bundle = pod.bundle("late", SERVICE, |_| {});
-    assert_eq!(pod.host.create("late", &bundle, &[]).code, Some(128));
+    assert_eq!(pod.host.create("late", &bundle, &[]).code, Some(1));
     assert_eq!(pod.host.list(), ["a", "p"]);
     pod.host.run(&["delete", "p"]).ok();
     pod.host.run(&["delete", "a"]).ok();

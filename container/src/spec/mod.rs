@@ -225,7 +225,7 @@ fn normalize_process(process: &mut Value, warnings: &mut Vec<String>) -> Result<
             user.entry(name).or_insert_with(|| Value::from(0));
         }
     }
-    if map.get("cwd").and_then(Value::as_str).is_none_or(str::is_empty) {
+    if map.get("cwd").is_none_or(|cwd| cwd.is_null() || cwd.as_str() == Some("")) {
         return invalid("Cwd property must not be empty");
     }
     if let Some(sets) = map.get_mut("capabilities").and_then(Value::as_object_mut) {
@@ -478,8 +478,8 @@ impl ContainerConfig {
             root_read_only: root.readonly().unwrap_or(false),
             root_propagation: propagation(linux.rootfs_propagation().as_deref())?,
             mounts,
-            hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
-            domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
+            hostname: uts_name("hostname", spec.hostname())?,
+            domainname: uts_name("domainname", spec.domainname())?,
             namespaces,
             uid_mappings: linux.uid_mappings().iter().flatten().map(IdMapping::from).collect(),
             gid_mappings: linux.gid_mappings().iter().flatten().map(IdMapping::from).collect(),
@@ -491,6 +491,17 @@ impl ContainerConfig {
             seccomp: linux.seccomp().as_ref().map(seccomp::compile).transpose()?,
             container_type: ContainerType::from_annotations(&annotations(spec))?,
         })
+    }
+}
+
+/// A name of a UTS namespace, if there is one.
+fn uts_name(field: &str, name: &Option<String>) -> Result<Option<String>> {
+    const LONGEST: usize = 64;
+    match name {
+        Some(name) if name.len() > LONGEST => {
+            invalid(format!("{field}: invalid argument: it has more than {LONGEST} bytes"))
+        }
+        name => Ok(name.clone().filter(|name| !name.is_empty())),
     }
 }
 
@@ -554,6 +565,10 @@ fn namespaces(linux: &oci::Linux) -> Result<Vec<NamespaceConfig>> {
         if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
             return invalid(format!("namespace path {} is not absolute", path.display()));
         }
+        if let Some((path, Err(error))) = path.as_ref().map(|path| (path, path.symlink_metadata())) {
+            let text = error_text(&error);
+            return invalid(format!("namespace path: lstat {}: {text}", path.display()));
+        }
         all.push(NamespaceConfig { kind, path });
     }
     Ok(all)
@@ -581,7 +596,7 @@ fn check_user_namespace(linux: &oci::Linux, namespaces: &[NamespaceConfig]) -> R
         None if mapped != [false, false] => {
             invalid("user namespace mappings specified, but user namespace isn't enabled in the config")
         }
-        Some(NamespaceConfig { path: None, .. }) if mapped[0] != mapped[1] => {
+        Some(NamespaceConfig { path: None, .. }) if mapped != [true, true] => {
             invalid("user namespaces enabled, but no user and group mappings found")
         }
         _ => Ok(()),

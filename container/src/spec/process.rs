@@ -97,6 +97,10 @@ impl ProcessConfig {
             return invalid(format!("process: {text:?} has a NUL in it"));
         }
         let user = process.user();
+        let groups = user.additional_gids().clone().unwrap_or_default();
+        if [user.uid(), user.gid()].iter().chain(&groups).any(|id| i32::try_from(*id).is_err()) {
+            return invalid("uids and gids must be in range 0-2147483647");
+        }
         Ok(Self {
             terminal: process.terminal().unwrap_or(false),
             console_size: console_size(process),
@@ -105,7 +109,7 @@ impl ProcessConfig {
             cwd: cwd.to_owned(),
             uid: user.uid(),
             gid: user.gid(),
-            groups: user.additional_gids().clone().unwrap_or_default(),
+            groups,
             umask: user.umask().unwrap_or(USUAL_UMASK) & 0o777,
             capabilities: capabilities(process.capabilities().as_ref(), warnings),
             limits: limits(process)?,

@@ -226,6 +226,9 @@ fn find_program(
     let default: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let path = environment.iter().find_map(|entry| entry.strip_prefix(b"PATH=")).unwrap_or(default);
     let mut error = Errno::ENOENT;
+    if name.is_empty() {
+        return Err(error);
+    }
     for directory in path.split(|byte| *byte == b':').filter(|directory| !directory.is_empty()) {
         let candidate = [directory, b"/", name].concat();
         match open(&candidate).map_err(SysError::errno) {
