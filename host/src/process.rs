@@ -70,6 +70,25 @@ pub fn current_cpu() -> u32 {
     u32::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(u32::MAX)
 }
 
+/// Moves the calling thread to another processor than the one it is on, if it may run on another. From then on the host
+/// may move it as before. Returns whether it has worked.
+pub fn leave_processor() -> bool {
+    use rustix::thread::{sched_getaffinity, sched_setaffinity};
+    let Ok(all) = sched_getaffinity(None) else { return false };
+    let mut others = all;
+    let here = current_cpu() as usize;
+    if here >= rustix::thread::CpuSet::MAX_CPU {
+        return false;
+    }
+    others.unset(here);
+    if others.count() == 0 || sched_setaffinity(None, &others).is_err() {
+        return false;
+    }
+    // Only while it runs there: it must not be kept from the processor for good.
+    let _ = sched_setaffinity(None, &all);
+    true
+}
+
 /// The processor's time-stamp counter.
 pub fn time_stamp() -> u64 {
     // SAFETY: the instruction has no preconditions.
@@ -132,6 +151,13 @@ mod tests {
         assert_eq!(&copy, b"before");
         assert_eq!(write_memory(pid, place.as_mut_ptr() as u64, b"after!"), 6);
         assert_eq!(read_memory(pid, 8, &mut copy), 0);
+    }
+
+    #[test]
+    fn a_thread_that_leaves_its_processor_may_come_back() {
+        let before = rustix::thread::sched_getaffinity(None).unwrap();
+        assert_eq!(leave_processor(), before.count() > 1);
+        assert_eq!(rustix::thread::sched_getaffinity(None).unwrap(), before);
     }
 
     #[test]

@@ -190,20 +190,22 @@ impl StubContext {
 
     /// Gives the turn to the stub.
     fn post(&self, command: u32) {
-        let spin = self.habits.kernel_done(&self.space.shared.spinning);
+        let spin = self.habits.kernel_done(&self.space.shared.spinning, self.slot().stub_sleeps());
         self.slot().post(command, spin);
     }
 
     /// Waits for the report after a command, or for the thread's first.
     fn wait_done(&self) -> SysResult<()> {
         let rules = &self.space.shared.spinning;
-        self.habits.spin(rules, false, |ticks| self.slot().spin(ticks));
+        if !self.slot().is_here() {
+            self.habits.spin(rules, false, |ticks| self.slot().spin(ticks));
+        }
         let waited = self.wait(&|ticks| if ticks < COMMAND_TICKS { Ok(()) } else { Err(Gone) });
         if waited.is_err() {
             self.space.kill();
             return Err(Errno::ESRCH);
         }
-        self.habits.guest_done(rules, None);
+        self.habits.guest_done(rules, self.slot().reported(), None, self.slot().is_here());
         Ok(())
     }
 
@@ -391,12 +393,16 @@ impl StubContext {
         self.interrupt.unanswered.store(0, Ordering::Relaxed);
         let rules = &self.space.shared.spinning;
         let running = rules.guest_runs();
-        self.habits.spin(rules, true, |ticks| self.slot().spin(ticks));
+        let slot = self.slot();
+        self.habits.move_away(rules, || slot.leave());
+        if !slot.is_here() {
+            self.habits.spin(rules, true, |ticks| slot.spin(ticks));
+        }
         let waited = self.wait(&|_| self.interrupt.tick());
         drop(running);
-        let memory = self.slot().memory();
-        let ran = memory.load(REPORTED).wrapping_sub(memory.load(RESUMED));
-        self.habits.guest_done(rules, Some(ran));
+        let reported = slot.reported();
+        let ran = reported.wrapping_sub(slot.memory().load(RESUMED));
+        self.habits.guest_done(rules, reported, Some(ran), slot.is_here());
         self.interrupt.in_guest.store(false, Ordering::SeqCst);
         waited?;
         self.event()

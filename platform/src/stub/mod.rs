@@ -69,6 +69,8 @@ use spin::Spinning;
 pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_futex,             // taking turns with stubs, and locks
     libc::SYS_getcpu,            // where the vDSO does not answer
+    libc::SYS_sched_getaffinity, // leaving a processor to a stub
+    libc::SYS_sched_setaffinity, // the same, of the calling thread only
     libc::SYS_tgkill,            // interrupts
     libc::SYS_tkill,             // a stub that makes calls nobody asked for
     libc::SYS_memfd_create,      // slots of a new process

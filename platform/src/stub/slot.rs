@@ -69,18 +69,40 @@ impl Slot {
         }
     }
 
-    /// Spins until the stub has given the turn back or so many ticks are over. Does nothing if the stub was last seen
-    /// on this processor, where it cannot run while this thread does.
-    pub fn spin(&self, ticks: u64) {
-        if self.field(STUB_CPU).load(Ordering::Relaxed) == host::process::current_cpu() {
-            return;
-        }
+    /// Whether the stub was last seen on this processor, where it cannot run while this thread does.
+    pub fn is_here(&self) -> bool {
+        self.field(STUB_CPU).load(Ordering::Relaxed) == host::process::current_cpu()
+    }
+
+    /// Whether the stub has gone to sleep until its next turn.
+    pub fn stub_sleeps(&self) -> bool {
+        self.field(STUB_WAITS).load(Ordering::Relaxed) != 0
+    }
+
+    /// When the stub has reported, as it says.
+    pub fn reported(&self) -> u64 {
+        self.memory.load(REPORTED)
+    }
+
+    /// Spins until the stub has given the turn back or so many ticks are over; whether it has.
+    pub fn spin(&self, ticks: u64) -> bool {
         let start = host::process::time_stamp();
-        while self.field(WORD).load(Ordering::Acquire) != TURN_REQUEST
-            && host::process::time_stamp().wrapping_sub(start) < ticks
-        {
+        loop {
+            if self.field(WORD).load(Ordering::Acquire) == TURN_REQUEST {
+                return true;
+            }
+            if host::process::time_stamp().wrapping_sub(start) >= ticks {
+                return false;
+            }
             std::hint::spin_loop();
         }
+    }
+
+    /// Takes this thread away from the processor that it is on, where the stub has just been woken; whether it could.
+    pub fn leave(&self) -> bool {
+        let left = host::process::leave_processor();
+        self.field(KERNEL_CPU).store(host::process::current_cpu(), Ordering::Relaxed);
+        left
     }
 
     /// Waits until the stub has given the turn back.
