@@ -5,7 +5,7 @@
 
 use std::arch::asm;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -86,6 +86,42 @@ impl SharedMapping {
         unsafe { copy(buffer.as_mut_ptr(), source, buffer.len()) }
     }
 
+    /// `pread(2)`: reads `length` bytes at `position` of a file to `offset`; panics when they do not all fit.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn read_file(
+        &self,
+        file: BorrowedFd<'_>,
+        position: u64,
+        offset: usize,
+        length: usize,
+    ) -> io::Result<usize> {
+        let target = self.at(offset, length);
+        let position = i64::try_from(position).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        // SAFETY: the range is valid for the length, and no reference to plain bytes in it exists.
+        let count = unsafe { libc::pread(file.as_raw_fd(), target.cast(), length, position) };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// `pwrite(2)`: writes `length` bytes from `offset` to `position` of a file; panics when they are not all inside.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn write_file(
+        &self,
+        file: BorrowedFd<'_>,
+        position: u64,
+        offset: usize,
+        length: usize,
+    ) -> io::Result<usize> {
+        let source = self.at(offset, length);
+        let position = i64::try_from(position).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        // SAFETY: the range is valid for the length; the host copies it.
+        let count = unsafe { libc::pwrite(file.as_raw_fd(), source.cast(), length, position) };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
+
     /// Copies `bytes` to `offset`; panics when they do not all fit.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         let target = self.at(offset, bytes.len());
@@ -127,5 +163,10 @@ mod tests {
         assert_eq!(&bytes, b"hello");
         one.word(4100).store(7, Ordering::SeqCst);
         assert_eq!(two.load(0) >> 32, 7);
+        assert_eq!(one.write_file(file.as_fd(), 2, 4096, 5).unwrap(), 5);
+        assert_eq!(two.read_file(file.as_fd(), 2, 8, 5).unwrap(), 5);
+        two.read(8, &mut bytes);
+        assert_eq!(&bytes[..4], b"hell");
+        assert!(one.read_file(file.as_fd(), u64::MAX, 0, 5).is_err());
     }
 }

@@ -73,20 +73,38 @@ pub fn current_cpu() -> u32 {
 /// Moves the calling thread to another processor than the one it is on, if it may run on another. From then on the host
 /// may move it as before. Returns whether it has worked.
 pub fn leave_processor() -> bool {
-    use rustix::thread::{sched_getaffinity, sched_setaffinity};
+    let here = current_cpu();
+    run_on(|processor, allowed| allowed && processor != here)
+}
+
+/// Moves the calling thread to a processor, if it may run there, likewise.
+pub fn go_to_processor(there: u32) -> bool {
+    run_on(|processor, allowed| allowed && processor == there)
+}
+
+/// Has the calling thread run for a moment on those processors only for which `wanted` says so, which is told whether it
+/// may run there.
+fn run_on(wanted: impl Fn(u32, bool) -> bool) -> bool {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let Ok(all) = sched_getaffinity(None) else { return false };
-    let mut others = all;
-    let here = current_cpu() as usize;
-    if here >= rustix::thread::CpuSet::MAX_CPU {
+    let mut some = CpuSet::new();
+    for processor in 0..CpuSet::MAX_CPU {
+        if wanted(processor as u32, all.is_set(processor)) {
+            some.set(processor);
+        }
+    }
+    if some.count() == 0 || sched_setaffinity(None, &some).is_err() {
         return false;
     }
-    others.unset(here);
-    if others.count() == 0 || sched_setaffinity(None, &others).is_err() {
-        return false;
-    }
-    // Only while it runs there: it must not be kept from the processor for good.
+    // What it may use in the long run does not change.
     let _ = sched_setaffinity(None, &all);
     true
+}
+
+/// How many processors the machine has.
+pub fn online_processors() -> u32 {
+    // SAFETY: takes a number only.
+    u32::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1).max(1)
 }
 
 /// The processor's time-stamp counter.
@@ -157,6 +175,7 @@ mod tests {
     fn a_thread_that_leaves_its_processor_may_come_back() {
         let before = rustix::thread::sched_getaffinity(None).unwrap();
         assert_eq!(leave_processor(), before.count() > 1);
+        assert!(go_to_processor(current_cpu()) && !go_to_processor(1_000_000));
         assert_eq!(rustix::thread::sched_getaffinity(None).unwrap(), before);
     }
 

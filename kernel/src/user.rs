@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
 
 use abi::{Errno, SysResult};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -349,6 +350,42 @@ impl<'a> UserWriter<'a> {
         if self.write(data)? == data.len() { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
+    /// Fills the destination with what is at `offset` of a file of the host's. As for [`UserWriter::fill`], fewer bytes than
+    /// fit are the end, and an error after the first is dropped.
+    pub fn fill_from(&mut self, file: &OwnedFd, offset: u64) -> SysResult<usize> {
+        let start = self.written;
+        while let Destination::Guest(cursor) = &mut self.destination {
+            let Some((address, length)) = cursor.piece() else { return Ok(self.written - start) };
+            let at = offset + (self.written - start) as u64;
+            let read = cursor.task.context.borrow_mut().read_file(file.as_fd(), at, address, length);
+            match read {
+                Some(Ok(count)) => {
+                    cursor.advance(count);
+                    self.written += count;
+                    // The end of the file, or memory that the other way may still grow.
+                    if count < length && !cursor.task.grow_stack(address.wrapping_add(count as u64)) {
+                        return Ok(self.written - start);
+                    }
+                }
+                // Whether memory that is not there may grow is found out in the other way.
+                Some(Err(Errno::EFAULT)) | None => break,
+                Some(Err(error)) if self.written == start => return Err(error),
+                Some(Err(_)) => return Ok(self.written - start),
+            }
+        }
+        let before = self.written - start;
+        let mut at = offset + before as u64;
+        let filled = self.fill(|chunk| {
+            let count = rustix::io::pread(file, chunk, at)?;
+            at += count as u64;
+            Ok(count)
+        });
+        match filled {
+            Err(_) if before > 0 => Ok(before),
+            filled => filled.map(|count| before + count),
+        }
+    }
+
     /// Fills the destination piece by piece with what `source` puts into the buffer that it is given: it returns how
     /// many bytes that was, and fewer than the buffer's length ends the transfer. An error after the first byte
     /// ends it too and is dropped, as in Linux.
@@ -481,6 +518,40 @@ impl<'a> UserReader<'a> {
         let mut bytes = vec![0; self.remaining()];
         let read = self.read(&mut bytes)?;
         if read == bytes.len() { Ok(bytes) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Writes everything to `offset` of a file of the host's. As for [`UserReader::drain`], an error after the first byte is
+    /// dropped.
+    pub fn drain_to(&mut self, file: &OwnedFd, offset: u64) -> SysResult<usize> {
+        let start = self.taken;
+        while let Source::Guest(cursor) = &mut self.source {
+            let Some((address, length)) = cursor.piece() else { return Ok(self.taken - start) };
+            let at = offset + (self.taken - start) as u64;
+            let written = cursor.task.context.borrow_mut().write_file(file.as_fd(), at, address, length);
+            match written {
+                Some(Ok(count)) => {
+                    cursor.advance(count);
+                    self.taken += count;
+                    if count < length && !cursor.task.grow_stack(address.wrapping_add(count as u64)) {
+                        return Ok(self.taken - start);
+                    }
+                }
+                Some(Err(Errno::EFAULT)) | None => break,
+                Some(Err(error)) if self.taken == start => return Err(error),
+                Some(Err(_)) => return Ok(self.taken - start),
+            }
+        }
+        let before = self.taken - start;
+        let mut at = offset + before as u64;
+        let drained = self.drain(|chunk| {
+            let count = rustix::io::pwrite(file, chunk, at)?;
+            at += count as u64;
+            Ok(count)
+        });
+        match drained {
+            Err(_) if before > 0 => Ok(before),
+            drained => drained.map(|count| before + count),
+        }
     }
 
     /// Takes everything piece by piece and hands each to `sink`, which returns how many bytes it accepted; fewer than

@@ -166,16 +166,46 @@ pub trait Context: Send {
     /// was. `EFAULT` if it cannot be written.
     fn compare_exchange(&mut self, address: u64, expected: u32, new: u32) -> SysResult<u32>;
 
-    /// Reads guest memory like [`AddressSpace::read`], served from what the stub sent along with the event where
-    /// possible.
+    /// Reads guest memory like [`AddressSpace::read`], if need be with the guest thread's own help, which is stopped.
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> usize {
         self.space().read(address, buffer)
     }
 
-    /// Writes guest memory like [`AddressSpace::write`]. The platform may let the bytes ride along with the next
-    /// `run`; it then still reports exactly what could be written.
+    /// Writes guest memory like [`AddressSpace::write`], in the same way.
     fn write(&mut self, address: u64, bytes: &[u8]) -> usize {
         self.space().write(address, bytes)
+    }
+
+    /// Reads up to `length` bytes at `offset` of a file of the host's into guest memory at `address`, without a stop in the
+    /// kernel's memory; returns how many. Fewer where the file ends, or at the first page that cannot be written. `None`
+    /// if the caller had better read into a buffer of its own: nothing has been done then.
+    ///
+    /// # Errors
+    /// What the file says, or `EFAULT` if not even one byte could be written to guest memory.
+    fn read_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        address: u64,
+        length: usize,
+    ) -> Option<SysResult<usize>> {
+        let _ = (file, offset, address, length);
+        None
+    }
+
+    /// Writes guest memory to a file of the host's, likewise.
+    ///
+    /// # Errors
+    /// What the file says, or `EFAULT` if not even one byte could be read from guest memory.
+    fn write_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        address: u64,
+        length: usize,
+    ) -> Option<SysResult<usize>> {
+        let _ = (file, offset, address, length);
+        None
     }
 
     /// After [`Event::Syscall`]: the code around the instruction that made the call, if it has come to pay to change it

@@ -638,23 +638,13 @@ impl Inode for HostInode {
 
 /// Reads at `offset` of a host file.
 pub fn read_host(fd: &OwnedFd, offset: u64, to: &mut UserWriter<'_>) -> SysResult<usize> {
-    let mut at = offset;
-    to.fill(|chunk| {
-        let count = rustix::io::pread(fd, chunk, at)?;
-        at += count as u64;
-        Ok(count)
-    })
+    to.fill_from(fd, offset)
 }
 
 /// Writes at `offset` of a host file.
 pub fn write_host(fd: &OwnedFd, offset: u64, from: &mut UserReader<'_>) -> SysResult<(usize, u64)> {
-    let mut at = offset;
-    let count = from.drain(|chunk| {
-        let count = rustix::io::pwrite(fd, chunk, at)?;
-        at += count as u64;
-        Ok(count)
-    })?;
-    Ok((count, at))
+    let count = from.drain_to(fd, offset)?;
+    Ok((count, offset + count as u64))
 }
 
 /// Writes at the end of a host file, wherever others have moved that to meanwhile.

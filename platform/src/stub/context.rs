@@ -21,6 +21,8 @@ use super::spin::Habits;
 use super::{memory, text};
 use crate::{AddressSpace, Context, Description, Event, Fault, Interrupter, MemoryOp, Registers};
 
+mod copy;
+
 /// For how many ticks ([`super::slot::TICK`]) an interrupt may go unanswered before the process is killed: its guest
 /// must have blocked the signal, by a frame of its own for the stub's `rt_sigreturn`.
 const INTERRUPT_TICKS: u32 = 5;
@@ -394,7 +396,7 @@ impl StubContext {
         let rules = &self.space.shared.spinning;
         let running = rules.guest_runs();
         let slot = self.slot();
-        self.habits.move_away(rules, || slot.leave());
+        self.habits.place(rules, |place| slot.go(place));
         if !slot.is_here() {
             self.habits.spin(rules, true, |ticks| slot.spin(ticks));
         }
@@ -518,6 +520,34 @@ impl Context for StubContext {
         self.post(COMMAND_EXCHANGE);
         self.wait_done()?;
         self.result().map(|found| found as u32)
+    }
+
+    fn read(&mut self, address: u64, buffer: &mut [u8]) -> usize {
+        self.copy_in(address, buffer)
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> usize {
+        self.copy_out(address, bytes)
+    }
+
+    fn read_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        address: u64,
+        length: usize,
+    ) -> Option<SysResult<usize>> {
+        self.copy_from_file(file, offset, address, length)
+    }
+
+    fn write_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        address: u64,
+        length: usize,
+    ) -> Option<SysResult<usize>> {
+        self.copy_to_file(file, offset, address, length)
     }
 
     fn hot_call(&mut self) -> Option<Range<u64>> {

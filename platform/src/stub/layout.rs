@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A slot is found from any address in it by masking, which is how the signal handler finds it from its stack. The
-//! word at offset zero says whose turn it is; everything else in the slot is the turn owner's to use. All of it can be
-//! written by guest code at any time: the kernel copies a field once and then checks it.
+//! word at offset zero says whose turn it is; everything else in the slot is the turn owner's to use, but for the buffer
+//! while a copy is made, when each side keeps to its part of it. All of it can be written by guest code at any time: the kernel copies a field once and then checks it.
 
 use std::ops::Range;
 
@@ -158,6 +158,11 @@ pub const COMMAND_EXIT: u32 = 6;
 pub const COMMAND_RETURN: u32 = 7;
 /// Run into a signal, so that the FPU state of a thread in a patched call is in a frame.
 pub const COMMAND_MATERIALISE: u32 = 8;
+/// Copy guest memory to the buffer: the guest's address, the buffer's, the length. The result is how many bytes could be
+/// copied.
+pub const COMMAND_COPY_IN: u32 = 9;
+/// Copy the buffer to guest memory: the same arguments and result.
+pub const COMMAND_COPY_OUT: u32 = 10;
 
 /// Size of a record for `COMMAND_CALLS`.
 pub const CALL_SIZE: usize = 64;

@@ -69,7 +69,7 @@ use spin::Spinning;
 pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_futex,             // taking turns with stubs, and locks
     libc::SYS_getcpu,            // where the vDSO does not answer
-    libc::SYS_sched_getaffinity, // leaving a processor to a stub
+    libc::SYS_sched_getaffinity, // going to another processor, or to that of a stub
     libc::SYS_sched_setaffinity, // the same, of the calling thread only
     libc::SYS_tgkill,            // interrupts
     libc::SYS_tkill,             // a stub that makes calls nobody asked for
@@ -93,6 +93,8 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_process_vm_writev, // guest memory
     libc::SYS_openat,            // memory usage, below `procfs`
     libc::SYS_read,              // the same
+    libc::SYS_pread64,           // how many threads want to run; files that guests read
+    libc::SYS_pwrite64,          // files that guests write
     libc::SYS_clock_gettime,     // processor time of a stub
     libc::SYS_membarrier,        // memory barriers of guests
 ];
@@ -179,7 +181,7 @@ impl StubPlatform {
             notifications: Notifications::new(listener),
             vdso,
             fpu,
-            spinning: Spinning::new(),
+            spinning: Spinning::new(procfs.as_ref()),
             procfs,
             reaper: Reaper::start()?,
             patching: patching == Patching::On,

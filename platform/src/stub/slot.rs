@@ -8,6 +8,7 @@ use host::rustix::thread::futex;
 use host::rustix::time::Timespec;
 
 use super::layout::*;
+use super::spin::Place;
 
 /// One slot, mapped in this process.
 #[derive(Debug)]
@@ -98,11 +99,14 @@ impl Slot {
         }
     }
 
-    /// Takes this thread away from the processor that it is on, where the stub has just been woken; whether it could.
-    pub fn leave(&self) -> bool {
-        let left = host::process::leave_processor();
+    /// Moves this thread to another processor; whether it could.
+    pub fn go(&self, place: Place) -> bool {
+        let gone = match place {
+            Place::Elsewhere => host::process::leave_processor(),
+            Place::WithStub => host::process::go_to_processor(self.field(STUB_CPU).load(Ordering::Relaxed)),
+        };
         self.field(KERNEL_CPU).store(host::process::current_cpu(), Ordering::Relaxed);
-        left
+        gone
     }
 
     /// Waits until the stub has given the turn back.

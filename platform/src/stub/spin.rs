@@ -5,23 +5,29 @@
 //! perhaps the very thread that it waits for. Therefore:
 //!
 //! - never when the other side was last seen on this processor;
-//! - never more guests and spinners than processors;
+//! - never more guests and spinners than processors, nor more threads of the whole machine that want to run;
 //! - only where the last waits were so short that it pays;
 //! - and where it should have paid but did not, somebody else has the processors: not again for a while, and longer each
 //!   time ([`Pause`]).
 //!
 //! The host likes to wake a thread on the processor of the one that wakes it. Two that take turns then stay together, and
-//! neither spins. If a processor seems to be free, the kernel thread goes there ([`Habits::moves_away`]); where that turns
-//! out to be wrong, it is not tried again for a while.
+//! neither spins. If a processor is free, the kernel thread goes there. Where all are wanted by others, two that are apart
+//! each wait for their turn among those, but of two that are together one runs when the other stops: then the kernel
+//! thread goes to the stub ([`Habits::place`]).
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use host::rustix::fs::{Mode, OFlags, openat};
 
 /// The longest that a side spins: about the price of a wake-up.
 const LIMIT: Duration = Duration::from_micros(50);
-/// How many turns two sides share a processor before they part.
-const TOGETHER: u32 = 16;
+/// How many turns in a row two sides have shared a processor, or have been apart, before that is changed.
+const SETTLED: u32 = 16;
+/// How long it is believed how many threads want to run, in units of [`LIMIT`].
+const FRESH: u64 = 80;
 /// The shortest and the longest that something is not tried again, in units of [`LIMIT`].
 const PAUSES: [u64; 2] = [20, 1000];
 /// So many successes in a row make up for all failures.
@@ -35,6 +41,47 @@ pub struct Spinning {
     limit: u64,
     /// How many guest threads run, or kernel threads spin.
     busy: AtomicU32,
+    machine: Machine,
+}
+
+/// How much the whole machine has to do.
+#[derive(Debug, Default)]
+struct Machine {
+    /// `loadavg`, which says how many threads run or want to.
+    file: Option<OwnedFd>,
+    processors: u32,
+    /// When it was asked last, in ticks, and whether more threads wanted to run than can.
+    asked: AtomicU64,
+    crowded: AtomicBool,
+}
+
+impl Machine {
+    fn new(procfs: Option<&OwnedFd>) -> Machine {
+        let open = |procfs| openat(procfs, "loadavg", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+        let processors = host::process::online_processors();
+        Machine { file: procfs.and_then(open), processors, ..Machine::default() }
+    }
+
+    /// Whether there are more threads than processors for them, which is not asked more often than it changes.
+    fn is_crowded(&self, now: u64, limit: u64) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if let Some(file) = &self.file
+            && now.wrapping_sub(asked) > FRESH * limit
+            && self.asked.compare_exchange(asked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let mut text = [0; 64];
+            let length = host::rustix::io::pread(file, &mut text[..], 0).unwrap_or(0);
+            let wanting = runnable(&text[..length]);
+            self.crowded.store(wanting.is_some_and(|count| count > self.processors), Ordering::Relaxed);
+        }
+        self.crowded.load(Ordering::Relaxed)
+    }
+}
+
+/// How many threads run or want to, as `proc_loadavg(5)` says.
+fn runnable(loadavg: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(loadavg).ok()?;
+    text.split_ascii_whitespace().nth(3)?.split_once('/')?.0.parse().ok()
 }
 
 /// Counts a guest or a spinner while it exists.
@@ -47,8 +94,8 @@ impl Drop for Busy<'_> {
 }
 
 impl Spinning {
-    /// Rules for this machine. Takes a moment: it measures the time-stamp counter.
-    pub fn new() -> Spinning {
+    /// Rules for this machine, of which `procfs` tells more. Takes a moment: it measures the time-stamp counter.
+    pub fn new(procfs: Option<&OwnedFd>) -> Spinning {
         let (start, ticks) = (Instant::now(), host::process::time_stamp());
         while start.elapsed() < Duration::from_micros(200) {
             std::hint::spin_loop();
@@ -58,7 +105,7 @@ impl Spinning {
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         // A counter that is nonsense must not make anybody spin for long.
         let limit = u64::try_from(limit).unwrap_or(0).min(1_000_000);
-        Spinning { processors, limit, busy: AtomicU32::new(0) }
+        Spinning { processors, limit, busy: AtomicU32::new(0), machine: Machine::new(procfs) }
     }
 
     /// Counts the caller's guest as running.
@@ -76,6 +123,10 @@ impl Spinning {
 
     fn has_room(&self) -> bool {
         self.busy.load(Ordering::Relaxed) < self.processors
+    }
+
+    fn is_crowded(&self, now: u64) -> bool {
+        self.machine.is_crowded(now, self.limit)
     }
 }
 
@@ -145,8 +196,9 @@ pub struct Habits {
     /// Whether the stub may spin for the kernel.
     granted: Cell<bool>,
     spinning: Pause,
-    /// For how many turns both sides have been on one processor.
+    /// For how many turns both sides have been on one processor, and on different ones.
     together: Cell<u32>,
+    apart: Cell<u32>,
     moving: Pause,
 }
 
@@ -161,7 +213,10 @@ impl Habits {
             // Each has spun for the other, and yet they have missed each other.
             self.spinning.failed(now, rules.limit);
         }
-        let spins = rules.has_room() && self.kernel.are_short(rules.limit) && self.spinning.is_over(now);
+        let spins = rules.has_room()
+            && self.kernel.are_short(rules.limit)
+            && self.spinning.is_over(now)
+            && !rules.is_crowded(now);
         self.granted.set(spins);
         if spins { u32::try_from(rules.limit).unwrap_or(0) } else { 0 }
     }
@@ -173,7 +228,10 @@ impl Habits {
         // The stub may lie.
         self.reported.set(now.wrapping_sub(now.wrapping_sub(reported).min(4 * rules.limit)));
         self.noticed.set(now);
-        self.together.set(if together { self.together.get().saturating_add(1) } else { 0 });
+        let (more, none) =
+            if together { (&self.together, &self.apart) } else { (&self.apart, &self.together) };
+        more.set(more.get().saturating_add(1));
+        none.set(0);
         let Some(ticks) = guest else { return };
         self.guest.note(ticks, rules.limit);
         if self.in_vain.take() && ticks < rules.limit {
@@ -184,8 +242,9 @@ impl Habits {
     /// Spins by calling `spin` with a number of ticks, if it is likely to pay; `guest` says whether guest code runs
     /// meanwhile, or just the stub. `spin` returns whether the turn has come.
     pub fn spin(&self, rules: &Spinning, guest: bool, spin: impl FnOnce(u64) -> bool) {
-        if guest && !(self.guest.are_short(rules.limit) && self.spinning.is_over(host::process::time_stamp()))
-        {
+        let now = host::process::time_stamp();
+        let pays = self.guest.are_short(rules.limit) && self.spinning.is_over(now) && !rules.is_crowded(now);
+        if guest && !pays {
             return;
         }
         if let Some(_busy) = rules.spinner() {
@@ -205,26 +264,42 @@ impl Habits {
             && host::process::time_stamp().wrapping_sub(self.reported.get()) < rules.limit / 2
     }
 
-    /// Goes to another processor by calling `leave`, if both sides share one, spinning would pay, and another seems to be
-    /// free. `leave` returns whether it has worked. Called when the guest runs.
-    pub fn move_away(&self, rules: &Spinning, leave: impl FnOnce() -> bool) {
-        if self.together.get() < TOGETHER || !rules.has_room() {
+    /// Changes where the kernel thread runs by calling `go`, if another place is better for the two sides. `go` returns
+    /// whether it has worked. Called when the guest runs.
+    pub fn place(&self, rules: &Spinning, go: impl FnOnce(Place) -> bool) {
+        if self.together.get().max(self.apart.get()) < SETTLED {
             return;
         }
         let start = host::process::time_stamp();
+        let crowded = rules.is_crowded(start);
+        let place = if self.together.get() != 0 { Place::Elsewhere } else { Place::WithStub };
+        let sensible = match place {
+            Place::Elsewhere => !crowded && rules.has_room() && self.spinning.is_over(start),
+            Place::WithStub => crowded,
+        };
         let short = self.guest.are_short(rules.limit) && self.kernel.are_short(rules.limit);
-        if !short || !self.moving.is_over(start) || !self.spinning.is_over(start) {
+        if !sensible || !short || !self.moving.is_over(start) {
             return;
         }
         self.together.set(0);
-        let left = leave();
-        // Each time counts, the first ones a little: who has to do it often had better not.
+        self.apart.set(0);
+        let gone = go(place);
         let end = host::process::time_stamp();
         self.moving.failed(end, rules.limit);
-        if left && end.wrapping_sub(start) < 4 * rules.limit {
+        if gone && end.wrapping_sub(start) < 4 * rules.limit {
+            // Nobody was in the way: it may be done as soon again.
             self.moving.next.set(self.moving.length.get());
         }
     }
+}
+
+/// Where the kernel thread may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// To any other processor.
+    Elsewhere,
+    /// To the one of the stub.
+    WithStub,
 }
 
 #[cfg(test)]
@@ -232,7 +307,7 @@ mod tests {
     use super::*;
 
     fn rules() -> Spinning {
-        Spinning { processors: 2, limit: 1_000_000, busy: AtomicU32::new(0) }
+        Spinning { processors: 2, limit: 1_000_000, busy: AtomicU32::new(0), machine: Machine::default() }
     }
 
     #[test]
@@ -287,25 +362,52 @@ mod tests {
     fn two_on_one_processor_part_if_there_is_another() {
         let (rules, habits) = (rules(), Habits::default());
         let moved = Cell::new(0);
-        let leave = || {
+        let leave = |place| {
+            assert_eq!(place, Place::Elsewhere);
             moved.set(moved.get() + 1);
             true
         };
-        for _ in 0..TOGETHER {
-            habits.move_away(&rules, leave);
+        for _ in 0..SETTLED {
+            habits.place(&rules, leave);
             habits.guest_done(&rules, host::process::time_stamp(), Some(10), true);
             habits.kernel_done(&rules, true);
         }
         assert_eq!(moved.get(), 0);
         let full = [rules.guest_runs(), rules.guest_runs()];
-        habits.move_away(&rules, leave);
+        habits.place(&rules, leave);
         assert_eq!(moved.get(), 0);
         drop(full);
-        habits.move_away(&rules, leave);
+        habits.place(&rules, leave);
         assert_eq!(moved.get(), 1);
         // And not again at once.
-        (0..TOGETHER).for_each(|_| habits.guest_done(&rules, host::process::time_stamp(), Some(10), true));
-        habits.move_away(&rules, leave);
+        (0..SETTLED).for_each(|_| habits.guest_done(&rules, host::process::time_stamp(), Some(10), true));
+        habits.place(&rules, leave);
         assert_eq!(moved.get(), 1);
+    }
+
+    #[test]
+    fn where_all_processors_are_wanted_nobody_spins_and_two_come_together() {
+        let mut rules = rules();
+        rules.machine.crowded = true.into();
+        let habits = Habits::default();
+        let moved = Cell::new(0);
+        for _ in 0..=SETTLED {
+            habits.spin(&rules, true, |_| panic!("spins"));
+            habits.guest_done(&rules, host::process::time_stamp(), Some(10), false);
+            assert_eq!(habits.kernel_done(&rules, true), 0);
+            habits.place(&rules, |place| {
+                assert_eq!(place, Place::WithStub);
+                moved.set(moved.get() + 1);
+                true
+            });
+        }
+        assert_eq!(moved.get(), 1);
+    }
+
+    #[test]
+    fn the_number_of_those_who_want_to_run_is_found() {
+        assert_eq!(runnable(b"8.99 6.78 6.00 7/139 2\n"), Some(7));
+        assert_eq!(runnable(b"8.99 6.78"), None);
+        assert_eq!(runnable(b""), None);
     }
 }

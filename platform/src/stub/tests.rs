@@ -13,7 +13,7 @@ const STACK_TOP: u64 = 0x30_0000;
 
 /// One platform for all tests of the process: its reaper waits for all children. The thread that makes the zygote
 /// stays, because the zygote dies with it.
-fn platform() -> &'static StubPlatform {
+pub(super) fn platform() -> &'static StubPlatform {
     static PLATFORM: OnceLock<StubPlatform> = OnceLock::new();
     PLATFORM.get_or_init(|| {
         let (sender, receiver) = mpsc::channel();
