@@ -16,6 +16,7 @@ use kernel::task::{Credentials, Limits};
 use kernel::tty::console::Console;
 use kernel::tty::terminal::{Slave, Terminal};
 use kernel::tty::{DevPts, Termios};
+use kernel::user::UserWriter;
 
 use crate::control::message::{ErrorCode, Failure};
 use crate::descriptors::Descriptors;
@@ -44,12 +45,16 @@ pub fn prepare(
     let namespace = Arc::clone(&container.mounts);
     let state = FsState { namespace, root: top.clone(), cwd: top, umask: spec.umask & 0o777 };
     let cwd = working_directory(&state, &credentials, spec)?;
+    let mut environment = spec.environment.clone();
+    if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
+        environment.push(format!("HOME={}", home(&state, &credentials, spec.uid)));
+    }
     let (files, terminal, console) = streams(kernel, terminals, &state, &credentials, spec, descriptors)?;
     let init = InitSpec {
         role,
         program: spec.program.clone().into_bytes(),
         arguments: spec.arguments.iter().cloned().map(String::into_bytes).collect(),
-        environment: spec.environment.iter().cloned().map(String::into_bytes).collect(),
+        environment: environment.into_iter().map(String::into_bytes).collect(),
         fs: FsState { cwd, ..state },
         credentials,
         limits: limits(spec),
@@ -126,6 +131,41 @@ fn working_directory(
         let text = format!("cannot enter the working directory {}: {error}", spec.cwd);
         Failure::new(ErrorCode::Invalid, text)
     })
+}
+
+/// The home directory that `/etc/passwd` of the container gives a user.
+fn home(state: &FsState, credentials: &Credentials, uid: u32) -> String {
+    let text = read_file(state, credentials, b"/etc/passwd").unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let home = text.lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let found = fields.next()?.trim().parse() == Ok(uid);
+        fields.nth(2).filter(|home| found && !home.is_empty())
+    });
+    home.unwrap_or("/").to_owned()
+}
+
+/// What is in a small regular file of the container.
+fn read_file(state: &FsState, credentials: &Credentials, path: &[u8]) -> Result<Vec<u8>, SysError> {
+    const MOST: usize = 1 << 20;
+    let walker = Walker::new(state.clone(), credentials, None, Walk::FOLLOW);
+    let place = walker.walk(state.root.clone(), path)?.place;
+    let inode = place.existing()?;
+    if inode.file_type() != FileType::Regular {
+        return Err(Errno::EINVAL.into());
+    }
+    let flags = OpenFlags::empty();
+    let file = File::new(Place::Path(place), inode.open(None, flags)?, flags);
+    let mut content = Vec::new();
+    while content.len() < MOST {
+        let mut piece = Vec::new();
+        let count = file.read_at(content.len() as u64, &mut UserWriter::buffer(&mut piece, 16 << 10))?;
+        if count == 0 {
+            break;
+        }
+        content.append(&mut piece);
+    }
+    Ok(content)
 }
 
 type Opened = (Vec<Arc<File>>, Option<Arc<Terminal>>, Option<Arc<Console>>);

@@ -329,11 +329,11 @@ impl Supervisor {
             Life::Created(_) => {}
             Life::Started => {
                 let container = member.container()?;
-                let Some(signal) = Signal::new(number) else {
-                    let there = container.init_group().is_some() || target != Target::Init;
-                    return if there { Ok(()) } else { Err(member.stopped()) };
+                let sent = match Signal::new(number) {
+                    Some(signal) => container.signal(target, signal),
+                    None => container.check_target(target),
                 };
-                return container.signal(target, signal).map_err(|error| match (error, target) {
+                return sent.map_err(|error| match (error, target) {
                     (Errno::ESRCH, Target::Init | Target::All) => member.stopped(),
                     (Errno::ESRCH, Target::Group(number)) => {
                         let text = format!("no such process group with PGID {number}");

@@ -120,29 +120,57 @@ pub fn make_directory(namespace: &Arc<MountNamespace>, path: &str) -> Result<Pat
     make_mount_point(namespace, path, false)
 }
 
-/// The place of a mount, made with all directories above it if it does not exist. Links in the container's own files
-/// are followed as the container would see them, so they cannot lead out of it.
+/// The place of a mount, made with all directories above it if it does not exist, those included that links lead to. Links
+/// in the container's own files are followed as the container would see them, so they cannot lead out of it.
 fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> Result<PathRef, Errno> {
+    const MAX_LINKS: usize = 40;
     let credentials = Credentials::new(0, 0);
     let top = namespace.root();
     let state = FsState { namespace: Arc::clone(namespace), root: top.clone(), cwd: top.clone(), umask: 0 };
-    let mut place = top;
-    let mut parts = path.split('/').filter(|part| !part.is_empty() && *part != ".").peekable();
-    while let Some(part) = parts.next() {
-        if part == ".." {
-            return Err(Errno::EINVAL);
-        }
-        let walker = Walker::new(state.clone(), &credentials, None, Walk::FOLLOW | Walk::CREATE);
-        let found = walker.walk(place.clone(), part.as_bytes()).map_err(SysError::errno)?.place;
-        if found.inode().is_none() {
-            let kind = if file && parts.peek().is_none() { NewKind::Regular } else { NewKind::Directory };
-            let parent = place.existing()?;
-            let new = NewFile { kind, mode: 0o755, uid: 0, gid: 0 };
-            found.dentry.instantiate(parent.create(part.as_bytes(), &new)?);
-        }
-        place = found;
+    let parts = |path: &[u8]| -> Vec<Vec<u8>> {
+        let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+        parts.rev().map(<[u8]>::to_vec).collect()
+    };
+    let mut rest = parts(path.as_bytes());
+    if rest.iter().any(|part| part == b"..") {
+        return Err(Errno::EINVAL);
     }
-    Ok(place)
+    // Where it is, and all directories on the way there.
+    let mut way = vec![top.clone()];
+    let mut links = 0;
+    while let Some(part) = rest.pop() {
+        if part == b".." {
+            if way.len() > 1 {
+                way.pop();
+            }
+            continue;
+        }
+        let place = way.last().unwrap_or(&top).clone();
+        let walker = Walker::new(state.clone(), &credentials, None, Walk::CREATE);
+        let found = walker.walk(place.clone(), &part).map_err(SysError::errno)?.place;
+        match found.inode() {
+            None => {
+                let kind = if file && rest.is_empty() { NewKind::Regular } else { NewKind::Directory };
+                let new = NewFile { kind, mode: 0o755, uid: 0, gid: 0 };
+                found.dentry.instantiate(place.existing()?.create(&part, &new)?);
+            }
+            Some(inode) if inode.file_type() == FileType::Symlink => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::ELOOP);
+                }
+                let target = inode.readlink(None)?;
+                if target.starts_with(b"/") {
+                    way.truncate(1);
+                }
+                rest.extend(parts(&target));
+                continue;
+            }
+            Some(_) => {}
+        }
+        way.push(found);
+    }
+    Ok(way.pop().unwrap_or(top))
 }
 
 /// The file system of `/dev`.

@@ -32,11 +32,7 @@ impl Container {
     /// `ESRCH` if there is nobody to get it, in this container.
     pub fn signal(&self, target: Target, signal: Signal) -> SysResult<()> {
         let kernel = self.kernel()?;
-        let groups = self.targets(&kernel, target)?;
-        if groups.is_empty() {
-            return Err(Errno::ESRCH);
-        }
-        for group in groups {
+        for group in self.reached(&kernel, target)? {
             if signal == Signal::SIGKILL {
                 kernel.end_group(&group, ExitStatus::Signaled { signal, core: false });
             } else if !crate::signal::shields(&group, signal) || signal == Signal::SIGSTOP {
@@ -44,6 +40,19 @@ impl Container {
             }
         }
         Ok(())
+    }
+
+    /// Whether a signal would reach anybody.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is nobody to get it, in this container.
+    pub fn check_target(&self, target: Target) -> SysResult<()> {
+        self.reached(&*self.kernel()?, target).map(drop)
+    }
+
+    fn reached(&self, kernel: &Kernel, target: Target) -> SysResult<Vec<Arc<ThreadGroup>>> {
+        let groups = self.targets(kernel, target)?;
+        if groups.is_empty() { Err(Errno::ESRCH) } else { Ok(groups) }
     }
 
     /// The init, while there is one.

@@ -274,8 +274,8 @@ fn make_rootfs(root: &Path) {
     let Some(busybox) = busybox() else { panic!("no busybox") };
     std::fs::copy(busybox, bin.join("busybox")).expect("a copy");
     let tools = [
-        "cat", "chmod", "echo", "env", "hostname", "id", "kill", "ln", "ls", "mkdir", "mkfifo", "ps", "pwd",
-        "sed", "sh", "sleep", "stty", "touch", "tr", "true", "tty", "wc",
+        "awk", "cat", "chmod", "cut", "dd", "echo", "env", "hostname", "id", "kill", "ln", "ls", "mkdir",
+        "mkfifo", "ps", "pwd", "sed", "sh", "sleep", "stty", "touch", "tr", "true", "tty", "wc",
     ];
     for tool in tools {
         std::os::unix::fs::symlink("busybox", bin.join(tool)).expect("a link");

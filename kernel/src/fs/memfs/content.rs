@@ -99,7 +99,8 @@ impl Content {
     /// How many bytes there are from `start` on that take no memory yet, up to the first of `budget` that must not;
     /// returns the position behind what may be written.
     fn within_budget(&self, start: u64, end: u64, mut budget: u64) -> SysResult<u64> {
-        let mut at = start;
+        // From the beginning of its page, which may be there already although the file ends in it.
+        let mut at = start / PAGE * PAGE;
         while at < end {
             let (data, hole) = match self {
                 Content::Bytes(bytes) => {
@@ -117,10 +118,10 @@ impl Content {
             let needed = if data > at { (last - first) * PAGE } else { 0 };
             if needed > budget {
                 let affordable = (first + budget / PAGE) * PAGE;
-                return Ok(affordable.max(at).min(end));
+                return Ok(affordable.max(start).min(end));
             }
             budget -= needed;
-            at = hole.max(data).min(end).max(at + 1);
+            at = hole.max(data).next_multiple_of(PAGE).max(at + PAGE);
         }
         Ok(end)
     }
@@ -588,6 +589,17 @@ mod tests {
         fs.root().unlink(b"file").unwrap();
         drop(inode);
         assert_eq!(free_pages(&fs), 32);
+    }
+
+    #[test]
+    fn the_last_page_can_be_filled_bit_by_bit() {
+        let fs = limited(32, 100);
+        let file = open(&new_file(&fs, "file").unwrap());
+        for at in (0..32 * 4096).step_by(1024) {
+            assert_eq!(write(&file, at, 1024), Ok(1024), "{at}");
+        }
+        assert_eq!(write(&file, 32 * 4096, 1), Err(Errno::ENOSPC));
+        assert_eq!(write(&file, 32 * 4096 - 1, 2), Ok(1));
     }
 
     #[test]
