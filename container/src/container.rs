@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use oci_spec::runtime as oci;
-use sandbox::control::message::{ContainerState, ErrorCode, ProcessInfo, SignalTarget, Usage, WaitTarget};
+use sandbox::control::message::{ContainerState, ErrorCode, ProcessInfo, SignalTarget, WaitTarget};
 use sandbox::control::{Client, ClientError, Request, Response, listen_at};
 use sandbox::link::{self, Ending};
 use sandbox::spec::{Descriptor, FileAccess, ResourcesSpec, RootLayer, Streams};
@@ -280,6 +280,12 @@ impl Container {
             (client, None, control)
         };
         self.make_cgroup(config, wanted)?;
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.join(gofer.pid)?;
+            if !is_root {
+                spec.cgroups = cgroup.open_members()?.into_iter().map(|file| parcel.add(file)).collect();
+            }
+        }
         // Whoever dies from here on leaves a container behind that can be deleted with all that belongs to it.
         self.saver.save_locked(self)?;
         let job = Job {
@@ -686,8 +692,8 @@ impl Container {
         }
     }
 
-    /// What it uses: its control group says, but for tasks, which are those of the container and not of the host; in a
-    /// pod, whose containers share one sandbox process, and without a group, the sandbox says.
+    /// What it uses: its control group says, but for tasks, which are those of the container and not of the host; without a
+    /// group, the sandbox says, and in a pod, whose containers share one sandbox process, it tells processor time.
     ///
     /// # Errors
     /// If it has ended.
@@ -698,11 +704,16 @@ impl Container {
         };
         let alone = self.is_sandbox_root()
             && state::list_sandbox(self.saver.root_dir(), &self.saver.id().sandbox_id)?.len() < 2;
-        let mut stats = match &self.cgroup {
-            Some(cgroup) if alone => cgroup.stats()?,
-            Some(cgroup) => with_usage(cgroup.stats().unwrap_or_default(), &usage),
-            None => with_usage(Stats::default(), &usage),
-        };
+        let mut stats = self.cgroup.as_ref().map(Cgroup::stats).transpose()?.unwrap_or_default();
+        if !alone {
+            // The sandbox's work for all of them is done in the first one's group.
+            stats.cpu.usage.user = usage.user_nanoseconds;
+            stats.cpu.usage.kernel = usage.system_nanoseconds;
+            stats.cpu.usage.total = usage.user_nanoseconds.saturating_add(usage.system_nanoseconds);
+        }
+        if self.cgroup.is_none() {
+            stats.memory.usage.usage = usage.memory_bytes;
+        }
         stats.pids.current = usage.tasks;
         stats.pids.limit = usage.tasks_limit;
         Ok(stats)
@@ -938,14 +949,6 @@ fn usual_cgroup(root: &Path, id: &Id) -> String {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     if root == Path::new(USUAL_ROOT) { id.to_string() } else { format!("{id}.{hash:016x}") }
-}
-
-fn with_usage(mut stats: Stats, usage: &Usage) -> Stats {
-    stats.cpu.usage.user = usage.user_nanoseconds;
-    stats.cpu.usage.kernel = usage.system_nanoseconds;
-    stats.cpu.usage.total = usage.user_nanoseconds.saturating_add(usage.system_nanoseconds);
-    stats.memory.usage.usage = usage.memory_bytes;
-    stats
 }
 
 /// What a specification allows to be used; zero and what is negative are no limit.

@@ -92,6 +92,7 @@ pub fn container(
         sysctl: sysctl(config),
         process: process(&config.process, streams),
         resources: ResourcesSpec::default(),
+        cgroups: Vec::new(),
         strace: None,
         link: None,
     })

@@ -14,7 +14,7 @@
 extern crate self as platform;
 
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,16 @@ pub trait Platform: Send + Sync {
     /// An address space without mappings (but for the platform's own and the vDSO), with one thread that has not run:
     /// its registers are zero but for segments and flags, its FPU state is the initial one. `execve(2)` uses this.
     fn create(&self) -> SysResult<Box<dyn Context>>;
+
+    /// A platform whose address spaces are in other control groups of the host, which are given by their `cgroup.procs` open
+    /// for writing; everything else is shared with this one.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where there are no processes to be moved; what the host says.
+    fn within(&self, groups: Vec<OwnedFd>) -> SysResult<Arc<dyn Platform>> {
+        let _ = groups;
+        Err(abi::Errno::EOPNOTSUPP)
+    }
 
     /// When this returns, every guest thread that is running has been through a full memory barrier since it was called,
     /// and has taken its instructions anew.

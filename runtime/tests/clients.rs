@@ -17,11 +17,7 @@ const SKIPPED: i32 = 77;
 static ONE: Mutex<()> = Mutex::new(());
 
 /// Checks that fail, each with its reason. One that is listed and passes fails the test, as in the conformance suite.
-const EXPECTED_FAILURES: &[(&str, &str, &str)] = &[(
-    "cri",
-    "memory_limit_kills_only_its_container",
-    "the processes of a pod are in the pod's memory cgroup",
-)];
+const EXPECTED_FAILURES: &[(&str, &str, &str)] = &[];
 
 /// Runs a suite, or its checks whose names match `filter`.
 fn run(name: &str, filter: &str) -> Output {

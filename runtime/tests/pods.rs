@@ -599,3 +599,72 @@ fn containers_of_a_pod_come_and_go_all_at_once() {
     pod.assert_works("p");
     pod.end(&[]);
 }
+
+/// Lines of `/proc/PID/cgroup` of hierarchies with limits.
+fn groups_of(pid: i32) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process");
+    let limited =
+        |line: &&str| !line.contains(":name=") && (!line.contains("::") || !text.contains(":memory:"));
+    text.lines().filter(limited).map(str::to_owned).collect()
+}
+
+#[test]
+fn programs_of_a_pod_run_in_the_groups_of_their_own_containers() {
+    if !can_run() {
+        return;
+    }
+    let pod = Pod::new();
+    pod.add("a", |_| {});
+    pod.add("b", |_| {});
+    for (id, seconds) in [("a", 1), ("b", 2), ("p", 3)] {
+        // A number that no other program has.
+        let argument = format!("8{seconds}{:06}", std::process::id());
+        let script = format!("sleep {argument} >/dev/null 2>&1 &");
+        pod.shell(id, &script);
+        let command = format!("sleep\0{argument}\0");
+        let mut found = Vec::new();
+        until("the program", || {
+            found = bundles::processes_with(&command);
+            !found.is_empty()
+        });
+        let stand_in = groups_of(pod.host.pid(id));
+        assert!(!stand_in.is_empty());
+        assert_eq!(groups_of(found[0]), stand_in, "{id}");
+        let gofers = gofers_of(&pod.host, id);
+        assert_eq!(groups_of(gofers[0]), stand_in, "the gofer of {id}");
+    }
+    pod.end(&["a", "b"]);
+}
+
+#[test]
+fn a_memory_limit_of_a_container_of_a_pod_is_its_own() {
+    if !can_run() {
+        return;
+    }
+    let pod = Pod::new();
+    pod.add("a", |_| {});
+    pod.add("b", |spec| spec["linux"]["resources"] = json!({ "memory": { "limit": 48 << 20 } }));
+    let greedy =
+        r#"busybox awk 'BEGIN { x = "0123456789abcdef"; for (i = 0; i < 24; i++) x = x x }'; echo $?"#;
+    for _ in 0..3 {
+        assert_eq!(pod.shell("b", greedy), "137\n");
+    }
+    for id in ["p", "a", "b"] {
+        pod.assert_works(id);
+    }
+    let stats = |id: &str| -> Value {
+        serde_json::from_str(&pod.host.run(&["events", "--stats", id]).ok()).expect("JSON")
+    };
+    let before = stats("a");
+    assert_eq!(stats("b")["data"]["memory"]["usage"]["limit"], json!(48 << 20));
+    assert_eq!(pod.shell("a", greedy), "0\n");
+    let after = stats("a");
+    let number = |stats: &Value, path: &str| stats.pointer(path).and_then(Value::as_u64).expect("a number");
+    let peak = "/data/memory/usage/max";
+    assert!(number(&after, peak) > 200 << 20, "{after}");
+    // Some allocations of the host may go beyond.
+    assert!(number(&stats("b"), peak) < 64 << 20);
+    let used = "/data/cpu/usage/total";
+    assert!(number(&after, used) > number(&before, used));
+    pod.end(&["a", "b"]);
+}

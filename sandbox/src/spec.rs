@@ -67,6 +67,10 @@ pub struct ContainerSpec {
     /// What it may use as a whole.
     #[serde(default)]
     pub resources: ResourcesSpec,
+    /// The control groups of the host that its programs run in: their `cgroup.procs`, open for writing. None if those of
+    /// the sandbox process are the right ones.
+    #[serde(default)]
+    pub cgroups: Vec<Descriptor>,
     /// Which system calls are shown in the log: nothing, all (an empty list), or these.
     #[serde(default)]
     pub strace: Option<String>,

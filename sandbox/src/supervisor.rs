@@ -169,6 +169,9 @@ impl Supervisor {
             .make_namespaces(&self.namespaces(spec))
             .map_err(failed("cannot make the namespaces"))?;
         restrict::set_sysctls(&namespaces, &spec.sysctl)?;
+        let groups: Vec<_> =
+            spec.cgroups.iter().map(|group| descriptors.take(*group)).collect::<Result<_, _>>()?;
+        let platform = (!groups.is_empty()).then(|| self.platform.within(groups)).transpose();
         let channels = spec.gofer.iter().map(|channel| descriptors.take(*channel));
         let gofer = gofer::Client::connect(channels.collect::<Result<_, _>>()?)
             .map_err(failed("cannot talk to the gofer"))?;
@@ -186,6 +189,7 @@ impl Supervisor {
             namespaces,
             mounts,
             limits: spec.resources.into(),
+            platform: platform.map_err(failed("cannot enter the container's control groups"))?,
             init: if spec.ordinary_init { InitRule::Ordinary } else { InitRule::Protected },
         };
         let container =

@@ -342,6 +342,21 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Opens its `cgroup.procs` in each hierarchy that has limits. Whoever writes the pid of a process there, as it knows
+    /// it, moves that in the name of the caller.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn open_members(&self) -> Result<Vec<OwnedFd>> {
+        let directories = self.directories().into_iter().filter(|directory| self.matters(directory));
+        let open = |directory: &Path| {
+            let path = directory.join("cgroup.procs");
+            let file = fs::File::options().write(true).open(&path);
+            file.map(OwnedFd::from).map_err(Error::io("open", &path))
+        };
+        directories.map(open).collect()
+    }
+
     fn matters(&self, directory: &Path) -> bool {
         match self {
             Self::V1(group) => group

@@ -89,7 +89,8 @@ impl Container {
         let program =
             Program { file, name, arguments: spec.arguments.clone(), environment: spec.environment.clone() };
         let stack = spec.limits.get(Resource::Stack).current;
-        let loaded = load(&kernel, &spec.credentials, stack, program, open).map_err(SysError::errno)?;
+        let loaded =
+            load(&*self.platform, &spec.credentials, stack, program, open).map_err(SysError::errno)?;
         let pid = kernel.tasks.with(|tree| tree.allocate_pid(self.pid_namespace()))?;
         Ok(Prepared {
             kernel,

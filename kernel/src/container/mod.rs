@@ -18,6 +18,7 @@ use std::time::Duration;
 use abi::signal::Signal;
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
+use platform::Platform;
 
 use crate::Kernel;
 use crate::fs::mount::MountNamespace;
@@ -98,6 +99,8 @@ pub struct ContainerSpec {
     pub init: InitRule,
     /// The seccomp filters that its processes start under.
     pub filters: Vec<Arc<crate::seccomp::Filter>>,
+    /// What makes its address spaces, if not what makes those of the kernel.
+    pub platform: Option<Arc<dyn Platform>>,
 }
 
 /// Where a container is in its life.
@@ -127,6 +130,8 @@ pub struct Container {
     pub init: InitRule,
     /// The seccomp filters that its processes start under.
     pub filters: Vec<Arc<crate::seccomp::Filter>>,
+    /// What makes its address spaces.
+    pub(crate) platform: Arc<dyn Platform>,
     tasks: AtomicUsize,
     /// How often the limit on tasks has stopped one from being made (`pids.events`).
     refused_tasks: AtomicU64,
@@ -217,6 +222,7 @@ impl Kernel {
             limits: Mutex::new(spec.limits),
             init: spec.init,
             filters: spec.filters,
+            platform: spec.platform.unwrap_or_else(|| Arc::clone(&self.platform)),
             tasks: AtomicUsize::new(0),
             refused_tasks: AtomicU64::new(0),
             records: Mutex::default(),

@@ -81,6 +81,7 @@ impl Machine {
         let mounts = Arc::clone(&self.mounts);
         self.kernel
             .create_container(ContainerSpec {
+                platform: None,
                 id: id.into(),
                 namespaces,
                 mounts,
@@ -364,6 +365,7 @@ fn names_of_containers_are_theirs_alone() {
     let mounts = Arc::clone(&machine.mounts);
     let limits = ContainerLimits::default();
     let again = ContainerSpec {
+        platform: None,
         id: "one".into(),
         namespaces,
         mounts,

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
-use platform::{Context, Description};
+use platform::{Context, Description, Platform};
 
 use super::elf::Elf;
 use super::limits::Resource;
 use super::{Credentials, CurrentTask};
-use crate::Kernel;
 use crate::error::SyscallResult;
 use crate::fs::File;
 use crate::mm::{Layout, MapRequest, MemoryMap, PAGE_SIZE, PIE_BASE};
@@ -112,7 +111,7 @@ fn script_line(start: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
 
 /// Loads a program for a task with these credentials. `open` opens an interpreter by its path, as the caller would.
 pub fn load(
-    kernel: &Kernel,
+    platform: &dyn Platform,
     credentials: &Credentials,
     stack_limit: u64,
     mut program: Program,
@@ -166,8 +165,8 @@ pub fn load(
         return Err(Errno::ENOEXEC.into());
     }
 
-    let mut context = kernel.platform.create()?;
-    let memory = MemoryMap::new(&*context, kernel.platform.guest_range());
+    let mut context = platform.create()?;
+    let memory = MemoryMap::new(&*context, platform.guest_range());
     let executable_stack = elf.executable_stack;
     // As large as it may grow, within reason: its pages are the host's until they are touched.
     let size = stack_limit.clamp(32 * PAGE_SIZE, 8 << 20);
@@ -193,7 +192,7 @@ pub fn load(
         header_count: elf.header_count,
         base: interpreter_base,
         entry: elf.entry.wrapping_add(bias),
-        vdso: kernel.platform.vdso().map(|vdso| vdso.image.start),
+        vdso: platform.vdso().map(|vdso| vdso.image.start),
     };
     let mut layout = Layout {
         code: bias.wrapping_add(elf.extent().start)..bias.wrapping_add(elf.extent().end),
@@ -422,7 +421,7 @@ impl CurrentTask {
         let set_ids = set_ids(&program.file);
         let after = super::identity::credentials_for_exec(&self.credentials(), set_ids);
         let open = |path: &[u8]| crate::fs::open_executable(self, path);
-        let loaded = load(&self.kernel, &after, limit, program, open)?;
+        let loaded = load(&*self.group.container.platform, &after, limit, program, open)?;
 
         // From here on there is no way back.
         self.leave_siblings()?;

@@ -181,6 +181,26 @@ impl StubContext {
         self.space.dead.load(Ordering::SeqCst)
     }
 
+    /// The process, as this one knows it.
+    pub fn process_id(&self) -> i32 {
+        self.space.pid
+    }
+
+    /// `fork(2)`: a thread in a copy of the address space, with the same state.
+    pub fn copy(&self) -> SysResult<StubContext> {
+        self.ready()?;
+        let fpu = self.fpu_bytes();
+        let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
+        let sites = self.space.sites.lock();
+        let (space, thread) = self.space.shared.clone_process(self.slot(), &caller, &|| {
+            self.wait_done()?;
+            self.result()
+        })?;
+        space.sites.lock().clone_from(&sites);
+        drop(sites);
+        Ok(StubContext::new(space, thread, self.registers, &fpu))
+    }
+
     fn slot(&self) -> &Slot {
         &self.thread.slot
     }
@@ -473,17 +493,7 @@ impl Context for StubContext {
     }
 
     fn fork(&mut self) -> SysResult<Box<dyn Context>> {
-        self.ready()?;
-        let fpu = self.fpu_bytes();
-        let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
-        let sites = self.space.sites.lock();
-        let (space, thread) = self.space.shared.clone_process(self.slot(), &caller, &|| {
-            self.wait_done()?;
-            self.result()
-        })?;
-        space.sites.lock().clone_from(&sites);
-        drop(sites);
-        Ok(Box::new(StubContext::new(space, thread, self.registers, &fpu)))
+        Ok(Box::new(self.copy()?))
     }
 
     fn spawn(&mut self) -> SysResult<Box<dyn Context>> {

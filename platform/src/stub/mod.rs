@@ -15,8 +15,8 @@
 //! after (it starts two threads). From then on the backend makes no host call that is not in [`HOST_SYSCALLS`].
 //!
 //! # Lock order
-//! The zygote, then a space's call sites, then notifications, then the space's runners and threads, then its `unreaped`.
-//! The first three are held while a stub is waited for, the others never.
+//! A pool's mother, then the zygote, then a space's call sites, then notifications, then the space's runners and threads, then its `unreaped`.
+//! The first four are held while a stub is waited for, the others never.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -112,9 +112,36 @@ const POOL: usize = 2;
 /// Address spaces that wait for a program.
 #[derive(Debug, Default)]
 struct Pool {
+    /// What they are copied from, if not the zygote.
+    mother: Option<Mother>,
     state: Mutex<PoolState>,
     /// Signalled when one is taken, and at the end.
     changed: Condvar,
+}
+
+/// An address space that never has a program: it is in the control groups that those copied from it are to be in. To move
+/// each of them would take milliseconds.
+#[derive(Debug)]
+struct Mother {
+    /// `cgroup.procs` of the groups.
+    groups: Vec<OwnedFd>,
+    context: Mutex<Option<StubContext>>,
+}
+
+impl Mother {
+    /// A fresh address space in the groups.
+    fn copy(&self, shared: &Arc<Shared>) -> SysResult<StubContext> {
+        let mut context = self.context.lock();
+        // The host may have killed it for want of memory in its group.
+        if context.as_ref().is_none_or(StubContext::is_dead) {
+            let fresh = shared.create()?;
+            for group in &self.groups {
+                host::rustix::io::write(group, fresh.process_id().to_string().as_bytes())?;
+            }
+            *context = Some(fresh);
+        }
+        context.as_ref().ok_or(Errno::ESRCH)?.copy()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -187,7 +214,11 @@ impl StubPlatform {
             patching: patching == Patching::On,
             counters: Counters::default(),
         });
-        let pool = Arc::new(Pool::default());
+        StubPlatform::with_pool(shared, Pool::default())
+    }
+
+    fn with_pool(shared: Arc<Shared>, pool: Pool) -> io::Result<StubPlatform> {
+        let pool = Arc::new(pool);
         let platform = StubPlatform { shared: shared.clone(), pool: pool.clone() };
         std::thread::Builder::new().name("stub-pool".into()).spawn(move || pool.keep_full(&shared))?;
         Ok(platform)
@@ -217,8 +248,17 @@ impl StubPlatform {
 impl Platform for StubPlatform {
     fn create(&self) -> SysResult<Box<dyn Context>> {
         let ready = self.pool.take();
-        let context = ready.filter(|context| !context.is_dead()).map_or_else(|| self.shared.create(), Ok)?;
-        Ok(Box::new(context))
+        let alive = ready.filter(|context| !context.is_dead());
+        Ok(Box::new(alive.map_or_else(|| self.pool.make(&self.shared), Ok)?))
+    }
+
+    fn within(&self, groups: Vec<OwnedFd>) -> SysResult<Arc<dyn Platform>> {
+        let mother = Mother { groups, context: Mutex::default() };
+        // What is wrong with the groups is told now.
+        let first = mother.copy(&self.shared)?;
+        let state = Mutex::new(PoolState { ready: vec![first], closed: false });
+        let pool = Pool { mother: Some(mother), state, ..Pool::default() };
+        Ok(Arc::new(StubPlatform::with_pool(self.shared.clone(), pool).map_err(|_| Errno::EAGAIN)?))
     }
 
     fn memory_barrier(&self) {
@@ -236,8 +276,10 @@ impl Platform for StubPlatform {
 
 impl Drop for StubPlatform {
     fn drop(&mut self) {
-        let CallCounts { trapped, patched, sites } = self.call_counts();
-        tracing::debug!(trapped, patched, sites, "system calls");
+        if self.pool.mother.is_none() {
+            let CallCounts { trapped, patched, sites } = self.call_counts();
+            tracing::debug!(trapped, patched, sites, "system calls");
+        }
         let mut state = self.pool.state.lock();
         state.closed = true;
         let ready = std::mem::take(&mut state.ready);
@@ -254,6 +296,10 @@ impl Pool {
         context
     }
 
+    fn make(&self, shared: &Arc<Shared>) -> SysResult<StubContext> {
+        self.mother.as_ref().map_or_else(|| shared.create(), |mother| mother.copy(shared))
+    }
+
     /// Makes address spaces until the platform is dropped.
     fn keep_full(&self, shared: &Arc<Shared>) {
         loop {
@@ -266,7 +312,7 @@ impl Pool {
             }
             drop(state);
             // Without memory or process ids, `create` is to report it, and this tries again some time.
-            let made = shared.create();
+            let made = self.make(shared);
             let mut state = self.state.lock();
             match made {
                 Ok(context) if !state.closed => state.ready.push(context),

@@ -151,6 +151,7 @@ fn spec(
         },
         sysctl: BTreeMap::new(),
         resources: ResourcesSpec::default(),
+        cgroups: Vec::new(),
         strace: arguments.strace,
         link: None,
     })
