@@ -298,6 +298,7 @@ impl Container {
         };
         let stand_in = stand_in::spawn(job)?;
         let pid = stand_in.pid;
+        self.prepare_oom_score(pid, wanted);
         // The sandbox process is forked from it afterwards, and is in the same group.
         let joined = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.join(pid).map_err(Error::from));
         let made = joined.and_then(|()| stand_in.go()).and_then(|sandbox| {

@@ -1,7 +1,9 @@
 //! How readily the host kills a sandbox when it runs out of memory.
 //!
-//! A sandbox stands for all of its containers, so it gets the lowest of their values: no container is killed sooner
-//! than it asked for. The container that only holds a pod together has no say.
+//! The memory of a guest process is that of a process of the host, the stub, and the host is to kill the one that has too
+//! much of it. Stubs inherit the value that the sandbox is born with. The sandbox process itself stands for all of its
+//! containers: it gets less than the lowest of their values, where that is permitted. The container that only holds a
+//! pod together has no say.
 
 use std::io;
 
@@ -10,7 +12,21 @@ use rustix::io::Errno;
 use crate::process::ProcessIdentity;
 use crate::spec::ContainerType;
 
-/// What a sandbox gets: the lowest value of its containers, or `inherited` if none asks for one.
+/// How much less the sandbox process gets, in thousandths of the memory that there is.
+const MARGIN: i32 = 500;
+/// The lowest value of a process that can be killed.
+const LOWEST: i32 = -999;
+
+/// What the stubs of a sandbox get that is made for a container of this kind. Of a pod it is not known what its containers
+/// will ask for.
+pub fn of_stubs(kind: &ContainerType, asked: Option<i32>, inherited: i32) -> i32 {
+    match kind {
+        ContainerType::Sandbox => inherited.max(0),
+        _ => asked.unwrap_or(inherited),
+    }
+}
+
+/// What a sandbox's containers ask for: the lowest value of its containers, or `inherited` if none asks for one.
 pub fn of_sandbox<'a>(
     containers: impl IntoIterator<Item = (&'a ContainerType, Option<i32>)>,
     inherited: i32,
@@ -28,6 +44,21 @@ pub fn own() -> io::Result<i32> {
     text.trim().parse().map_err(io::Error::other)
 }
 
+/// Sets the value of a sandbox process whose containers ask for `value`: lower than that, if the caller may do so.
+///
+/// # Errors
+/// If even `value` cannot be set.
+pub fn set_sandbox(process: &ProcessIdentity, value: i32) -> io::Result<()> {
+    if process.is_alive() && write(process, (value - MARGIN).max(LOWEST)).is_ok() {
+        return Ok(());
+    }
+    set(process, value)
+}
+
+fn write(process: &ProcessIdentity, value: i32) -> io::Result<()> {
+    std::fs::write(format!("/proc/{}/oom_score_adj", process.pid), value.to_string())
+}
+
 /// Sets the value of a process. One that has ended does not matter; and where the caller may not lower a value, a
 /// warning says so.
 ///
@@ -37,8 +68,7 @@ pub fn set(process: &ProcessIdentity, value: i32) -> io::Result<()> {
     if !process.is_alive() {
         return Ok(());
     }
-    let path = format!("/proc/{}/oom_score_adj", process.pid);
-    match std::fs::write(&path, value.to_string()) {
+    match write(process, value) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             tracing::warn!("process.oomScoreAdj: the sandbox cannot have {value}: {error}");
             Ok(())
@@ -67,6 +97,9 @@ mod tests {
         assert_eq!(of_sandbox([(&member, None), (&member, Some(-3))], 5), -3);
         assert_eq!(of_sandbox([(&pause, Some(-998))], 5), 5);
         assert_eq!(of_sandbox([(&ContainerType::Single, Some(7))], 5), 7);
+        assert_eq!(of_stubs(&ContainerType::Single, Some(7), 5), 7);
+        assert_eq!(of_stubs(&ContainerType::Single, None, 5), 5);
+        assert_eq!(of_stubs(&pause, Some(-998), -999), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use oci_spec::runtime as oci;
 use super::Container;
 use crate::error::{Error, Result};
 use crate::oom_score;
-use crate::spec::{ContainerType, annotations};
+use crate::spec::{ContainerConfig, ContainerType, annotations};
 
 /// Threads of the host beside those that serve guests, in a sandbox of one container.
 const SERVICE_THREADS: i64 = 64;
@@ -28,13 +28,26 @@ impl Container {
             let asked = asked.iter().map(|(kind, value)| (kind, *value));
             let set =
                 |process, value| oom_score::set(process, value).map_err(Error::host("set the oom score"));
-            set(&sandbox.process, oom_score::of_sandbox(asked, inherited))?;
+            oom_score::set_sandbox(&sandbox.process, oom_score::of_sandbox(asked, inherited))
+                .map_err(Error::host("set the oom score of the sandbox"))?;
             match (&self.stand_in, self.oom_score()) {
                 (Some(stand_in), Some(value)) => set(stand_in, value),
                 _ => Ok(()),
             }
         };
         if let Err(error) = adjusted() {
+            tracing::warn!("process.oomScoreAdj: {error}");
+        }
+    }
+
+    /// Gives a stand-in the oom score that the stubs of its sandbox are to inherit from it.
+    pub(super) fn prepare_oom_score(&self, stand_in: i32, wanted: &ContainerConfig) {
+        let value = wanted.process.oom_score_adj;
+        let value = oom_score::of_stubs(&wanted.container_type, value, self.inherited_oom_score);
+        let set = super::identify(stand_in).and_then(|process| {
+            oom_score::set(&process, value).map_err(Error::host("set the oom score of the container"))
+        });
+        if let Err(error) = set {
             tracing::warn!("process.oomScoreAdj: {error}");
         }
     }
