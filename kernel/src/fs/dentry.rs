@@ -1,25 +1,36 @@
 //! The dentry cache: names that were looked up, and what they stand for.
 //!
 //! A dentry is a name in a directory of one file system. Looked-up names stay in their directory's table, missing ones
-//! too, so that a walk over known names asks no file system.
+//! too, so that a walk over known names asks no file system. There are so many of them at most, in all file systems
+//! together: when there are more, those that were not used for long are forgotten, by the second-chance algorithm. A
+//! file that somebody uses keeps its dentry, and the dentries of the directories above it.
+//!
+//! Lock order: a directory's children, then a place or an inode; the queue of all names is held alone.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use abi::{Errno, SysResult};
 use parking_lot::{Mutex, RwLock};
 
 use super::{FileSystem, InodeRef};
 
-/// The most names that one directory remembers; beyond that it forgets those that nobody uses.
-const MAX_CHILDREN: usize = 4096;
+/// The most names that are remembered though nobody uses them.
+const MAX_REMEMBERED: usize = 32 * 1024;
+/// How many names are looked at for each new one. More than one, so that there may be less of them again.
+const STEPS: usize = 3;
+
+/// The names that are remembered, those that are looked at next first. Some may be gone already.
+static REMEMBERED: Mutex<VecDeque<Weak<Dentry>>> = Mutex::new(VecDeque::new());
 
 /// A name in a file system.
 pub struct Dentry {
     place: RwLock<Place>,
     inode: RwLock<Option<InodeRef>>,
     children: Mutex<HashMap<Box<[u8]>, Arc<Dentry>>>,
+    /// Set when the name was looked up again since it was last considered for being forgotten.
+    used: AtomicBool,
     /// Set when the name was removed while the file is still in use.
     deleted: AtomicBool,
     /// How many mounts lie on it, in all trees of mounts.
@@ -52,6 +63,7 @@ impl Dentry {
             place: RwLock::new(Place { name, parent }),
             inode: RwLock::new(inode),
             children: Mutex::default(),
+            used: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
             mounts: AtomicUsize::new(0),
             last: AtomicBool::new(false),
@@ -82,6 +94,7 @@ impl Dentry {
     pub fn lookup(self: &Arc<Dentry>, fs: &dyn FileSystem, name: &[u8]) -> SysResult<Arc<Dentry>> {
         let cacheable = fs.cacheable();
         if cacheable && let Some(child) = self.children.lock().get(name) {
+            child.used.store(true, Ordering::Relaxed);
             return Ok(Arc::clone(child));
         }
         let inode = self.inode().ok_or(Errno::ENOENT)?;
@@ -99,6 +112,7 @@ impl Dentry {
                 _ => cacheable,
             };
             if same {
+                child.used.store(true, Ordering::Relaxed);
                 return Ok(Arc::clone(child));
             }
         }
@@ -107,11 +121,46 @@ impl Dentry {
         if self.is_deleted() {
             return Ok(child);
         }
-        if children.len() >= MAX_CHILDREN {
-            children.retain(|_, child| Arc::strong_count(child) > 1);
-        }
-        children.insert(name.into(), Arc::clone(&child));
+        let replaced = children.insert(name.into(), Arc::clone(&child));
+        drop(children);
+        drop(replaced);
+        child.remember();
         Ok(child)
+    }
+
+    /// Puts it among the names that are remembered, and forgets others if there are too many.
+    fn remember(self: &Arc<Dentry>) {
+        let mut looked_at = Vec::new();
+        let mut queue = REMEMBERED.lock();
+        queue.push_back(Arc::downgrade(self));
+        while queue.len() > MAX_REMEMBERED && looked_at.len() < STEPS {
+            looked_at.push(queue.pop_front());
+        }
+        drop(queue);
+        // Whatever ends with a dentry does so outside of the lock.
+        for old in looked_at.into_iter().flatten().filter_map(|old| old.upgrade()) {
+            if old.used.swap(false, Ordering::Relaxed) || !old.leave() {
+                REMEMBERED.lock().push_back(Arc::downgrade(&old));
+            }
+        }
+    }
+
+    /// Leaves its directory's table if nobody but the caller uses it, and no name below it is remembered. False if it
+    /// has to stay.
+    fn leave(self: &Arc<Dentry>) -> bool {
+        let Some(parent) = self.parent() else { return true };
+        // The table's reference, and the caller's. Who has none gets one under the lock only.
+        const OWN: usize = 2;
+        let mut children = parent.children.lock();
+        let name = self.name();
+        if !children.get(&name).is_some_and(|known| Arc::ptr_eq(known, self)) {
+            return true;
+        }
+        if Arc::strong_count(self) > OWN || self.has_mounts() {
+            return false;
+        }
+        children.remove(&name);
+        true
     }
 
     /// Whether something is mounted on it in some tree of mounts. Its name then keeps standing for it, even in a file
@@ -195,7 +244,8 @@ impl Dentry {
             old.forget(&self.name());
         }
         *self.place.write() = Place { name: name.into(), parent: Some(Arc::clone(parent)) };
-        parent.children.lock().insert(name.into(), Arc::clone(self));
+        let replaced = parent.children.lock().insert(name.into(), Arc::clone(self));
+        drop(replaced);
     }
 
     /// Both names were exchanged: each dentry takes the other's place.

@@ -11,7 +11,7 @@
 //! Who else may change the files is the mount's [`Coherence`]. Owners are what this process's user namespace shows, which
 //! is made with the id mapping of the container; [`Owners`] says what becomes of ids that it does not map.
 //!
-//! Locks: a place, a handle, and the tables in `Shared` are each held alone.
+//! Locks: a place, a handle, what was seen, and the tables in `Shared` are each held alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -219,6 +219,45 @@ impl Shared {
     }
 }
 
+/// What is asked of the host once in a system call is not asked again in it.
+pub mod freshness {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// How many system calls of a thread are numbered before it needs another range of numbers.
+    const RANGE: u64 = 1 << 32;
+    static NEXT: AtomicU64 = AtomicU64::new(RANGE);
+
+    thread_local! {
+        static DEPTH: Cell<u32> = const { Cell::new(0) };
+        static CALL: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// While it exists, what this thread asks of the host stays true for it. Nothing is waited for meanwhile.
+    pub struct Moment(());
+
+    /// Begins such a moment, or goes on with the one that there is.
+    #[must_use]
+    pub fn begin() -> Moment {
+        if DEPTH.replace(DEPTH.get() + 1) == 0 {
+            let next = CALL.get() + 1;
+            CALL.set(if next % RANGE == 1 { NEXT.fetch_add(RANGE, Ordering::Relaxed) + 2 } else { next });
+        }
+        Moment(())
+    }
+
+    impl Drop for Moment {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+
+    /// The number of the moment, if there is one.
+    pub(super) fn call() -> Option<u64> {
+        (DEPTH.get() > 0).then(|| CALL.get())
+    }
+}
+
 /// Where a file is: its directory, and its name there.
 type Place = (Arc<HostInode>, Box<[u8]>);
 
@@ -238,6 +277,18 @@ pub struct HostInode {
     opened: Mutex<Opened>,
     /// What was found with the name, where that stays true.
     found: Option<Attributes>,
+    /// What the host has told last, and in which system call.
+    seen: Mutex<Option<(u64, Attributes)>>,
+}
+
+impl Drop for HostInode {
+    fn drop(&mut self) {
+        let mut known = self.shared.known.lock();
+        // Unless there is another by now.
+        if known.get(&self.identity).is_some_and(|inode| inode.strong_count() == 0) {
+            known.remove(&self.identity);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -275,6 +326,7 @@ impl HostInode {
             handle: Mutex::new(handle),
             opened: Mutex::default(),
             found: shared.remembers().then_some(*attributes),
+            seen: Mutex::default(),
         })
     }
 
@@ -326,27 +378,54 @@ impl HostInode {
         let identity = Identity::from(attributes);
         let mut known = self.shared.known.lock();
         let kind = FileType::from_mode(attributes.mode);
-        if let Some(inode) = known.get(&identity).and_then(Weak::upgrade).filter(|inode| inode.kind == kind) {
-            drop(known);
-            // Another name of it, or the same one again. The root of the mount stays that.
-            let mut own = inode.place.write();
-            if own.is_some() {
-                *own = Some(place);
+        // Not dropped before the table is unlocked, which its end needs.
+        let other = match known.get(&identity).and_then(Weak::upgrade) {
+            Some(inode) if inode.kind == kind => {
+                drop(known);
+                inode.renamed(place);
+                inode.note(attributes);
+                return inode;
             }
-            drop(own);
-            return inode;
-        }
-        if known.len() > 1024 && known.len().is_power_of_two() {
-            known.retain(|_, inode| inode.strong_count() > 0);
-        }
+            other => other,
+        };
         let keeps = directory.is_some();
         let inode = HostInode::new(&self.shared, attributes, Some(place), directory.map(Arc::new));
         known.insert(identity, Arc::downgrade(&inode));
         drop(known);
+        drop(other);
+        inode.note(attributes);
         if keeps {
             self.shared.keep_open(&inode.this);
         }
         inode
+    }
+
+    /// Another name of it was found, or the same one again. The root of the mount stays that.
+    fn renamed(&self, place: Place) {
+        let same = |own: &Place| Arc::ptr_eq(&own.0, &place.0) && own.1 == place.1;
+        if self.place.read().as_ref().is_none_or(same) {
+            return;
+        }
+        let before = self.place.write().replace(place);
+        drop(before);
+    }
+
+    /// Remembers attributes for the system call in which they were asked for.
+    fn note(&self, attributes: &Attributes) {
+        if let Some(call) = freshness::call() {
+            *self.seen.lock() = Some((call, *attributes));
+        }
+    }
+
+    /// What was asked for in this system call already.
+    fn seen(&self) -> Option<Attributes> {
+        let call = freshness::call()?;
+        self.seen.lock().as_ref().filter(|(seen, _)| *seen == call).map(|(_, attributes)| *attributes)
+    }
+
+    /// Forgets what was seen: it is about to change.
+    fn forget(&self) {
+        *self.seen.lock() = None;
     }
 
     /// Opens the file itself on the host.
@@ -429,10 +508,14 @@ fn metadata_of(attributes: &Attributes) -> Metadata {
     }
 }
 
+fn descriptor_attributes(fd: &OwnedFd) -> SysResult<Attributes> {
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, Attributes::WANTED)?;
+    Ok(Attributes::from(&stat))
+}
+
 /// Metadata of a descriptor.
 pub fn host_metadata(fd: &OwnedFd) -> SysResult<Metadata> {
-    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, Attributes::WANTED)?;
-    Ok(metadata_of(&Attributes::from(&stat)))
+    Ok(metadata_of(&descriptor_attributes(fd)?))
 }
 
 /// Changes attributes of a file that has no name any more.
@@ -477,23 +560,25 @@ impl Inode for HostInode {
     }
 
     fn metadata(&self) -> SysResult<Metadata> {
+        if let Some(known) = self.found.or_else(|| self.seen()) {
+            return Ok(metadata_of(&known));
+        }
         let opened = self.opened.lock().any();
-        if let Some(fd) = opened {
-            return host_metadata(&fd);
-        }
-        if let Some(found) = &self.found {
-            return Ok(metadata_of(found));
-        }
-        let handle = self.handle.lock().clone();
-        let attributes = match handle {
-            Some(directory) => directory.stat(Target::Itself)?,
-            None => self.at(|directory, target| directory.stat(target))?,
+        let handle = || self.handle.lock().clone();
+        let attributes = match opened {
+            Some(fd) => descriptor_attributes(&fd)?,
+            None => match handle() {
+                Some(directory) => directory.stat(Target::Itself)?,
+                None => self.at(|directory, target| directory.stat(target))?,
+            },
         };
+        self.note(&attributes);
         Ok(metadata_of(&attributes))
     }
 
     fn set_attributes(&self, attributes: &SetAttributes) -> SysResult<()> {
         self.check_writable()?;
+        self.forget();
         let changes = Changes {
             mode: attributes.mode,
             uid: attributes.uid,
@@ -526,6 +611,7 @@ impl Inode for HostInode {
         let mode = kind.mode_bits() | new.mode & 0o7777;
         let node = NewNode { mode, uid: new.uid, gid: new.gid, device, target };
         let (attributes, spare) = self.directory()?.create(name_of(name)?, &node)?;
+        self.forget();
         let inode = self.known_child(name, &attributes, None);
         inode.opened.lock().spare = spare;
         Ok(inode as InodeRef)
@@ -535,16 +621,20 @@ impl Inode for HostInode {
         self.check_writable()?;
         let target = target.downcast_ref::<HostInode>().ok_or(Errno::EXDEV)?;
         let (parent, old) = target.place.read().clone().ok_or(Errno::EXDEV)?;
+        target.forget();
+        self.forget();
         parent.directory()?.link(name_of(&old)?, &*self.directory()?, name_of(name)?)
     }
 
     fn unlink(&self, name: &[u8]) -> SysResult<()> {
         self.check_writable()?;
+        self.forget();
         self.directory()?.remove(name_of(name)?, Removal::File)
     }
 
     fn rmdir(&self, name: &[u8]) -> SysResult<()> {
         self.check_writable()?;
+        self.forget();
         self.directory()?.remove(name_of(name)?, Removal::Directory)
     }
 
@@ -567,6 +657,7 @@ impl Inode for HostInode {
         let replaced = if mode == RenameMode::Exchange { Some(target.child(new_name)?) } else { None };
         let to = target.directory()?;
         self.directory()?.rename(name_of(name)?, &to, name_of(new_name)?, replacing)?;
+        moved.forget();
         *moved.place.write() = Some((target, new_name.into()));
         if let Some(replaced) = replaced {
             *replaced.place.write() = Some((self, name.into()));

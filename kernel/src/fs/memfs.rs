@@ -9,7 +9,7 @@
 //! them ([`content`]).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::fs::OpenFlags;
@@ -65,8 +65,10 @@ struct Shared {
     /// The most files that it may have; zero for no limit.
     inode_limit: u64,
     inodes: AtomicU64,
-    /// Nodes of lower files that have more than one name, by the host's device and number.
-    linked: Mutex<HashMap<(u64, u64), Weak<Node>>>,
+    /// Nodes of lower files that are in use, by the lower inode's id: one for all names of a file.
+    known: Mutex<HashMap<u64, Weak<Node>>>,
+    /// Those of them that are not what the lower file is any more, and must stay though nobody uses them.
+    changed: Mutex<HashMap<u64, Arc<Node>>>,
     /// Whether its files have seals, as those of a tmpfs do.
     sealable: bool,
 }
@@ -101,6 +103,14 @@ impl MemFs {
     }
 }
 
+impl Drop for MemFs {
+    fn drop(&mut self) {
+        // They hold what the table is in.
+        let changed = std::mem::take(&mut *self.shared.changed.lock());
+        drop(changed);
+    }
+}
+
 fn new_shared((limit, inode_limit): (u64, u64), sealable: bool) -> Arc<Shared> {
     static DEVICE: AtomicU64 = AtomicU64::new(40);
     let minor = DEVICE.fetch_add(1, Ordering::Relaxed) as u32;
@@ -111,7 +121,8 @@ fn new_shared((limit, inode_limit): (u64, u64), sealable: bool) -> Arc<Shared> {
         used: AtomicU64::new(0),
         inode_limit,
         inodes: AtomicU64::new(0),
-        linked: Mutex::default(),
+        known: Mutex::default(),
+        changed: Mutex::default(),
         sealable,
     })
 }
@@ -194,6 +205,10 @@ pub struct Node {
     /// How many bytes of the file system's limit it takes.
     charged: AtomicU64,
     this: Weak<Node>,
+    /// The id of the lower inode that it came from.
+    origin: Option<u64>,
+    /// Whether it is among the changed ones.
+    kept: AtomicBool,
 }
 
 /// What a node knows of itself, or leaves to the lower file as long as nothing was changed.
@@ -214,6 +229,7 @@ enum Body {
 
 #[derive(Default)]
 struct Directory {
+    /// The names that are not the lower directory's, or that are not there any more.
     entries: BTreeMap<Vec<u8>, Entry>,
     lower: Option<Arc<HostInode>>,
     removed: bool,
@@ -275,18 +291,20 @@ impl Node {
             seals: AtomicU32::new(Seals::SEAL.bits()),
             charged: AtomicU64::new(0),
             this: Weak::clone(this),
+            origin: None,
+            kept: AtomicBool::new(false),
         })
     }
 
     /// The node that shows a lower file: one for all its names, so that they stay one file when it is changed.
     fn over(shared: &Arc<Shared>, lower: Arc<HostInode>) -> SysResult<Arc<Node>> {
         let kind = lower.file_type();
-        let metadata = lower.metadata()?;
-        let key = (metadata.device, metadata.inode);
-        let mut linked = (kind != FileType::Directory && metadata.links > 1).then(|| shared.linked.lock());
-        if let Some(node) = linked.as_ref().and_then(|linked| linked.get(&key)?.upgrade()) {
+        let key = lower.common().id;
+        let known = |table: &HashMap<u64, Weak<Node>>| table.get(&key).and_then(Weak::upgrade);
+        if let Some(node) = known(&shared.known.lock()) {
             return Ok(node);
         }
+        let metadata = lower.metadata()?;
         let body = match kind {
             FileType::Directory => Body::Directory(Mutex::new(Directory {
                 lower: Some(Arc::clone(&lower)),
@@ -296,7 +314,6 @@ impl Node {
             FileType::Symlink => Body::Symlink(lower.readlink(None)?),
             _ => Body::Special,
         };
-        shared.inodes.fetch_add(1, Ordering::Relaxed);
         let node = Arc::new_cyclic(|this| Node {
             common: InodeCommon::new(),
             shared: Arc::clone(shared),
@@ -312,11 +329,36 @@ impl Node {
             seals: AtomicU32::new(Seals::SEAL.bits()),
             charged: AtomicU64::new(0),
             this: Weak::clone(this),
+            origin: Some(key),
+            kept: AtomicBool::new(false),
         });
-        if let Some(linked) = &mut linked {
-            linked.insert(key, Arc::downgrade(&node));
+        shared.inodes.fetch_add(1, Ordering::Relaxed);
+        let mut table = shared.known.lock();
+        // Somebody else may have been faster.
+        if let Some(first) = known(&table) {
+            drop(table);
+            return Ok(first);
         }
+        table.insert(key, Arc::downgrade(&node));
         Ok(node)
+    }
+
+    /// Keeps a node that is not what its lower file is any more, though nobody may use it for now; unless it has no name
+    /// left.
+    fn keep(&self, attributes: &Attributes) {
+        let Some(key) = self.origin else { return };
+        let keep = attributes.own.links > 0;
+        if self.kept.load(Ordering::SeqCst) == keep {
+            return;
+        }
+        let mut changed = self.shared.changed.lock();
+        self.kept.store(keep, Ordering::SeqCst);
+        let before = match self.this.upgrade().filter(|_| keep) {
+            Some(this) => changed.insert(key, this),
+            None => changed.remove(&key),
+        };
+        drop(changed);
+        drop(before);
     }
 
     fn directory(&self) -> SysResult<&Mutex<Directory>> {
@@ -333,7 +375,7 @@ impl Node {
         }
     }
 
-    /// The entry `name` of a locked directory, brought in from the lower one if it is only there.
+    /// The entry `name` of a locked directory, shown from the lower one if it is only there.
     fn entry(&self, directory: &mut Directory, name: &[u8]) -> SysResult<Option<Arc<Node>>> {
         match directory.entries.get(name) {
             Some(Entry::Node(node)) => return Ok(Some(Arc::clone(node))),
@@ -342,11 +384,7 @@ impl Node {
         }
         let Some(lower) = &directory.lower else { return Ok(None) };
         match lower.child(name) {
-            Ok(child) => {
-                let node = Node::over(&self.shared, child)?;
-                directory.entries.insert(name.to_vec(), Entry::Node(Arc::clone(&node)));
-                Ok(Some(node))
-            }
+            Ok(child) => Node::over(&self.shared, child).map(Some),
             Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
@@ -377,6 +415,7 @@ impl Node {
         let mut attributes = self.attributes.lock();
         self.adopt(&mut attributes);
         change(&mut attributes.own);
+        self.keep(&attributes);
     }
 
     /// Makes the lower file's attributes the node's own.
@@ -711,6 +750,7 @@ impl Node {
             return;
         }
         attributes.xattrs_copied = true;
+        self.keep(&attributes);
         let Some(lower) = attributes.lower.clone().filter(|_| self.has_xattrs()) else { return };
         for name in lower.list_xattr().unwrap_or_default() {
             if let Ok(value) = lower.get_xattr(&name) {

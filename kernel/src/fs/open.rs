@@ -7,6 +7,7 @@ use abi::{Errno, SysResult};
 
 use super::dentry::Dentry;
 use super::file::Place;
+use super::hostfs::freshness;
 use super::inotify::{self, Mask};
 use super::mount::MountFlags;
 use super::path::{FsState, Walk, Walker};
@@ -120,6 +121,7 @@ pub fn open_with(
         }
         return open_temporary(task, directory, path, flags, mode);
     }
+    let moment = freshness::begin();
     let creates = flags.contains(OpenFlags::CREAT);
     let exclusive = creates && flags.contains(OpenFlags::EXCL);
     let mut walk = rules;
@@ -152,21 +154,28 @@ pub fn open_with(
     if creates && found_directory(&inode) && !flags.contains(OpenFlags::DIRECTORY) {
         return Err(Errno::EISDIR.into());
     }
-    open_place(task, place, inode, flags, created)
+    may_open(task, &place, &inode, flags, created)?;
+    drop(moment);
+    open_allowed(task, place, inode, flags, created)
 }
 
 fn found_directory(inode: &InodeRef) -> bool {
     inode.file_type() == FileType::Directory
 }
 
-/// Opens what is at a place.
-pub fn open_place(
+/// Whether the file is cut off as it is opened.
+fn truncates(inode: &InodeRef, flags: OpenFlags) -> bool {
+    flags.contains(OpenFlags::TRUNC) && inode.file_type() == FileType::Regular
+}
+
+/// Whether the task may open what is at a place, and it can be opened in this way.
+fn may_open(
     task: &CurrentTask,
-    place: PathRef,
-    inode: InodeRef,
+    place: &PathRef,
+    inode: &InodeRef,
     flags: OpenFlags,
     created: bool,
-) -> SyscallResult<Arc<File>> {
+) -> SyscallResult<()> {
     let credentials = task.credentials();
     let kind = inode.file_type();
     if flags.contains(OpenFlags::DIRECTORY) && kind != FileType::Directory {
@@ -180,19 +189,33 @@ pub fn open_place(
         FileType::Socket => return Err(Errno::ENXIO.into()),
         _ => {}
     }
-    let truncates = flags.contains(OpenFlags::TRUNC) && kind == FileType::Regular;
+    let truncates = truncates(inode, flags);
     if !created {
         let mut access = Access::empty();
         access.set(Access::READ, flags.readable());
         access.set(Access::WRITE, flags.writable() || truncates);
-        check(&inode, &credentials, access)?;
+        check(inode, &credentials, access)?;
         if flags.contains(OpenFlags::NOATIME) && !is_owner(&inode.metadata()?, &credentials) {
             return Err(Errno::EPERM.into());
         }
     }
     if (flags.writable() || truncates) && matches!(kind, FileType::Regular | FileType::Directory) {
-        check_writable(&place)?;
+        check_writable(place)?;
     }
+    Ok(())
+}
+
+/// Opens what may be opened.
+fn open_allowed(
+    task: &CurrentTask,
+    place: PathRef,
+    inode: InodeRef,
+    flags: OpenFlags,
+    created: bool,
+) -> SyscallResult<Arc<File>> {
+    let credentials = task.credentials();
+    let kind = inode.file_type();
+    let truncates = truncates(&inode, flags);
     let writes = kind == FileType::Regular && (flags.writable() || truncates);
     let guard = if writes { Some(TextGuard::write(&inode)?) } else { None };
     let ops = match kind {

@@ -7,6 +7,7 @@ use bitflags::bitflags;
 use parking_lot::Mutex;
 
 use super::dentry::Dentry;
+use super::hostfs::freshness;
 use super::mount::{Mount, MountNamespace};
 use super::permissions::{Access, check};
 use super::{FileType, InodeRef};
@@ -318,6 +319,7 @@ impl CurrentTask {
 
     /// Walks a path as `*at` calls do.
     pub fn walk(&self, directory: Fd, path: &[u8], flags: Walk) -> SyscallResult<Found> {
+        let _moment = freshness::begin();
         // Where the directory is the root, absolute paths begin there too.
         let start = self.base(directory, if flags.contains(Walk::IN_ROOT) { b"" } else { path })?;
         let credentials = self.credentials();
@@ -348,6 +350,7 @@ impl CurrentTask {
         if name.is_empty() {
             return Err(SysError::Errno(error));
         }
+        let _moment = freshness::begin();
         let walked = if head.is_empty() { Walk::FOLLOW | Walk::EMPTY } else { Walk::FOLLOW };
         let start = self.base(directory, path)?;
         let credentials = self.credentials();

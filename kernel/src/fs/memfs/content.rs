@@ -186,6 +186,7 @@ impl Node {
         let mut attributes = self.attributes.lock();
         self.adopt(&mut attributes);
         *content = own;
+        self.keep(&attributes);
         drop(attributes);
         self.settle(content);
     }
@@ -255,6 +256,13 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.shared.used.fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
         self.shared.inodes.fetch_sub(1, Ordering::Relaxed);
+        if let Some(key) = self.origin {
+            let mut known = self.shared.known.lock();
+            // Unless there is another by now.
+            if known.get(&key).is_some_and(|node| node.strong_count() == 0) {
+                known.remove(&key);
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::stat::follows;
 use crate::error::{SysError, SyscallResult};
+use crate::fs::hostfs::freshness;
 use crate::fs::inotify::{self, Mask};
 use crate::fs::open::make;
 use crate::fs::path::Walk;
@@ -129,6 +130,7 @@ pub fn unlinkat(task: &CurrentTask, directory: Fd, path: UserPath, flags: Flags)
         return remove_directory(task, directory, path);
     }
     let path = task.read_path(path)?;
+    let _moment = freshness::begin();
     let (parent, name, slash) = task.parent_of(directory, &path, Errno::EISDIR)?;
     let (inode, place, file) = removable(task, &parent, &name)?;
     if file.file_type() == FileType::Directory {
@@ -160,6 +162,7 @@ fn remove_directory(task: &CurrentTask, directory: Fd, path: UserPath) -> Syscal
         last if last.ends_with(b"..") => Errno::ENOTEMPTY,
         _ => Errno::EINVAL,
     };
+    let _moment = freshness::begin();
     let (parent, name, _) = task.parent_of(directory, &path, error)?;
     let (inode, place, file) = removable(task, &parent, &name)?;
     if file.file_type() != FileType::Directory {
@@ -249,6 +252,7 @@ pub fn renameat2(
         return Err(Errno::EXDEV.into());
     }
     let _one = RENAME.lock();
+    let _moment = freshness::begin();
     let (from, source, inode) = removable(task, &old_parent, &old_name)?;
     let is_directory = inode.file_type() == FileType::Directory;
     if (old_slash || new_slash && mode != RenameMode::Exchange) && !is_directory {

@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::SyscallResult;
 use crate::fs::file::Place;
+use crate::fs::hostfs::freshness;
 use crate::fs::inotify::{self, Mask, attribute_mask};
 use crate::fs::mount::MountFlags;
 use crate::fs::path::Walk;
@@ -80,6 +81,7 @@ fn look(
     }
     let mut walk = if flags & AT_SYMLINK_NOFOLLOW != 0 { Walk::empty() } else { Walk::FOLLOW };
     walk.set(Walk::EMPTY, flags & AT_EMPTY_PATH != 0);
+    let _moment = freshness::begin();
     let place = task.resolve(directory, path, walk)?;
     Ok((place.existing()?.metadata()?, Some(place)))
 }
