@@ -452,9 +452,44 @@ static void measure(int index, int64_t budget)
     fflush(stdout);
 }
 
+static void *wait_for_ever(void *unused)
+{
+    pause();
+    return unused;
+}
+
+/* Starts so many threads or processes that wait. */
+static void idle_together(const char *mode, int count)
+{
+    int together[2];
+    must(pipe(together) == 0, "pipe");
+    pthread_attr_t small;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 64 << 10);
+    while (count--) {
+        if (!strcmp(mode, "idle-threads")) {
+            pthread_t thread;
+            must(pthread_create(&thread, &small, wait_for_ever, NULL) == 0, "pthread_create");
+            continue;
+        }
+        pid_t child = fork();
+        must(child >= 0, "fork");
+        if (child == 0) {
+            /* Ends with its parent. */
+            char byte;
+            close(together[1]);
+            while (read(together[0], &byte, 1) > 0)
+                ;
+            _exit(0);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
-    if (argc == 2 && !strcmp(argv[1], "idle")) {
+    if (argc >= 2 && !strncmp(argv[1], "idle", 4)) {
+        if (argc == 3)
+            idle_together(argv[1], atoi(argv[2]));
         must(write(1, "ready\n", 6) == 6, "write");
         char byte;
         while (read(0, &byte, 1) > 0)

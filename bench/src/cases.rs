@@ -14,8 +14,21 @@ pub enum Kind {
     Inside,
     /// From the start of a command to its end, in nanoseconds.
     Start(&'static [&'static str]),
+    /// The same, of a shell script whose `$1` is the directory with its files.
+    Work(&'static str),
+    /// What a sandbox in which so many threads or processes wait takes for each of them, in bytes.
+    Each(&'static str, usize),
+    /// What each of so many idle sandboxes takes that are there at once, in bytes.
+    Sandboxes(usize),
     /// What all processes of a sandbox weigh whose program waits, in bytes.
     Memory,
+}
+
+impl Kind {
+    /// Whether it is a size, rather than a time.
+    pub fn is_size(self) -> bool {
+        matches!(self, Kind::Memory | Kind::Each(..) | Kind::Sandboxes(_))
+    }
 }
 
 /// Something to measure.
@@ -34,7 +47,7 @@ const fn inside(name: &'static str, what: &'static str) -> Case {
 }
 
 /// All cases, in the order of the table.
-pub const ALL: [Case; 46] = [
+pub const ALL: [Case; 49] = [
     inside("getppid", "getppid(2), never cached by libc"),
     inside("getpid", "getpid(2)"),
     inside("getpid-syscall", "getpid by syscall(3)"),
@@ -97,6 +110,17 @@ pub const ALL: [Case; 46] = [
         what: "memory (PSS) of all processes of an idle sandbox",
         kind: Kind::Memory,
     },
+    Case {
+        name: "each-thread",
+        what: "memory for each of 1000 threads",
+        kind: Kind::Each("idle-threads", 1000),
+    },
+    Case {
+        name: "each-process",
+        what: "memory for each of 500 processes",
+        kind: Kind::Each("idle-processes", 500),
+    },
+    Case { name: "each-sandbox", what: "memory of each of 100 idle sandboxes", kind: Kind::Sandboxes(100) },
 ];
 
 /// Measures all cases once in one runtime.
@@ -117,7 +141,10 @@ pub fn measure(
         let result = match case.kind {
             Kind::Inside => continue,
             Kind::Start(command) => start(runtime, command),
+            Kind::Work(script) => work(runtime, script, directory),
             Kind::Memory => memory::of_idle(runtime, program),
+            Kind::Each(mode, count) => memory::of_each(runtime, program, mode, count),
+            Kind::Sandboxes(count) => memory::of_many(runtime, program, count),
         };
         match result {
             Ok(value) => report.add(runtime, case.name, value),
@@ -154,21 +181,34 @@ fn measure_inside(
     }
 }
 
+/// The time of one run of a workload.
+fn work(runtime: &Runtime, script: &str, directory: &Path) -> anyhow::Result<f64> {
+    let directory = directory.display().to_string();
+    let words = ["/bin/sh", "-ec", script, "sh", &directory];
+    run(runtime, &words.map(str::to_owned))
+}
+
+/// The time of one run of a command.
+fn run(runtime: &Runtime, command: &[String]) -> anyhow::Result<f64> {
+    let mut process = runtime.command(command)?;
+    let start = Instant::now();
+    let output = process.output()?;
+    let time = start.elapsed().as_nanos() as f64;
+    anyhow::ensure!(
+        output.status.success(),
+        "{}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(time)
+}
+
 /// The time of one run of a command: the median of five.
 fn start(runtime: &Runtime, command: &[&str]) -> anyhow::Result<f64> {
     let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
     let mut times = Vec::new();
     for _ in 0..5 {
-        let mut process = runtime.command(&command)?;
-        let start = Instant::now();
-        let output = process.output()?;
-        times.push(start.elapsed().as_nanos() as f64);
-        anyhow::ensure!(
-            output.status.success(),
-            "{}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        times.push(run(runtime, &command)?);
     }
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])

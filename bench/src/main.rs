@@ -1,6 +1,6 @@
 //! Measures Nacelle beside the native host and other runtimes: `cargo run --release -p bench -- --help`.
 //!
-//! - [`cases`]: what is measured; [`guest`]: compiling the program that runs inside;
+//! - [`cases`] and [`work`]: what is measured; [`guest`]: compiling the program that runs inside;
 //! - [`runtimes`]: how each runtime starts a program; [`memory`]: what its processes weigh;
 //! - [`report`]: medians, the table, JSON.
 //!
@@ -14,6 +14,7 @@ mod guest;
 mod memory;
 mod report;
 mod runtimes;
+mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,7 +81,7 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let wanted = |case: &Case| {
         arguments.filter.is_empty() || arguments.filter.iter().any(|text| case.name.contains(text.as_str()))
     };
-    let cases: Vec<Case> = cases::ALL.into_iter().filter(wanted).collect();
+    let cases: Vec<Case> = cases::ALL.into_iter().chain(work::ALL).filter(wanted).collect();
     ensure!(!cases.is_empty(), "no case matches; --list prints them");
     if arguments.list {
         cases.iter().for_each(|case| println!("{:20} {}", case.name, case.what));
@@ -92,6 +93,7 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let directory = tempfile::tempdir().context("cannot make a working directory")?;
     let bundles = tempfile::tempdir().context("cannot make a directory for bundles")?;
     let program = guest::prepare(directory.path(), arguments.linked_statically)?;
+    work::prepare(&cases, directory.path())?;
     let runtimes = Runtime::all(
         arguments.nacelle,
         arguments.baseline,

@@ -1,9 +1,9 @@
-//! What the processes of an idle sandbox weigh.
+//! What the processes of idle sandboxes weigh.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -11,23 +11,72 @@ use anyhow::{Context, ensure};
 use crate::runtimes::Runtime;
 use std::path::Path;
 
-/// The sum of the proportional set sizes, in bytes, of all processes of a sandbox in which a program waits for input.
-pub fn of_idle(runtime: &Runtime, program: &Path) -> anyhow::Result<f64> {
-    let mut command = runtime.command(&[program.display().to_string(), "idle".to_owned()])?;
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let input = child.stdin.take();
-    let mut line = String::new();
-    let read = BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line);
+/// A program that waits, and all processes of its sandbox.
+struct Idle {
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Idle {
+    /// Starts the measured program with these arguments, and waits until it says that it is ready.
+    fn start(runtime: &Runtime, program: &Path, arguments: &[&str]) -> anyhow::Result<Idle> {
+        let mut command = vec![program.display().to_string()];
+        command.extend(arguments.iter().map(|word| (*word).to_owned()));
+        let mut command = runtime.command(&command)?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let input = child.stdin.take();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
+        ensure!(line == "ready\n", "the idle program did not get ready");
+        Ok(Idle { child, input })
+    }
+
+    fn end(mut self) -> anyhow::Result<()> {
+        drop(self.input.take());
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the idle program ended with {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// The sum of the proportional set sizes, in bytes, of all processes below this one.
+fn weigh() -> anyhow::Result<f64> {
     // What is filled while idle is to count.
     std::thread::sleep(Duration::from_millis(300));
-    let size = processes().and_then(|processes| {
-        processes.iter().map(|pid| proportional_set_size(*pid)).sum::<anyhow::Result<f64>>()
-    });
-    drop(input);
-    let status = child.wait()?;
-    read?;
-    ensure!(line == "ready\n" && status.success(), "the idle program ended with {status}");
+    processes()?.iter().map(|pid| proportional_set_size(*pid)).sum()
+}
+
+/// The sum of the proportional set sizes, in bytes, of all processes of a sandbox in which a program waits for input.
+pub fn of_idle(runtime: &Runtime, program: &Path) -> anyhow::Result<f64> {
+    let idle = Idle::start(runtime, program, &["idle"])?;
+    let size = weigh();
+    idle.end()?;
     size
+}
+
+/// What each of `count` waiting threads or processes adds to that.
+pub fn of_each(runtime: &Runtime, program: &Path, mode: &str, count: usize) -> anyhow::Result<f64> {
+    let one = of_idle(runtime, program)?;
+    let idle = Idle::start(runtime, program, &[mode, &count.to_string()])?;
+    let size = weigh();
+    idle.end()?;
+    Ok((size? - one) / count as f64)
+}
+
+/// What each of `count` idle sandboxes takes, all of them being there at once.
+pub fn of_many(runtime: &Runtime, program: &Path, count: usize) -> anyhow::Result<f64> {
+    let all =
+        (0..count).map(|_| Idle::start(runtime, program, &["idle"])).collect::<anyhow::Result<Vec<_>>>()?;
+    let size = weigh();
+    all.into_iter().try_for_each(Idle::end)?;
+    Ok(size? / count as f64)
 }
 
 /// All descendants of this process.

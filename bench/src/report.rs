@@ -66,7 +66,8 @@ impl Report {
                 let value = self.median(runtime, case.name);
                 row.push(match (case.kind, native, value) {
                     // A native process has no sandbox to weigh.
-                    (Kind::Memory, ..) | (_, None, _) | (.., None) => show(value),
+                    (kind, ..) if kind.is_size() => show(value),
+                    (_, None, _) | (.., None) => show(value),
                     (_, Some(native), Some(value)) => format!("{:.2} ×", value / native),
                 });
             }
@@ -120,7 +121,7 @@ impl Report {
                         Some(((*name).to_owned(), json!({"median": median, "samples": samples})))
                     })
                     .collect();
-                let unit = if case.kind == Kind::Memory { "bytes" } else { "ns" };
+                let unit = if case.kind.is_size() { "bytes" } else { "ns" };
                 json!({"name": case.name, "what": case.what, "unit": unit, "runtimes": runtimes})
             })
             .collect();
@@ -130,7 +131,8 @@ impl Report {
 
 fn format_value(kind: Kind, value: f64) -> String {
     match kind {
-        Kind::Memory => format!("{:.1} MB", value / 1e6),
+        kind if kind.is_size() && value < 1e6 => format!("{:.0} KB", value / 1e3),
+        kind if kind.is_size() => format!("{:.1} MB", value / 1e6),
         _ if value < 1e3 => format!("{value:.0} ns"),
         _ if value < 1e6 => format!("{:.2} µs", value / 1e3),
         _ => format!("{:.2} ms", value / 1e6),

@@ -56,6 +56,7 @@ const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
 const FD_SYNC_WAKE_UP: u64 = 1;
 const FLAG_CONTINUE: u32 = 1;
 const ADDFD_FLAG_SETFD: u32 = 1;
+const ADDFD_FLAG_SEND: u32 = 2;
 
 /// The receiving end of a filter's notifications.
 #[derive(Debug)]
@@ -92,6 +93,11 @@ impl Listener {
         self.send(&Response { id: notification.id, value: 0, error: -error, flags: 0 })
     }
 
+    /// Makes the call return `value` without being carried out.
+    pub fn answer(&self, notification: &Notification, value: i64) -> io::Result<()> {
+        self.send(&Response { id: notification.id, value, error: 0, flags: 0 })
+    }
+
     fn send(&self, response: &Response) -> io::Result<()> {
         // SAFETY: `response` has the layout and size that the request's number encodes.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), NOTIF_SEND, response) }.into()).map(drop)
@@ -99,9 +105,29 @@ impl Listener {
 
     /// Puts a copy of `fd` in the caller's table, at `number`, replacing what was there.
     pub fn add_fd(&self, notification: &Notification, fd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
+        self.put_fd(notification, fd, number, ADDFD_FLAG_SETFD)
+    }
+
+    /// [`Listener::add_fd`], and makes the call return `number` without being carried out. `EINVAL` before Linux 5.14.
+    pub fn answer_with_fd(
+        &self,
+        notification: &Notification,
+        fd: BorrowedFd<'_>,
+        number: u32,
+    ) -> io::Result<()> {
+        self.put_fd(notification, fd, number, ADDFD_FLAG_SETFD | ADDFD_FLAG_SEND)
+    }
+
+    fn put_fd(
+        &self,
+        notification: &Notification,
+        fd: BorrowedFd<'_>,
+        number: u32,
+        flags: u32,
+    ) -> io::Result<()> {
         let request = AddFd {
             id: notification.id,
-            flags: ADDFD_FLAG_SETFD,
+            flags,
             source: fd.as_raw_fd().cast_unsigned(),
             target: number,
             target_flags: libc::O_CLOEXEC.cast_unsigned(),

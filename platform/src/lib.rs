@@ -352,3 +352,23 @@ pub enum MemoryOp<'a> {
         advice: u32,
     },
 }
+
+impl MemoryOp<'_> {
+    /// The same operation with this file, if it is one that can have a file.
+    #[must_use]
+    pub fn with_file<'b>(self, file: Option<(BorrowedFd<'b>, u64)>) -> MemoryOp<'b> {
+        match self {
+            MemoryOp::Map { address, length, protection, shared, flags, file: _ } => {
+                MemoryOp::Map { address, length, protection, shared, flags, file }
+            }
+            MemoryOp::Unmap { address, length } => MemoryOp::Unmap { address, length },
+            MemoryOp::Protect { address, length, protection } => {
+                MemoryOp::Protect { address, length, protection }
+            }
+            MemoryOp::Remap { from, from_length, to, to_length, keep } => {
+                MemoryOp::Remap { from, from_length, to, to_length, keep }
+            }
+            MemoryOp::Advise { address, length, advice } => MemoryOp::Advise { address, length, advice },
+        }
+    }
+}

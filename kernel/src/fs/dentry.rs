@@ -281,3 +281,84 @@ impl Drop for Dentry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::SyscallResult;
+    use crate::fs::{FileType, FsStatistics, Inode, InodeCommon, Metadata, OpenFile};
+    use crate::task::CurrentTask;
+
+    /// A directory in which there is everything.
+    #[derive(Default)]
+    struct Everything(InodeCommon);
+
+    impl Inode for Everything {
+        fn common(&self) -> &InodeCommon {
+            &self.0
+        }
+
+        fn file_type(&self) -> FileType {
+            FileType::Directory
+        }
+
+        fn metadata(&self) -> SysResult<Metadata> {
+            Ok(Metadata::default())
+        }
+
+        fn lookup(self: Arc<Self>, _name: &[u8]) -> SysResult<InodeRef> {
+            Ok(Arc::new(Everything::default()))
+        }
+
+        fn open(
+            self: Arc<Self>,
+            _task: Option<&CurrentTask>,
+            _flags: abi::fs::OpenFlags,
+        ) -> SyscallResult<Arc<dyn OpenFile>> {
+            Err(Errno::ENXIO.into())
+        }
+    }
+
+    struct Endless;
+
+    impl FileSystem for Endless {
+        fn name(&self) -> &'static str {
+            "endless"
+        }
+
+        fn root(&self) -> InodeRef {
+            Arc::new(Everything::default())
+        }
+
+        fn statistics(&self) -> SysResult<FsStatistics> {
+            Ok(FsStatistics::default())
+        }
+
+        fn device(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn a_scan_of_a_million_names_is_forgotten_again() {
+        let root = Dentry::root(Endless.root());
+        let held = root.lookup(&Endless, b"held").unwrap();
+        let below = held.lookup(&Endless, b"below").unwrap();
+        for directory in 0..1000 {
+            let place = root.lookup(&Endless, format!("directory {directory}").as_bytes()).unwrap();
+            for name in 0..1000 {
+                place.lookup(&Endless, format!("name {name}").as_bytes()).unwrap();
+            }
+            // Used all the time.
+            root.lookup(&Endless, b"directory 0").unwrap();
+        }
+        let children = root.children.lock();
+        let names: usize = children.values().map(|child| child.children.lock().len()).sum();
+        assert!(names + children.len() <= MAX_REMEMBERED + STEPS, "{names} names");
+        assert!(children.contains_key(&b"directory 0"[..]));
+        assert!(Arc::ptr_eq(&children[&b"held"[..]], &held));
+        drop(children);
+        assert!(Arc::ptr_eq(&held.lookup(&Endless, b"below").unwrap(), &below));
+        root.forget_all();
+    }
+}

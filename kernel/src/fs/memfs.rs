@@ -802,3 +802,40 @@ impl MemFs {
         Ok(inode)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::hostfs::{HostFs, Writing};
+
+    #[test]
+    fn of_a_lower_directory_only_what_was_changed_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["read", "changed", "removed"] {
+            std::fs::write(directory.path().join(name), name).unwrap();
+        }
+        std::fs::hard_link(directory.path().join("changed"), directory.path().join("again")).unwrap();
+        let lower = std::os::fd::OwnedFd::from(std::fs::File::open(directory.path()).unwrap());
+        let lower = HostFs::new(lower, Writing::ReadOnly).unwrap();
+        let merged = MemFs::merged(lower.root_inode()).unwrap();
+        let find = |name: &str| merged.root().lookup(name.as_bytes());
+        let known = || merged.shared.known.lock().len();
+        let before = known();
+        assert_eq!(find("read").unwrap().metadata().unwrap().size, 4);
+        assert_eq!(known(), before);
+        let size = SetAttributes { size: Some(1), ..SetAttributes::default() };
+        find("changed").unwrap().set_attributes(&size).unwrap();
+        merged.root().unlink(b"removed").unwrap();
+        // Nobody holds it, and both its names stand for what it is now.
+        for name in ["changed", "again"] {
+            assert_eq!(find(name).unwrap().metadata().unwrap().size, 1, "{name}");
+        }
+        assert_eq!(find("removed").err(), Some(Errno::ENOENT));
+        assert_eq!(known(), before + 1);
+        for name in ["changed", "again"] {
+            merged.root().unlink(name.as_bytes()).unwrap();
+            assert_eq!(find(name).err(), Some(Errno::ENOENT));
+        }
+        assert_eq!(known(), before);
+    }
+}

@@ -1,7 +1,7 @@
 //! [`MemoryMap`]: an address space's mappings and the operations that change them.
 
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,6 +46,52 @@ const MAX_MAP_COUNT: usize = 65_530;
 const STACK_STEP: u64 = 32 * PAGE_SIZE;
 /// Where a program that may lie anywhere is loaded.
 pub const PIE_BASE: u64 = 0x5555_5555_4000;
+
+/// What carries out changes of mappings: a [`Context`] at once, a [`Plan`] later.
+pub trait Mapper {
+    /// Carries out one operation, or notes it. `file` is what it maps.
+    fn change(&mut self, operation: MemoryOp<'_>, file: Option<&Arc<OwnedFd>>) -> SysResult<()>;
+}
+
+impl Mapper for dyn Context + '_ {
+    fn change(&mut self, operation: MemoryOp<'_>, _file: Option<&Arc<OwnedFd>>) -> SysResult<()> {
+        self.memory(&[operation])
+    }
+}
+
+/// A file, and where in it a mapping begins.
+type MappedFile = (Arc<OwnedFd>, u64);
+
+/// Changes that are noted, and carried out all at once: for an address space that nobody uses yet.
+#[derive(Default)]
+pub struct Plan {
+    operations: Vec<(MemoryOp<'static>, Option<MappedFile>)>,
+}
+
+impl Plan {
+    /// Carries out what was noted.
+    pub fn carry_out(&self, context: &mut dyn Context) -> SysResult<()> {
+        let operations: Vec<MemoryOp<'_>> = self
+            .operations
+            .iter()
+            .map(|(operation, file)| {
+                operation.with_file(file.as_ref().map(|(file, offset)| (file.as_fd(), *offset)))
+            })
+            .collect();
+        context.memory(&operations)
+    }
+}
+
+impl Mapper for Plan {
+    fn change(&mut self, operation: MemoryOp<'_>, file: Option<&Arc<OwnedFd>>) -> SysResult<()> {
+        let offset = match operation {
+            MemoryOp::Map { file: Some((_, offset)), .. } => offset,
+            _ => 0,
+        };
+        self.operations.push((operation.with_file(None), file.map(|file| (Arc::clone(file), offset))));
+        Ok(())
+    }
+}
 
 /// A process's memory, shared by tasks cloned with `CLONE_VM`.
 pub struct MemoryMap {
@@ -125,9 +171,9 @@ impl MemoryMap {
 
     /// Maps the main stack at the top of the address space: `size` bytes now, growing on demand up to the limit for
     /// stacks; further mappings are placed below `limit` bytes. Returns the address behind its end.
-    pub fn map_stack(
+    pub fn map_stack<M: Mapper + ?Sized>(
         &self,
-        context: &mut dyn Context,
+        context: &mut M,
         size: u64,
         limit: u64,
         executable: bool,
@@ -154,7 +200,7 @@ impl MemoryMap {
 
     /// `mmap(2)`: returns the address. Arguments are checked here as far as they concern memory; that the file may be
     /// mapped this way (access mode) is the caller's check.
-    pub fn map(&self, context: &mut dyn Context, request: &MapRequest) -> SysResult<u64> {
+    pub fn map<M: Mapper + ?Sized>(&self, context: &mut M, request: &MapRequest) -> SysResult<u64> {
         let length = round_up(request.length).filter(|length| *length > 0).ok_or(Errno::ENOMEM)?;
         let shared = request.flags & MAP_SHARED != 0;
         let growing = request.flags & MAP_GROWSDOWN != 0 && !shared;
@@ -198,14 +244,19 @@ impl MemoryMap {
                 Some((fd.as_fd(), offset.checked_add(*delta).ok_or(Errno::EOVERFLOW)?))
             }
         };
-        context.memory(&[MemoryOp::Map {
+        let operation = MemoryOp::Map {
             address,
             length,
             protection: protection.bits(),
             shared,
             flags: request.flags & (MAP_NORESERVE | MAP_POPULATE),
             file,
-        }])?;
+        };
+        let owner = match &mappable {
+            Mappable::Anonymous => None,
+            Mappable::Host { fd, .. } => Some(fd),
+        };
+        context.change(operation, owner)?;
         vmas.set.insert(Vma {
             start: range.start,
             end: range.end,
@@ -217,6 +268,13 @@ impl MemoryMap {
         });
         vmas.peak = vmas.peak.max(vmas.set.total());
         Ok(address)
+    }
+
+    /// Where a mapping of `length` bytes may go that is made next; at `wish` if that is free.
+    pub fn find_room(&self, wish: u64, length: u64) -> SysResult<u64> {
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS;
+        let request = MapRequest { address: wish, length, protection: 0, flags, file: None, name: "" };
+        self.choose(&self.vmas.lock(), &request, round_up(length).ok_or(Errno::ENOMEM)?)
     }
 
     /// The address of a new mapping.

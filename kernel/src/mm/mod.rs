@@ -14,7 +14,7 @@ pub mod policy;
 pub mod syscalls;
 mod vma;
 
-pub use map::{MappingInfo, MemoryMap, PIE_BASE};
+pub use map::{MappingInfo, MemoryMap, PIE_BASE, Plan};
 pub use vma::{Backing, Protection, Vma, VmaFlags, VmaSet};
 
 /// A page of memory.

@@ -353,14 +353,9 @@ impl CurrentTask {
         if own as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
     }
 
-    /// Starts the kernel thread that drives the task.
+    /// Has a kernel thread drive the task.
     pub fn start(self) -> SysResult<()> {
-        let name = format!("task-{}", self.tid());
-        let spawned = std::thread::Builder::new().name(name).stack_size(512 << 10).spawn(move || {
-            self.run();
-            self.finish();
-        });
-        spawned.map(drop).map_err(|_| Errno::EAGAIN)
+        super::servers::serve(self)
     }
 }
 

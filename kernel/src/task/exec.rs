@@ -10,18 +10,20 @@ use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
 use platform::{Context, Description, Platform};
 
-use super::elf::Elf;
+use super::elf::{Elf, Segment};
 use super::limits::Resource;
 use super::{Credentials, CurrentTask};
 use crate::error::SyscallResult;
 use crate::fs::File;
-use crate::mm::{Layout, MapRequest, MemoryMap, PAGE_SIZE, PIE_BASE};
+use crate::mm::{Layout, MapRequest, MemoryMap, PAGE_SIZE, PIE_BASE, Plan};
 use crate::user::UserWriter;
 
 /// How many interpreters of interpreters of scripts there may be.
 const MAX_SCRIPTS: usize = 4;
 /// How much of a file tells what it is.
 const START: usize = 256;
+/// How much of it is read for that: usually all that there is to know of a program.
+const HEAD: usize = 1024;
 /// The longest single argument, with its zero.
 pub const MAX_ARGUMENT: usize = 128 * 1024;
 
@@ -86,6 +88,29 @@ fn read_at(file: &File, offset: u64, length: usize) -> SysResult<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What a file begins with.
+struct Head<'a> {
+    file: &'a File,
+    bytes: Vec<u8>,
+}
+
+impl Head<'_> {
+    fn of(file: &File) -> SysResult<Head<'_>> {
+        Ok(Head { file, bytes: read_at(file, 0, HEAD)? })
+    }
+
+    /// What tells what the file is.
+    fn start(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len().min(START)]
+    }
+
+    /// Up to `length` bytes at `offset`.
+    fn read(&self, offset: u64, length: usize) -> SysResult<Vec<u8>> {
+        let known = usize::try_from(offset).ok().and_then(|at| self.bytes.get(at..at.checked_add(length)?));
+        known.map_or_else(|| read_at(self.file, offset, length), |known| Ok(known.to_vec()))
+    }
+}
+
 /// The interpreter of a script and its optional argument. Of a line that is longer than the beginning of the file that
 /// is looked at, only the argument may be cut off.
 fn script_line(start: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
@@ -119,9 +144,10 @@ pub fn load(
 ) -> SyscallResult<Loaded> {
     let name = program.name.base();
     let mut scripts = 0;
-    let elf = loop {
-        let start = read_at(&program.file, 0, START)?;
-        match script_line(&start) {
+    let (elf, interpreter) = loop {
+        let file = Arc::clone(&program.file);
+        let head = Head::of(&file)?;
+        match script_line(head.start()) {
             Some((interpreter, argument)) => {
                 scripts += 1;
                 if scripts > MAX_SCRIPTS {
@@ -139,19 +165,25 @@ pub fn load(
                 program.file = open(&interpreter)?;
                 program.name = ProgramName { path: interpreter, base: None, inaccessible: false };
             }
-            None => break Elf::parse(&start, |offset, length| read_at(&program.file, offset, length))?,
+            None => {
+                let elf = Elf::parse(head.start(), |offset, length| head.read(offset, length))?;
+                let path = match elf.interpreter {
+                    Some((offset, length)) => Some((head.read(offset, length)?, length)),
+                    None => None,
+                };
+                break (elf, path);
+            }
         }
     };
-    let interpreter = match elf.interpreter {
+    let interpreter = match interpreter {
         None => None,
-        Some((offset, length)) => {
-            let path = read_at(&program.file, offset, length)?;
+        Some((path, length)) => {
             let path =
                 path.strip_suffix(b"\0").filter(|path| path.len() + 1 == length).ok_or(Errno::ENOEXEC)?;
             let file = open(path)?;
-            let start = read_at(&file, 0, START)?;
+            let head = Head::of(&file)?;
             // A broken interpreter is ELIBBAD, which libc tells from a broken program.
-            let elf = Elf::parse(&start, |offset, length| read_at(&file, offset, length))
+            let elf = Elf::parse(head.start(), |offset, length| head.read(offset, length))
                 .map_err(|_| Errno::ELIBBAD)?;
             if elf.segments.is_empty() {
                 return Err(Errno::ELIBBAD.into());
@@ -168,23 +200,25 @@ pub fn load(
     let mut context = platform.create()?;
     let memory = MemoryMap::new(&*context, platform.guest_range());
     let executable_stack = elf.executable_stack;
+    let mut image = Image::default();
     // As large as it may grow, within reason: its pages are the host's until they are touched.
     let size = stack_limit.clamp(32 * PAGE_SIZE, 8 << 20);
-    let stack_end = memory.map_stack(&mut *context, size, stack_limit, executable_stack)?;
+    let stack_end = memory.map_stack(&mut image.plan, size, stack_limit, executable_stack)?;
     let mut shown = [0; 16];
     let length = name.len().min(15);
     shown[..length].copy_from_slice(&name[..length]);
     let strings = place_strings(stack_end, &program);
     context.describe(Description { name: shown, strings: Some(strings.clone()) });
     let base = if elf.interpreter.is_some() || !elf.relocatable { PIE_BASE } else { PIE_BASE / 2 };
-    let bias = map_image(&memory, &mut *context, &program.file, &elf, base)?;
+    let bias = image.map(&memory, &program.file, &elf, base)?;
     let (entry, interpreter_base) = match &interpreter {
         None => (elf.entry.wrapping_add(bias), 0),
         Some((file, interpreter)) => {
-            let bias = map_image(&memory, &mut *context, file, interpreter, 0)?;
+            let bias = image.map(&memory, file, interpreter, 0)?;
             (interpreter.entry.wrapping_add(bias), bias.wrapping_add(interpreter.extent().start))
         }
     };
+    image.carry_out(&memory, &mut *context)?;
     memory.set_brk_start(elf.extent().end.wrapping_add(bias));
 
     let auxv = Auxv {
@@ -209,91 +243,94 @@ pub fn load(
     Ok(Loaded { context, memory, name })
 }
 
-/// Maps the segments of an image; returns what was added to its addresses. `base` is where a relocatable image goes,
-/// zero for anywhere.
-fn map_image(
-    memory: &MemoryMap,
-    context: &mut dyn Context,
-    file: &Arc<File>,
-    elf: &Elf,
-    base: u64,
-) -> SysResult<u64> {
-    let extent = elf.extent();
-    let length = extent.end - extent.start;
-    let bias = if elf.relocatable {
-        // Reserve the whole extent, so that the segments keep their distances.
-        let align = elf.alignment();
-        let reserved = length.checked_add(align - PAGE_SIZE).ok_or(Errno::ENOMEM)?;
-        let flags = MAP_PRIVATE | MAP_ANONYMOUS;
-        let request =
-            MapRequest { address: base, length: reserved, protection: 0, flags, file: None, name: "" };
-        let start = memory.map(context, &request)?;
-        let aligned = (start + align - 1) & !(align - 1);
-        memory.unmap(context, start..aligned)?;
-        memory.unmap(context, aligned + length..start + reserved)?;
-        aligned.wrapping_sub(extent.start)
-    } else {
-        0
-    };
-    let fixed = if elf.relocatable { MAP_FIXED } else { MAP_FIXED_NOREPLACE };
-    for segment in &elf.segments {
+/// What a new address space is to hold.
+#[derive(Default)]
+struct Image {
+    plan: Plan,
+    /// What is to be zeroed behind the files' ends: address and length.
+    zeros: Vec<(u64, usize)>,
+}
+
+impl Image {
+    /// Maps the segments of an image; returns what was added to its addresses. `base` is where a relocatable image goes,
+    /// zero for anywhere.
+    fn map(&mut self, memory: &MemoryMap, file: &Arc<File>, elf: &Elf, base: u64) -> SysResult<u64> {
+        let extent = elf.extent();
+        let length = extent.end - extent.start;
+        let bias = if elf.relocatable {
+            // Nobody else maps anything in this space, so that the segments keep their distances.
+            let align = elf.alignment();
+            let room = length.checked_add(align - PAGE_SIZE).ok_or(Errno::ENOMEM)?;
+            let start = memory.find_room(base, room)?;
+            let aligned = (start + align - 1) & !(align - 1);
+            aligned.wrapping_sub(extent.start)
+        } else {
+            0
+        };
+        for segment in &elf.segments {
+            self.map_segment(memory, file, segment, (elf.relocatable, bias))?;
+        }
+        Ok(bias)
+    }
+
+    fn map_segment(
+        &mut self,
+        memory: &MemoryMap,
+        file: &Arc<File>,
+        segment: &Segment,
+        (relocatable, bias): (bool, u64),
+    ) -> SysResult<()> {
+        let fixed = if relocatable { MAP_FIXED } else { MAP_FIXED_NOREPLACE };
         let address = segment.address.wrapping_add(bias);
         let page = address & !(PAGE_SIZE - 1);
         let lead = address - page;
         let file_end = address + segment.file_size;
         let mapped_end = (file_end + PAGE_SIZE - 1) & !(PAGE_SIZE - 1);
         if segment.file_size > 0 {
-            memory.map(
-                context,
-                &MapRequest {
-                    address: page,
-                    length: mapped_end - page,
-                    protection: segment.protection(),
-                    flags: MAP_PRIVATE | fixed,
-                    file: Some((Arc::clone(file), segment.offset - lead)),
-                    name: "",
-                },
-            )?;
+            let request = MapRequest {
+                address: page,
+                length: mapped_end - page,
+                protection: segment.protection(),
+                flags: MAP_PRIVATE | fixed,
+                file: Some((Arc::clone(file), segment.offset - lead)),
+                name: "",
+            };
+            memory.map(&mut self.plan, &request)?;
         }
         let end = address + segment.memory_size;
         let zero_start = if segment.file_size > 0 { mapped_end } else { page };
-        if segment.memory_size > segment.file_size {
-            // The rest of the file's last page belongs to the zeroed part; a page that cannot be written stays.
-            let tail = mapped_end.min(end).saturating_sub(file_end) as usize;
-            if segment.file_size > 0 && tail > 0 && segment.flags & 2 != 0 {
-                let zeros = vec![0; (mapped_end - file_end) as usize];
-                if memory.space().write(file_end, &zeros) != zeros.len() {
-                    return Err(Errno::ENOEXEC);
-                }
-            }
-            if end > zero_start {
-                memory.map(
-                    context,
-                    &MapRequest {
-                        address: zero_start,
-                        length: end - zero_start,
-                        protection: segment.protection(),
-                        flags: MAP_PRIVATE | MAP_ANONYMOUS | fixed,
-                        file: None,
-                        name: "",
-                    },
-                )?;
+        if segment.memory_size <= segment.file_size {
+            return Ok(());
+        }
+        // The rest of the file's last page belongs to the zeroed part; a page that cannot be written stays.
+        let tail = mapped_end.min(end).saturating_sub(file_end);
+        if segment.file_size > 0 && tail > 0 && segment.flags & 2 != 0 {
+            self.zeros.push((file_end, (mapped_end - file_end) as usize));
+        }
+        if end > zero_start {
+            let request = MapRequest {
+                address: zero_start,
+                length: end - zero_start,
+                protection: segment.protection(),
+                flags: MAP_PRIVATE | MAP_ANONYMOUS | fixed,
+                file: None,
+                name: "",
+            };
+            memory.map(&mut self.plan, &request)?;
+        }
+        Ok(())
+    }
+
+    /// Makes it so.
+    fn carry_out(&self, memory: &MemoryMap, context: &mut dyn Context) -> SysResult<()> {
+        self.plan.carry_out(context)?;
+        for (address, length) in &self.zeros {
+            if memory.space().write(*address, &vec![0; *length]) != *length {
+                return Err(Errno::ENOEXEC);
             }
         }
+        Ok(())
     }
-    if elf.relocatable {
-        // What lies between segments was only reserved.
-        let mut at = extent.start.wrapping_add(bias);
-        for segment in &elf.segments {
-            let start = segment.address.wrapping_add(bias) & !(PAGE_SIZE - 1);
-            if start > at {
-                memory.unmap(context, at..start)?;
-            }
-            let end = segment.address.wrapping_add(bias) + segment.memory_size;
-            at = (end + PAGE_SIZE - 1) & !(PAGE_SIZE - 1);
-        }
-    }
-    Ok(bias)
 }
 
 /// What the auxiliary vector tells of the image.
@@ -380,14 +417,16 @@ fn build_stack(
     block.push(0);
     block.extend(vector.iter().flat_map(|(kind, value)| [*kind, *value]));
 
-    let bytes: Vec<u8> = block.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let mut top = b"x86_64\0".to_vec();
-    top.resize(16, 0);
-    top.extend_from_slice(&random_bytes);
-    for (address, bytes) in [(pointer, &bytes), (platform_base, &top), (string_base, &strings)] {
-        if memory.space().write(address, bytes) != bytes.len() {
-            return Err(Errno::E2BIG);
-        }
+    // All of it in one piece, as it lies there.
+    let mut bytes: Vec<u8> = block.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    for (address, part) in
+        [(platform_base, &b"x86_64\0"[..]), (random, &random_bytes), (string_base, &strings[..])]
+    {
+        bytes.resize((address - pointer) as usize, 0);
+        bytes.extend_from_slice(part);
+    }
+    if memory.space().write(pointer, &bytes) != bytes.len() {
+        return Err(Errno::E2BIG);
     }
     (layout.arguments, layout.environment) = (arguments, environment);
     layout.auxv =

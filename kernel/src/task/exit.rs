@@ -37,9 +37,9 @@ impl CurrentTask {
             // Nobody else's: all that was used in it is this process's.
             self.group.set_space_time(memory.space().cpu_time());
         }
-        let (user, system) = (self.context.borrow().cpu_time(), host_thread_time());
+        let (user, system) = (self.context.borrow().cpu_time(), self.without_others(host_thread_time()));
         // From here on its time counts as that of a task that has ended.
-        self.set_host_thread(0);
+        self.clear_host_thread();
         self.group.add_time(user, system);
         drop(self.set_memory(None));
         let task = Arc::clone(&self.task);

@@ -37,6 +37,7 @@ mod processor;
 mod refused;
 mod run;
 pub mod sched;
+mod servers;
 pub mod syscalls;
 pub mod table;
 pub(crate) mod usage;
@@ -115,6 +116,8 @@ pub struct Task {
     pub robust_list: AtomicU64,
     /// The host's number of the kernel thread that serves the task; zero before it runs.
     host_thread: AtomicI32,
+    /// Nanoseconds that this thread had used for others before.
+    host_time_before: AtomicU64,
     /// When the task was made.
     pub started: std::time::Instant,
     /// Nanoseconds that guest code used before the last `execve(2)`.
@@ -176,6 +179,7 @@ impl Task {
             namespaces: Mutex::new(new.namespaces),
             tid: AtomicI32::new(new.tid),
             host_thread: AtomicI32::new(0),
+            host_time_before: AtomicU64::new(0),
             comm: Mutex::new(new.comm),
             files: Mutex::new(Some(new.files)),
             fs: Mutex::new(new.fs),
@@ -262,7 +266,7 @@ impl Task {
     pub fn kernel_time(&self) -> Duration {
         match self.host_thread.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            thread => host::process::thread_cpu_time(thread).unwrap_or_default(),
+            thread => self.without_others(host::process::thread_cpu_time(thread).unwrap_or_default()),
         }
     }
 
@@ -271,9 +275,21 @@ impl Task {
         Arc::clone(&self.namespaces().ipc)
     }
 
-    /// Notes which thread of the host serves the task; zero once its time is counted elsewhere.
-    pub(crate) fn set_host_thread(&self, thread: i32) {
+    /// What is left of the kernel thread's time without what it did for other tasks before.
+    pub(super) fn without_others(&self, time: Duration) -> Duration {
+        time.saturating_sub(Duration::from_nanos(self.host_time_before.load(Ordering::Relaxed)))
+    }
+
+    /// Notes which thread of the host serves the task, and what that has done before.
+    pub(crate) fn set_host_thread(&self, thread: i32, time_before: Duration) {
+        let nanoseconds = u64::try_from(time_before.as_nanos()).unwrap_or(u64::MAX);
+        self.host_time_before.store(nanoseconds, Ordering::Relaxed);
         self.host_thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// Notes that the time of the task's kernel thread is counted elsewhere.
+    pub(super) fn clear_host_thread(&self) {
+        self.host_thread.store(0, Ordering::Relaxed);
     }
 
     /// The name (`comm`), without zero bytes, as text.

@@ -24,7 +24,8 @@ impl CurrentTask {
     /// Runs the guest thread until it ends. Called on its kernel thread; the caller then takes the task down.
     pub fn run(&self) {
         super::set_current(Some(std::sync::Arc::clone(&self.task)));
-        self.set_host_thread(rustix::thread::gettid().as_raw_nonzero().get());
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.set_host_thread(thread, super::exit::host_thread_time());
         self.run_guest();
         super::set_current(None);
     }

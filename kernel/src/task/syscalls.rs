@@ -12,6 +12,7 @@ use super::{CurrentTask, Pid};
 use crate::error::SyscallResult;
 use crate::fs::File;
 use crate::fs::file::Place;
+use crate::mm::PAGE_SIZE;
 use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::user::{UserPath, UserPtr};
@@ -90,22 +91,76 @@ pub fn arch_prctl(task: &CurrentTask, option: i32, address: u64) -> SysResult<()
     }
 }
 
+/// A piece of guest memory that was copied, from which several things are taken.
+struct Piece<'a> {
+    task: &'a CurrentTask,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Piece<'a> {
+    fn new(task: &'a CurrentTask) -> Piece<'a> {
+        Piece { task, start: 0, bytes: Vec::new() }
+    }
+
+    /// What was copied from `address` on.
+    fn known(&self, address: u64) -> &[u8] {
+        let offset = address.checked_sub(self.start).and_then(|offset| usize::try_from(offset).ok());
+        offset.and_then(|offset| self.bytes.get(offset..)).unwrap_or_default()
+    }
+
+    /// Copies what can be read from `address` to the end of its page.
+    fn copy(&mut self, address: u64) {
+        let mut bytes = vec![0; (PAGE_SIZE - address % PAGE_SIZE) as usize];
+        let length = self.task.read_some(address, &mut bytes);
+        bytes.truncate(length);
+        *self = Piece { task: self.task, start: address, bytes };
+    }
+
+    fn pointer(&mut self, at: UserPtr<u64>) -> SysResult<u64> {
+        let first = |bytes: &[u8]| bytes.first_chunk().map(|word| u64::from_ne_bytes(*word));
+        if let Some(pointer) = first(self.known(at.address())) {
+            return Ok(pointer);
+        }
+        self.copy(at.address());
+        // One that is not aligned may lie on two pages.
+        first(&self.bytes).map_or_else(|| self.task.read_object(at), Ok)
+    }
+
+    fn string(&mut self, address: u64) -> SysResult<Vec<u8>> {
+        let first = |bytes: &[u8]| {
+            let end = bytes.iter().position(|byte| *byte == 0)?;
+            Some(bytes[..end].to_vec())
+        };
+        if let Some(string) = first(self.known(address)) {
+            return Ok(string);
+        }
+        self.copy(address);
+        if let Some(string) = first(&self.bytes) {
+            return Ok(string);
+        }
+        self.task.read_string(address, MAX_ARGUMENT).map_err(|error| match error {
+            Errno::ENAMETOOLONG => Errno::E2BIG,
+            other => other,
+        })
+    }
+}
+
 /// Copies a zero-terminated vector of strings.
 fn read_strings(task: &CurrentTask, vector: UserPtr<u64>) -> SysResult<Vec<Vec<u8>>> {
     let mut strings = Vec::new();
     if vector.is_null() {
         return Ok(strings);
     }
+    // They mostly lie side by side.
+    let (mut pointers, mut bytes) = (Piece::new(task), Piece::new(task));
     let mut total = 0;
     for index in 0.. {
-        let pointer: u64 = task.read_object(vector.nth(index))?;
+        let pointer = pointers.pointer(vector.nth(index))?;
         if pointer == 0 {
             break;
         }
-        let string = task.read_string(pointer, MAX_ARGUMENT).map_err(|error| match error {
-            Errno::ENAMETOOLONG => Errno::E2BIG,
-            other => other,
-        })?;
+        let string = bytes.string(pointer)?;
         total += string.len() + 9;
         if total > 6 << 20 {
             return Err(Errno::E2BIG);

@@ -14,7 +14,7 @@ use crate::user::UserPtr;
 
 /// Processor time of the calling task: in guest code, in the kernel.
 pub(crate) fn thread_time(task: &CurrentTask) -> (Duration, Duration) {
-    (task.user_time_before() + task.context.borrow().cpu_time(), host_thread_time())
+    (task.user_time_before() + task.context.borrow().cpu_time(), task.without_others(host_thread_time()))
 }
 
 /// Processor time of the calling process.

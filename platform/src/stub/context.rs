@@ -13,7 +13,6 @@ use abi::{Errno, SysResult};
 use super::filter::ARCHITECTURE;
 use super::frame;
 use super::layout::*;
-use super::notify::Caller;
 use super::patch::{self, Site};
 use super::slot::{Gone, Patience, Slot};
 use super::space::{Space, Thread};
@@ -153,7 +152,7 @@ impl StubContext {
             wanted: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
             unanswered: AtomicU32::new(0),
-            used_before: AtomicU64::new(0),
+            used_before: AtomicU64::new(thread.used),
             used: AtomicU64::new(0),
             space: space.clone(),
             thread: thread.id,
@@ -190,9 +189,11 @@ impl StubContext {
     pub fn copy(&self) -> SysResult<StubContext> {
         self.ready()?;
         let fpu = self.fpu_bytes();
-        let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
+        let caller = (self.thread.id, self.space.pidfd.as_fd());
         let sites = self.space.sites.lock();
-        let (space, thread) = self.space.shared.clone_process(self.slot(), &caller, &|| {
+        // The copy gets no file that another thread is just being handed.
+        let _files = self.space.files.lock();
+        let (space, thread) = self.space.shared.clone_process(self.slot(), caller, &|| {
             self.wait_done()?;
             self.result()
         })?;
@@ -249,8 +250,15 @@ impl StubContext {
         Ok(result.cast_unsigned())
     }
 
-    /// Makes system calls in the stub; the file, if there is one, is what the first of them maps.
-    fn calls(&self, calls: &[memory::Call], file: Option<BorrowedFd<'_>>) -> SysResult<()> {
+    /// Makes system calls in the stub that need no file.
+    fn calls(&self, calls: &[memory::Call]) -> SysResult<()> {
+        self.put(calls)?;
+        self.wait_done()?;
+        self.result().map(drop)
+    }
+
+    /// Tells the stub to make system calls.
+    fn put(&self, calls: &[memory::Call]) -> SysResult<()> {
         self.ready()?;
         let described = self.described.take().map(|described| {
             memory::description(&described, slot_address(self.slot().index) + place_of_record(calls.len()))
@@ -260,22 +268,36 @@ impl StubContext {
             self.slot().memory().store(BUFFER + 8 * index, *word);
         }
         self.slot().field(COUNT).store((calls.len() + count) as u32, Ordering::Relaxed);
-        let Some(file) = file else {
-            self.post(COMMAND_CALLS);
-            self.wait_done()?;
-            return self.result().map(drop);
-        };
-        // Held until the fd is closed again: it has a fixed number in the stub.
-        let answering = self.space.shared.notifications.lock();
         self.post(COMMAND_CALLS);
-        let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
-        let answered = answering
-            .expect(&caller, libc::SYS_mmap, &calls[0][1..7])
-            .and_then(|notification| answering.proceed_with(&notification, file));
-        if answered.is_err() {
-            self.space.kill();
-            return Err(Errno::ESRCH);
+        Ok(())
+    }
+
+    /// Changes mappings, and hands the stub the files that it needs for that.
+    fn change_memory(&self, batch: &memory::Batch<'_>) -> SysResult<()> {
+        if batch.files.is_empty() {
+            return self.calls(&batch.calls);
         }
+        self.ready()?;
+        // A file has the same number in all threads of the process.
+        let _handed_over = self.space.files.lock();
+        let expecting = self.space.shared.notifications.calls_of(self.thread.id);
+        self.put(&batch.calls)?;
+        for (index, file) in &batch.files {
+            let arguments = &batch.calls[*index][1..7];
+            let asked = expecting.call(Some(self.space.pidfd.as_fd()), libc::SYS_mmap, arguments);
+            let answered = asked.and_then(|call| {
+                if arguments == memory::ASK {
+                    expecting.answer_with(&call, *file)
+                } else {
+                    expecting.proceed_with(&call, *file)
+                }
+            });
+            if answered.is_err() {
+                self.space.kill();
+                return Err(Errno::ESRCH);
+            }
+        }
+        drop(expecting);
         self.wait_done()?;
         self.result().map(drop)
     }
@@ -481,7 +503,7 @@ impl Context for StubContext {
 
     fn memory(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
         if operations.is_empty() {
-            return self.calls(&[], None);
+            return self.calls(&[]);
         }
         for operation in operations {
             // A jump is right in one place only.
@@ -489,7 +511,7 @@ impl Context for StubContext {
                 self.undo_patches(from..from.saturating_add(from_length))?;
             }
         }
-        memory::batches(operations, |calls, file| self.calls(calls, file))
+        memory::batches(operations, |batch| self.change_memory(batch))
     }
 
     fn fork(&mut self) -> SysResult<Box<dyn Context>> {
@@ -503,15 +525,13 @@ impl Context for StubContext {
             self.space.add_context();
             let context = StubContext::new(self.space.clone(), thread, self.registers, &fpu);
             context.starting.set(false);
-            let used = context.host_cpu_time().unwrap_or_default();
-            context.interrupt.used_before.store(nanoseconds(used), Ordering::Relaxed);
             return Ok(Box::new(context));
         }
         let slot = self.space.allocate_slot()?;
         let started = self.start_thread(&slot);
         let id = started.inspect_err(|_| self.space.release_slot(&slot))?;
         self.space.add_context();
-        let thread = Thread { slot, id };
+        let thread = Thread { slot, id, used: 0 };
         Ok(Box::new(StubContext::new(self.space.clone(), thread, self.registers, &fpu)))
     }
 
@@ -602,13 +622,13 @@ impl StubContext {
     fn start_thread(&self, slot: &Slot) -> SysResult<i32> {
         let stack = slot_stack(slot.index);
         self.slot().memory().store(ARGUMENTS, stack);
-        let answering = self.space.shared.notifications.lock();
+        let expecting = self.space.shared.notifications.calls_of(self.thread.id);
         self.post(COMMAND_SPAWN);
-        let caller = Caller::Thread(self.thread.id, self.space.pidfd.as_fd());
-        let answered = answering
-            .expect(&caller, libc::SYS_clone, &[text::SPAWN_FLAGS, stack, 0, 0, 0])
-            .and_then(|notification| answering.proceed(&notification));
-        drop(answering);
+        let process = Some(self.space.pidfd.as_fd());
+        let answered = expecting
+            .call(process, libc::SYS_clone, &[text::SPAWN_FLAGS, stack, 0, 0, 0])
+            .and_then(|notification| expecting.proceed(&notification));
+        drop(expecting);
         if answered.is_err() {
             self.space.kill();
             return Err(Errno::ESRCH);
@@ -630,7 +650,7 @@ impl StubContext {
         let protect = |protection: i32| {
             let call =
                 [libc::SYS_mprotect as u64, start, length, protection.cast_unsigned().into(), 0, 0, 0, 0];
-            self.calls(&[call], None)
+            self.calls(&[call])
         };
         protect(libc::PROT_READ | libc::PROT_WRITE)?;
         let written = self.space.write_code(address, bytes);
@@ -664,7 +684,7 @@ impl StubContext {
         }
         let place = slot_address(self.slot().index) + BUFFER as u64 + CALL_SIZE as u64;
         let clock = libc::CLOCK_THREAD_CPUTIME_ID as u64;
-        if self.calls(&[[libc::SYS_clock_gettime as u64, clock, place, 0, 0, 0, 0, 0]], None).is_err() {
+        if self.calls(&[[libc::SYS_clock_gettime as u64, clock, place, 0, 0, 0, 0, 0]]).is_err() {
             return None;
         }
         let memory = self.slot().memory();
@@ -681,7 +701,10 @@ impl Drop for StubContext {
         if self.space.remove_context() {
             self.space.kill();
         } else if self.ready().is_ok() {
-            self.space.park(self.thread.clone());
+            // What it uses until it is needed again is very little.
+            let Interrupt { used_before, used, .. } = &*self.interrupt;
+            let used = used_before.load(Ordering::Relaxed) + used.load(Ordering::Relaxed);
+            self.space.park(Thread { used, ..self.thread.clone() });
         }
     }
 }

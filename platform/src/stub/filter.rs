@@ -12,9 +12,13 @@
 //! | `clock_gettime` of the thread's processor time | accounting | allow |
 //! | `prctl(PR_SET_PDEATHSIG, SIGKILL)` | a stub never outlives the sandbox process | allow |
 //! | `prctl(PR_SET_NAME)`, `prctl(PR_SET_MM, PR_SET_MM_MAP)` | the looks of the process in `/proc` | allow |
-//! | `mmap` of an fd | mapping files, a forked stub's slots | ask the kernel |
+//! | private `mmap` of fd 0 | mapping a file that the kernel has handed over | allow |
+//! | any other `mmap` of an fd | being handed a file, shared mappings, a forked stub's slots | ask the kernel |
 //! | `clone` | fork and threads | ask the kernel |
 //! | anything else | nobody | kill the process |
+//!
+//! Fd 0 is there only while the kernel has the stub map a file that the guest may read, and a private mapping gives no more
+//! than that, whoever makes it.
 
 use libc::sock_filter;
 
@@ -115,10 +119,14 @@ pub fn program(text: u64, length: usize) -> Vec<sock_filter> {
     });
     program.call(libc::SYS_mmap, |rules| {
         rules.load(argument(3));
-        rules.push(ANY_BIT, 1, 0, libc::MAP_ANONYMOUS.cast_unsigned());
-        rules.ret(RET_NOTIFY);
+        rules.push(ANY_BIT, 0, 4, libc::MAP_ANONYMOUS.cast_unsigned());
         rules.load(argument(4));
         rules.if_equal(u32::MAX, RET_ALLOW);
+        rules.ret(RET_NOTIFY);
+        rules.push(AND, 0, 0, libc::MAP_TYPE.cast_unsigned());
+        rules.unless_equal(libc::MAP_PRIVATE.cast_unsigned(), RET_NOTIFY);
+        rules.load(argument(4));
+        rules.if_equal(0, RET_ALLOW);
         rules.ret(RET_NOTIFY);
     });
     for number in [
@@ -218,6 +226,12 @@ mod tests {
         assert_eq!(stub(libc::SYS_mmap, [0, 0, 0, anonymous, u64::MAX, 0]), RET_ALLOW);
         assert_eq!(stub(libc::SYS_mmap, [0, 0, 0, anonymous, 0, 0]), RET_NOTIFY);
         assert_eq!(stub(libc::SYS_mmap, [0, 0, 0, 1, u64::MAX, 0]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 0, 2, u64::MAX, 0]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 5, 0x12, 0, 0]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 5, 0x12, 1, 0]), RET_NOTIFY);
+        for shared in [1, 3] {
+            assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x10 | shared, 0, 0]), RET_NOTIFY);
+        }
         assert_eq!(stub(libc::SYS_clone, [0; 6]), RET_NOTIFY);
         assert_eq!(stub(libc::SYS_prctl, [1, 9, 0, 0, 0, 0]), RET_ALLOW);
         assert_eq!(stub(libc::SYS_prctl, [1, 0, 0, 0, 0, 0]), RET_KILL);

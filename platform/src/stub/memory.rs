@@ -1,6 +1,6 @@
 //! Changes of mappings as system calls that the stub makes.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use abi::{Errno, SysResult};
 
@@ -50,35 +50,81 @@ const MM_MAP_SIZE: u64 = 104;
 const IMPLIED: u32 =
     (libc::MAP_TYPE | libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE | libc::MAP_ANONYMOUS) as u32;
 
-/// Translates the operations and hands them on in batches of which only the first call may map a file.
+/// The call by which a stub asks for a file, which becomes its fd 0.
+pub const ASK: [u64; 6] = [0, PAGE, 0, libc::MAP_PRIVATE as u64, u64::MAX, 0];
+
+/// Calls for one command, and the files that some of them need: the index of the call, and what becomes fd 0 with it.
+#[derive(Default)]
+pub struct Batch<'a> {
+    /// The calls.
+    pub calls: Vec<Call>,
+    /// The files, in order.
+    pub files: Vec<(usize, BorrowedFd<'a>)>,
+    /// The file that is fd 0 after the calls so far.
+    open: Option<i32>,
+}
+
+impl<'a> Batch<'a> {
+    fn close(&mut self) {
+        if self.open.take().is_some() {
+            self.calls.push([libc::SYS_close as u64, 0, 0, 0, 0, 0, 0, CALL_ALWAYS]);
+        }
+    }
+
+    /// Makes a file fd 0. That is asked for even after an earlier call has failed, for somebody waits to be asked.
+    fn open(&mut self, file: BorrowedFd<'a>) {
+        let number = file.as_raw_fd();
+        if self.open == Some(number) {
+            return;
+        }
+        self.close();
+        self.files.push((self.calls.len(), file));
+        let [a, b, c, d, e, f] = ASK;
+        self.calls.push([libc::SYS_mmap as u64, a, b, c, d, e, f, CALL_ALWAYS]);
+        self.open = Some(number);
+    }
+}
+
+/// Translates the operations and hands them on in batches. A shared mapping of a file begins one: the stub asks for it with
+/// the call that makes it.
 pub fn batches(
     operations: &[MemoryOp<'_>],
-    mut run: impl FnMut(&[Call], Option<BorrowedFd<'_>>) -> SysResult<()>,
+    mut run: impl FnMut(&Batch<'_>) -> SysResult<()>,
 ) -> SysResult<()> {
-    let mut calls = Vec::with_capacity(operations.len().min(BATCH) + 1);
-    let mut file = None;
+    let mut batch = Batch::default();
     for operation in operations {
-        let (call, maps) = match translate(operation) {
+        let (call, file) = match translate(operation) {
             Ok(translated) => translated,
             Err(error) => {
-                if !calls.is_empty() {
-                    run(&calls, file)?;
-                }
+                finish(&mut batch, &mut run)?;
                 return Err(error);
             }
         };
-        if !calls.is_empty() && (maps.is_some() || calls.len() >= BATCH) {
-            run(&calls, file)?;
-            calls.clear();
-            file = None;
+        let shared = matches!(operation, MemoryOp::Map { shared: true, .. });
+        if batch.calls.len() + 4 > BATCH || (shared && file.is_some()) {
+            finish(&mut batch, &mut run)?;
         }
-        calls.push(call);
-        if maps.is_some() {
-            file = maps;
-            calls.push([libc::SYS_close as u64, 0, 0, 0, 0, 0, 0, CALL_ALWAYS]);
+        match file {
+            Some(file) if shared => {
+                batch.files.push((batch.calls.len(), file));
+                batch.open = Some(file.as_raw_fd());
+                batch.calls.push(call);
+                batch.close();
+            }
+            Some(file) => {
+                batch.open(file);
+                batch.calls.push(call);
+            }
+            None => batch.calls.push(call),
         }
     }
-    if calls.is_empty() { Ok(()) } else { run(&calls, file) }
+    finish(&mut batch, &mut run)
+}
+
+fn finish<'a>(batch: &mut Batch<'a>, run: &mut impl FnMut(&Batch<'_>) -> SysResult<()>) -> SysResult<()> {
+    batch.close();
+    let batch = std::mem::take(batch);
+    if batch.calls.is_empty() { Ok(()) } else { run(&batch) }
 }
 
 fn translate<'a>(operation: &MemoryOp<'a>) -> SysResult<(Call, Option<BorrowedFd<'a>>)> {

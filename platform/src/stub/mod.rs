@@ -15,11 +15,12 @@
 //! after (it starts two threads). From then on the backend makes no host call that is not in [`HOST_SYSCALLS`].
 //!
 //! # Lock order
-//! A pool's mother, then the zygote, then a space's call sites, then notifications, then the space's runners and threads, then its `unreaped`.
-//! The first four are held while a stub is waited for, the others never.
+//! A pool's mother, then the zygote, then a space's call sites, then its files, then the right to make a process, then
+//! notifications, then the space's runners and threads, then its `unreaped`. The first five are held while a stub is waited
+//! for, the others never.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -58,7 +59,7 @@ use crate::{Context, Platform, Registers, Vdso};
 use context::StubContext;
 use frame::FpuFormat;
 use layout::*;
-use notify::{Caller, Notifications};
+use notify::Notifications;
 use reaper::Reaper;
 use slot::{Gone, Slot};
 use space::{SlotMemory, Space, Thread};
@@ -330,8 +331,8 @@ impl Shared {
     /// A fresh address space, forked from the zygote.
     fn create(self: &Arc<Shared>) -> SysResult<StubContext> {
         let zygote = self.zygote.lock();
-        let caller = Caller::Thread(zygote.pid.as_raw_nonzero().get(), zygote.pidfd.as_fd());
-        let (space, thread) = self.clone_process(&zygote.slot, &caller, &|| {
+        let caller = (zygote.pid.as_raw_nonzero().get(), zygote.pidfd.as_fd());
+        let (space, thread) = self.clone_process(&zygote.slot, caller, &|| {
             zygote.wait().map_err(|Gone| Errno::ESRCH)?;
             let result = zygote.slot.result();
             u64::try_from(result).map_err(|_| Errno::from_raw(i32::try_from(-result).unwrap_or(0)))
@@ -340,26 +341,30 @@ impl Shared {
         Ok(StubContext::new(space, thread, Registers::initial(), self.fpu.initial()))
     }
 
-    /// Makes the thread behind `parent`, which waits for a command, fork a process; `outcome` waits for its report.
+    /// Makes the thread behind `parent`, which waits for a command, fork a process; `outcome` waits for its report. The
+    /// thread has this id, and its process this pidfd.
     fn clone_process(
         self: &Arc<Shared>,
         parent: &Slot,
-        caller: &Caller<'_>,
+        (thread, process): (i32, BorrowedFd<'_>),
         outcome: &dyn Fn() -> SysResult<u64>,
     ) -> SysResult<(Arc<Space>, Thread)> {
         let memory = SlotMemory::new()?;
         let slot = memory.slot(parent.index)?;
-        let answering = self.notifications.lock();
+        let making = self.notifications.new_process();
+        let of_parent = self.notifications.calls_of(thread);
+        let of_child = self.notifications.calls_of_new(&making);
         parent.post(COMMAND_FORK, 0);
-        let clone = answering.expect(caller, libc::SYS_clone, &[text::FORK_FLAGS, 0, 0, 0, 0]);
-        clone.and_then(|call| answering.proceed(&call)).map_err(|Gone| Errno::ESRCH)?;
+        let clone = of_parent.call(Some(process), libc::SYS_clone, &[text::FORK_FLAGS, 0, 0, 0, 0]);
+        clone.and_then(|call| of_parent.proceed(&call)).map_err(|Gone| Errno::ESRCH)?;
+        drop(of_parent);
         outcome()?;
         // The child asks for its slots. Which process it is, only the host can tell: the one leader of a thread group
         // that is our child and not known yet. There is no other, since `clone` waits for us everywhere.
         let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
         let may_be = |pid| !self.reaper.knows(pid) && is_child(pid);
-        let call = answering
-            .expect(&Caller::NewProcess(&may_be), libc::SYS_mmap, &[SLOTS, SLOTS_SIZE as u64, 3, flags, 0, 0])
+        let call = of_child
+            .call_of_new(&may_be, libc::SYS_mmap, &[SLOTS, SLOTS_SIZE as u64, 3, flags, 0, 0])
             .map_err(|Gone| Errno::EAGAIN)?;
         let pid = call.thread.cast_signed();
         let give_up = |_| {
@@ -367,11 +372,12 @@ impl Shared {
             Errno::EAGAIN
         };
         let pidfd = open_process(pid).map_err(give_up)?;
-        answering.proceed_with(&call, memory.file().as_fd()).map_err(|Gone| give_up(Errno::ESRCH))?;
+        of_child.proceed_with(&call, memory.file().as_fd()).map_err(|Gone| give_up(Errno::ESRCH))?;
         let space = Space::new(self.clone(), pid, pidfd, memory, &slot);
         self.reaper.watch(&space).inspect_err(|_| crate::AddressSpace::kill(&*space))?;
-        drop(answering);
-        Ok((space, Thread { slot, id: pid }))
+        drop(of_child);
+        drop(making);
+        Ok((space, Thread { slot, id: pid, used: 0 }))
     }
 }
 

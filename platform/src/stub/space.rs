@@ -50,6 +50,8 @@ impl SlotMemory {
 pub struct Thread {
     pub slot: Arc<Slot>,
     pub id: i32,
+    /// Nanoseconds of processor time that it used for guest threads before.
+    pub used: u64,
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +107,8 @@ pub struct Space {
     contexts: AtomicUsize,
     /// The call sites. Locked while code is changed, and while the process is copied.
     pub sites: Mutex<Sites>,
+    /// Locked while the process has a file, and while it is copied.
+    pub files: Mutex<()>,
     runners: Runners,
     /// Whether it ever had a second thread.
     threaded: AtomicBool,
@@ -137,6 +141,7 @@ impl Space {
             threads: Mutex::new(threads),
             contexts: AtomicUsize::new(1),
             sites: Mutex::default(),
+            files: Mutex::default(),
             runners: Runners::default(),
             threaded: AtomicBool::new(false),
             peak: AtomicU64::new(0),

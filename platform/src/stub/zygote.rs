@@ -267,8 +267,9 @@ impl LaunchPad {
                 "syscall",
                 "test rax, rax",
                 "jnz 2f",
-                "xor ebp, ebp",
+                // The plan may be in any register, that of the frame pointer too.
                 "mov rdi, {plan}",
+                "xor ebp, ebp",
                 "call {enter}",
                 "ud2",
                 "2:",
