@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use host::step::{Step, reach};
 use oci_spec::runtime as oci;
 use sandbox::control::message::{ContainerState, ErrorCode, ProcessInfo, SignalTarget, WaitTarget};
 use sandbox::control::{Client, ClientError, Request, Response, listen_at};
@@ -202,6 +203,7 @@ impl Container {
         };
         let mut saver = StateFile::new(&config.root, full);
         saver.lock_for_new()?;
+        reach(Step::CreateLocked);
         let mut container = Container {
             id,
             spec,
@@ -227,6 +229,7 @@ impl Container {
         let hooks = [HookKind::Prestart, HookKind::CreateRuntime, HookKind::CreateContainer];
         container.adjust_oom_score();
         let finished = hooks.into_iter().try_for_each(|kind| container.run_hooks(kind)).and_then(|()| {
+            reach(Step::CreateHooked);
             let pid = container.stand_in.as_ref().map_or(0, |process| process.pid);
             // The last thing of all: engines take it for the end of the work.
             args.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, pid))
@@ -251,8 +254,15 @@ impl Container {
             &neighbours,
             &mut parcel,
         )?;
+        // From here on there is something to be deleted.
+        match hierarchies(config) {
+            Some(host) => self.make_cgroup(config, wanted, &host)?,
+            None => self.saver.save_locked(self)?,
+        }
+        reach(Step::CreateCgroup);
         let mut gofer =
             gofer::spawn(&parcel.files, config.mode).map_err(|error| Error::Spawn(error.to_string()))?;
+        reach(Step::CreateGofer);
         for channel in std::mem::take(&mut gofer.channels) {
             spec.gofer.push(parcel.add(channel));
         }
@@ -279,15 +289,13 @@ impl Container {
             self.sandbox = Some(sandbox);
             (client, None, control)
         };
-        self.make_cgroup(config, wanted)?;
+        reach(Step::CreateSocket);
         if let Some(cgroup) = &self.cgroup {
             cgroup.join(gofer.pid)?;
             if !is_root {
                 spec.cgroups = cgroup.open_members()?.into_iter().map(|file| parcel.add(file)).collect();
             }
         }
-        // Whoever dies from here on leaves a container behind that can be deleted with all that belongs to it.
-        self.saver.save_locked(self)?;
         let job = Job {
             link: outer,
             exit_file: Some(exit_file),
@@ -298,10 +306,13 @@ impl Container {
         };
         let stand_in = stand_in::spawn(job)?;
         let pid = stand_in.pid;
+        reach(Step::CreateStandIn);
         self.prepare_oom_score(pid, wanted);
         // The sandbox process is forked from it afterwards, and is in the same group.
         let joined = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.join(pid).map_err(Error::from));
+        reach(Step::CreateJoined);
         let made = joined.and_then(|()| stand_in.go()).and_then(|sandbox| {
+            reach(Step::CreateSandbox);
             self.stand_in = Some(identify(pid)?);
             if is_root {
                 let process = identify(sandbox)?;
@@ -309,6 +320,7 @@ impl Container {
             }
             // From here on there is somebody who must be found again if this process dies.
             self.saver.save_locked(self)?;
+            reach(Step::CreateIdentified);
             gofer.wait_until_ready().map_err(Error::Spawn)?;
             let borrowed: Vec<_> = parcel.descriptors.iter().map(AsFd::as_fd).collect();
             Ok(client.run(Request::Create(Box::new(spec)), &borrowed)?)
@@ -318,8 +330,10 @@ impl Container {
             stand_in::end_child(pid);
             return Err(error);
         }
+        reach(Step::CreateAnswered);
         self.status.change(Status::Created, &self.id)?;
         self.saver.save_locked(self)?;
+        reach(Step::CreateDone);
         Ok(())
     }
 
@@ -336,22 +350,16 @@ impl Container {
     }
 
     /// Makes its control group and sets the limits of its specification.
-    fn make_cgroup(&mut self, config: &Config, wanted: &ContainerConfig) -> Result<()> {
-        if config.cgroups == Cgroups::Ignore {
-            return Ok(());
-        }
-        let host = match Hierarchies::of_host() {
-            Ok(host) => host,
-            Err(error) => {
-                tracing::warn!("no control group is made: {error}");
-                return Ok(());
-            }
-        };
+    fn make_cgroup(&mut self, config: &Config, wanted: &ContainerConfig, host: &Hierarchies) -> Result<()> {
         let usual = usual_cgroup(&config.root, &self.id);
         let path = wanted.cgroups_path.as_deref();
         let systemd = config.cgroups == Cgroups::Systemd && path.is_some();
         let name = Name { path: Some(path.unwrap_or(&usual)), id: &self.id, systemd };
-        self.cgroup = Cgroup::create_if_permitted(&host, name)?;
+        // Whoever dies while it is made leaves a container behind that can be deleted with it.
+        self.cgroup = Some(Cgroup::plan(host, name)?);
+        self.saver.save_locked(self)?;
+        reach(Step::CreateSaved);
+        self.cgroup = Cgroup::create_if_permitted(host, name)?;
         let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         if let (Some(cgroup), Some(resources)) = (&self.cgroup, resources) {
             cgroup
@@ -575,10 +583,14 @@ impl Container {
             self.saver.unlock();
             self.run_hooks(HookKind::StartContainer)?;
             self.lock()?;
+            reach(Step::StartLocked);
             Action::Start.check(&self.id, self.status)?;
             self.run_request(Request::Start { container: self.name() })?;
+            reach(Step::StartAnswered);
             self.status.change(Status::Running, &self.id)?;
-            Ok(self.saver.save_locked(self)?)
+            self.saver.save_locked(self)?;
+            reach(Step::StartSaved);
+            Ok(())
         });
         self.saver.unlock();
         started?;
@@ -662,7 +674,9 @@ impl Container {
         if !execution.detach {
             let signals = host::signals::Signals::receive(&host::signals::forwardable())
                 .map_err(Error::host("receive signals"))?;
+            reach(Step::ExecReady);
             let pid = executed(self.call(request, &borrowed)?)?;
+            reach(Step::ExecAnswered);
             drop(borrowed);
             drop(parcel);
             write_pid_files(execution, std::process::id().cast_signed(), pid)?;
@@ -673,6 +687,7 @@ impl Container {
         let job = Job { link: outer, exit_file: None, attached: false, sandbox: None, terminal, view: None };
         let stand_in = stand_in::spawn(job)?;
         let outer_pid = stand_in.pid;
+        reach(Step::ExecStandIn);
         let run = stand_in
             .go()
             .and_then(|_| executed(self.call(request, &borrowed)?))
@@ -885,7 +900,9 @@ impl Container {
     }
 
     fn destroy_locked(&mut self) -> Result<()> {
+        reach(Step::DeleteLocked);
         let stopped = self.end_processes();
+        reach(Step::DeleteEnded);
         if self.is_sandbox_root()
             && let Some(sandbox) = &self.sandbox
         {
@@ -895,10 +912,12 @@ impl Container {
         }
         // What is still in its group ends now, whoever it is.
         let removed = self.cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
+        reach(Step::DeleteCgroup);
         let existed = self.status != Status::Creating;
         self.status = Status::Stopped;
         // With a process left it must stay known, or nobody could end that.
         let forgotten = stopped.and_then(|()| Ok(self.saver.destroy()?));
+        reach(Step::DeleteForgotten);
         self.saver.unlock();
         if existed && forgotten.is_ok() {
             // The others of its sandbox decide now.
@@ -940,6 +959,15 @@ impl Container {
         }
         Ok(())
     }
+}
+
+/// Where control groups are made, if they are to be.
+fn hierarchies(config: &Config) -> Option<Hierarchies> {
+    if config.cgroups == Cgroups::Ignore {
+        return None;
+    }
+    let host = Hierarchies::of_host();
+    host.inspect_err(|error| tracing::warn!("no control group is made: {error}")).ok()
 }
 
 /// The path of a control group that nobody has named, below the caller's own, as with `runc`. Containers of one name below different state directories do not

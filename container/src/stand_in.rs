@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use host::signals::{Signals, forwardable};
+use host::step::{Step, reach};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use sandbox::link::{self, Ending};
 
@@ -87,6 +88,7 @@ pub fn end_child(pid: i32) {
 
 /// The stand-in's life, until it exits with what this returns.
 fn child(job: Job<'_>, ready: OwnedFd, reporting: OwnedFd, null: File) -> i32 {
+    reach(Step::StandInForked);
     let Ok(signals) = Signals::receive(&forwardable()) else { return 1 };
     let _ = rustix::process::setsid();
     if let Some(terminal) = &job.terminal {
@@ -120,6 +122,7 @@ fn child(job: Job<'_>, ready: OwnedFd, reporting: OwnedFd, null: File) -> i32 {
     let mut report = File::from(reporting);
     let sandbox = match sandbox.map(sandbox::spawn).transpose() {
         Ok(sandbox) => {
+            reach(Step::StandInSandbox);
             if let Some(view) = view
                 && let Err(error) = view::enter(&view, sandbox)
             {
@@ -136,7 +139,9 @@ fn child(job: Job<'_>, ready: OwnedFd, reporting: OwnedFd, null: File) -> i32 {
     };
     drop(report);
     let _ = rustix::thread::set_name(c"nacelle-init");
+    reach(Step::StandInReady);
     let ending = link::stand_in(&link, &signals).unwrap_or(Ending::Lost);
+    reach(Step::StandInEnded);
     drop(link);
     if let Some(pid) = sandbox.and_then(Pid::from_raw) {
         // Once it has told the status it ends by itself; without a status it is dead or must be.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Barrier};
 use abi::SysResult;
 use host::rustix;
 use host::rustix::thread::{CapabilitySet, CapabilitySets};
+use host::step::{Step, reach};
 
 use crate::local::Ownership;
 use crate::mounts::{self, Error, Mount, failed};
@@ -100,6 +101,7 @@ fn child(
     reporting: OwnedFd,
     ready: OwnedFd,
 ) -> i32 {
+    reach(Step::GoferForked);
     let mut kept = vec![reporting.as_fd(), ready.as_fd()];
     kept.extend(channels.iter().map(AsFd::as_fd));
     let closed = host::process::close_others(&kept);
@@ -119,6 +121,7 @@ fn child(
     let mut reporting = Some(std::fs::File::from(reporting));
     let prepared = mounts::enter(mounts).and_then(|served| {
         prepare()?;
+        reach(Step::GoferMounted);
         Ok(Session::new(served, mode, ownership))
     });
     let finished = prepared.and_then(|session| {
@@ -126,6 +129,7 @@ fn child(
             // Once confined it can only close the pipe, which is what its maker waits for.
             let report = reporting.as_mut().map_or(Ok(()), |report| report.write_all(b"ready"));
             report.map_err(failed("report to its maker"))?;
+            reach(Step::GoferReady);
             crate::filter::confine()?;
             reporting = None;
             Ok(())

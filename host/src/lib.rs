@@ -13,5 +13,6 @@ pub mod namespace;
 pub mod process;
 pub mod seccomp;
 pub mod signals;
+pub mod step;
 
 pub use rustix;

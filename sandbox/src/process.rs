@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use host::rustix;
+use host::step::{Step, reach};
 use kernel::HostInfo;
 use platform::stub::{HostVdso, Patching, StubPlatform, Zygote};
 
@@ -68,6 +69,7 @@ fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
 
 /// The sandbox process's life, until it exits with what this returns.
 fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
+    reach(Step::SandboxForked);
     let Boot { connection, listener, log, kept, patching } = boot;
     let streams = rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
@@ -112,7 +114,9 @@ fn prepare(patching: Patching) -> anyhow::Result<(StubPlatform, HostInfo)> {
         kernel::fs::hostfs::Owners::UnmappedAreRoot
     });
     let procfs = host::namespace::enter_empty_root().context("cannot enter an empty root")?;
+    reach(Step::SandboxRoot);
     let zygote = Zygote::spawn(vdso).context("cannot start the first stub process")?;
+    reach(Step::SandboxZygote);
     // Before there are other threads: privileges are a thread's own.
     host::namespace::drop_privileges().context("cannot drop privileges")?;
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -127,6 +131,7 @@ fn serve(connection: OwnedFd, listener: Option<OwnedFd>, platform: StubPlatform,
     let server = Server::start(Arc::clone(&supervisor), connection, listener);
     match server {
         Ok(server) => {
+            reach(Step::SandboxServing);
             supervisor.wait_until_over();
             server.drain();
             0

@@ -15,6 +15,7 @@ use abi::Errno;
 use abi::signal::Signal;
 use host::rustix::event::{PollFd, PollFlags, poll};
 use host::rustix::io::Errno as HostErrno;
+use host::step::{Step, reach};
 use kernel::container::{Cancel, Container, InitRule, NamespaceSpec, Prepared, Role, State, Target};
 use kernel::syscalls::{Strace, StraceFilter};
 use kernel::task::ExitStatus;
@@ -132,6 +133,7 @@ impl Supervisor {
 
     /// Makes a container and loads its program.
     pub fn create(self: &Arc<Self>, spec: ContainerSpec, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
+        reach(Step::SandboxCreate);
         let member = Arc::new(Member::new(&spec.id));
         {
             let mut table = self.table.lock();
@@ -146,6 +148,7 @@ impl Supervisor {
             table.root.get_or_insert_with(|| spec.id.clone());
         }
         let result = self.fill(&member, &spec, Descriptors::new(descriptors));
+        reach(Step::SandboxCreated);
         if result.is_err() {
             if let Some(container) = member.container.get() {
                 let _ = container.destroy();
@@ -240,6 +243,7 @@ impl Supervisor {
 
     /// Starts a container's program.
     pub fn start(self: &Arc<Self>, id: &str) -> Result<(), Failure> {
+        reach(Step::SandboxStart);
         let member = self.find(id)?;
         let prepared = {
             let mut life = member.life.lock();
@@ -259,11 +263,13 @@ impl Supervisor {
             self.ended(&member, 127 << 8);
             return Err(failed(format!("cannot start container \"{id}\""))(error));
         }
+        reach(Step::SandboxStarted);
         let supervisor = Arc::clone(self);
         spawn("init", move || {
             let container = member.container.get();
             let status =
                 container.and_then(|container| container.wait_init(Deadline::Never, &Cancel::default()));
+            reach(Step::SandboxEnded);
             supervisor.ended(&member, status.map_or(9, wait_status));
         })
     }
@@ -419,6 +425,7 @@ impl Supervisor {
         }
         let mut descriptors = Descriptors::new(descriptors);
         let link = link.map(|link| descriptors.take(link)).transpose()?;
+        reach(Step::SandboxExecute);
         let booted = self.booted()?;
         let container = Arc::clone(member.container()?);
         let program::Program { prepared, console } = program::prepare(
@@ -438,6 +445,7 @@ impl Supervisor {
             member.consoles.lock().remove(&pid);
             program::cannot_run(&process.program, error)
         })?;
+        reach(Step::SandboxExecuted);
         if let Some(link) = link {
             let link = Arc::new(link);
             let (linked, followed) = (Arc::clone(&link), Arc::clone(&member));

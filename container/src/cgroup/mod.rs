@@ -227,20 +227,21 @@ fn undo(made: &[PathBuf], error: Error) -> Error {
     error
 }
 
+/// A directory and those above it down from `top`, as far as they do not exist, the upper ones first.
+fn missing(top: &Path, path: &Path) -> Vec<PathBuf> {
+    let above = path.ancestors().take_while(|above| *above != top && !above.is_dir());
+    let mut missing: Vec<PathBuf> = above.map(Path::to_owned).collect();
+    missing.reverse();
+    missing
+}
+
 /// Makes a directory and those above it down from `top`. What is new is added to `made`.
 fn make_directories(top: &Path, path: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
-    let mut missing: Vec<&Path> = Vec::new();
-    for above in path.ancestors().take_while(|above| *above != top) {
-        if above.is_dir() {
-            break;
-        }
-        missing.push(above);
-    }
-    for directory in missing.into_iter().rev() {
-        match fs::create_dir(directory) {
-            Ok(()) => made.push(directory.to_owned()),
+    for directory in missing(top, path) {
+        match fs::create_dir(&directory) {
+            Ok(()) => made.push(directory),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::io("make cgroup", directory)(error)),
+            Err(error) => return Err(Error::io("make cgroup", &directory)(error)),
         }
     }
     Ok(())
@@ -267,6 +268,32 @@ impl Cgroup {
                     Ok(()) => Ok(Self::V2(group)),
                     Err(error) => Err(undo(&group.made, error)),
                 }
+            }
+        }
+    }
+
+    /// What [`Cgroup::create`] would make, for whoever must know of it before it is there.
+    ///
+    /// # Errors
+    /// If it has no usable name.
+    pub fn plan(host: &Hierarchies, name: Name<'_>) -> Result<Self> {
+        let (path, absolute) = name.resolve()?;
+        match host.version() {
+            Version::V1 => {
+                let mut group = V1::default();
+                for mount in &host.mounts {
+                    let directory = V1::directory(mount, &path, absolute);
+                    group.made.extend(missing(&mount.point, &directory));
+                    let controllers = mount.controllers.iter().cloned();
+                    group.directories.extend(controllers.map(|controller| (controller, directory.clone())));
+                }
+                Ok(Self::V1(group))
+            }
+            Version::V2 => {
+                let mount = host.mounts.first().ok_or(Error::NotMounted)?;
+                let directory = V2::directory(mount, &path, absolute);
+                let made = missing(&mount.point, &directory);
+                Ok(Self::V2(V2 { directory, made }))
             }
         }
     }
@@ -561,10 +588,13 @@ fn pids_below(path: &Path) -> Vec<i32> {
 }
 
 impl V1 {
+    fn directory(mount: &Mount, path: &str, absolute: bool) -> PathBuf {
+        mount.directory(if absolute { "/" } else { mount.own.as_str() }).join(path)
+    }
+
     fn make(&mut self, host: &Hierarchies, path: &str, absolute: bool) -> Result<()> {
         for mount in &host.mounts {
-            let own = if absolute { "/" } else { mount.own.as_str() };
-            let directory = mount.directory(own).join(path);
+            let directory = Self::directory(mount, path, absolute);
             let result = self.make_one(mount, &directory);
             let optional = mount.controllers.iter().all(|name| name.is_empty() || name.starts_with("name="));
             match result {
@@ -613,12 +643,16 @@ fn inherit_cpuset(top: &Path, directory: &Path) -> Result<()> {
 }
 
 impl V2 {
-    fn make(&mut self, host: &Hierarchies, path: &str, absolute: bool) -> Result<()> {
-        let Some(mount) = host.mounts.first() else { return Err(Error::NotMounted) };
+    fn directory(mount: &Mount, path: &str, absolute: bool) -> PathBuf {
         // The caller's own group has processes, and so can have no limits for groups below it: take the one above.
         let own =
             if absolute { Path::new("/") } else { Path::new(&mount.own).parent().unwrap_or(Path::new("/")) };
-        self.directory = mount.directory(&own.to_string_lossy()).join(path);
+        mount.directory(&own.to_string_lossy()).join(path)
+    }
+
+    fn make(&mut self, host: &Hierarchies, path: &str, absolute: bool) -> Result<()> {
+        let Some(mount) = host.mounts.first() else { return Err(Error::NotMounted) };
+        self.directory = Self::directory(mount, path, absolute);
         make_directories(&mount.point, &self.directory, &mut self.made)?;
         if self.made.is_empty()
             && pids_below(&self.directory).is_empty()
