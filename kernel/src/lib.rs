@@ -24,6 +24,7 @@ mod kernel;
 pub mod mm;
 pub mod namespace;
 pub mod net;
+pub mod ptrace;
 pub mod seccomp;
 pub mod signal;
 pub mod syscalls;

@@ -366,6 +366,43 @@ impl MemoryMap {
         result
     }
 
+    /// Runs `operation`, which reads or writes the memory at `address`, whatever access the guest itself has to it:
+    /// `EIO` where nothing is mapped, or where others would see a change of what is read-only. For debuggers.
+    pub fn force(
+        &self,
+        context: &mut dyn Context,
+        address: u64,
+        length: usize,
+        operation: impl FnOnce(&dyn AddressSpace) -> usize,
+    ) -> SysResult<usize> {
+        let end = address.checked_add(length as u64).and_then(round_up).ok_or(Errno::EIO)?;
+        let range = address & !(PAGE_SIZE - 1)..end;
+        // Nobody else changes mappings meanwhile.
+        let vmas = self.vmas.lock();
+        let read_only =
+            |vma: &Vma| vma.flags.contains(VmaFlags::SHARED) && !vma.protection.contains(Protection::WRITE);
+        if !vmas.set.covers(range.clone()) || vmas.set.overlapping(range.clone()).any(read_only) {
+            return Err(Errno::EIO);
+        }
+        let parts: Vec<(Range<u64>, Protection)> = vmas
+            .set
+            .overlapping(range.clone())
+            .map(|vma| (vma.start.max(range.start)..vma.end.min(range.end), vma.protection))
+            .collect();
+        let protect = |part: &Range<u64>, protection: Protection| MemoryOp::Protect {
+            address: part.start,
+            length: part.end - part.start,
+            protection: protection.bits(),
+        };
+        let open = Protection::READ | Protection::WRITE;
+        let opened: Vec<_> = parts.iter().map(|(part, own)| protect(part, *own | open)).collect();
+        let closed: Vec<_> = parts.iter().map(|(part, own)| protect(part, *own)).collect();
+        context.memory(&opened)?;
+        let done = operation(&*self.space);
+        context.memory(&closed)?;
+        Ok(done)
+    }
+
     /// `madvise(2)` for advice that the host carries out: `ENOMEM` where something is not mapped.
     pub fn advise(&self, context: &mut dyn Context, range: Range<u64>, advice: u32) -> SysResult<()> {
         const DONTFORK: u32 = 10;

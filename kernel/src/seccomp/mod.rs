@@ -133,6 +133,11 @@ pub enum Decision {
 
 /// Asks the limits of the task about the call that it is in.
 pub fn check(task: &CurrentTask) -> Decision {
+    ask(task, false)
+}
+
+/// `seen` tells that a tracer has seen the call already, and may have made it another one.
+fn ask(task: &CurrentTask, seen: bool) -> Decision {
     let data = {
         let context = task.context.borrow();
         let registers = context.registers();
@@ -165,8 +170,14 @@ pub fn check(task: &CurrentTask) -> Decision {
             crate::signal::force(task, info, None);
             Decision::Skip(Ok(data.number as u64 & 0xffff_ffff))
         }
-        // Nobody listens to notifications, and nobody traces.
-        RET_TRACE | RET_USER_NOTIF => Decision::Skip(Err(Errno::ENOSYS.into())),
+        RET_TRACE if seen => Decision::Serve,
+        RET_TRACE => match task.trace_seccomp(answer & RET_DATA) {
+            Ok(true) => ask(task, true),
+            Ok(false) => Decision::Skip(Ok(task.context.borrow().registers().rax)),
+            Err(error) => Decision::Skip(Err(error)),
+        },
+        // Nobody listens to notifications.
+        RET_USER_NOTIF => Decision::Skip(Err(Errno::ENOSYS.into())),
         RET_KILL_THREAD if task.kernel.tasks.tasks_of(task.group.pid).len() > 1 => {
             end_thread(task, Signal::SIGSYS);
             Decision::Skip(Ok(0))

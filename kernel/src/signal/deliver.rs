@@ -7,6 +7,7 @@ use abi::signal::{
 
 use super::{Default_, default_action, frame};
 use crate::error::Restart;
+use crate::ptrace::Verdict;
 use crate::task::table::ChildEvent;
 use crate::task::{CurrentTask, ExitStatus};
 use crate::wait::Deadline;
@@ -19,7 +20,18 @@ pub fn deliver(task: &CurrentTask, mut restart: Option<Restart>) {
         if task.is_exiting() {
             return;
         }
-        if task.group.signals.is_stopped() {
+        if task.trace_interrupt(&mut restart) {
+            continue;
+        }
+        let stop = task.group.signals.current_stop();
+        if let Some((number, signal)) = stop
+            && task.ptrace.is_traced()
+            && !task.ptrace.has_passed(number)
+        {
+            task.trace_group_stop(signal, number, &mut restart);
+            continue;
+        }
+        if stop.is_some_and(|(number, _)| !task.ptrace.has_passed(number)) {
             task.set_running(false);
             task.waiter.wait(Deadline::Never);
             task.set_running(true);
@@ -29,6 +41,14 @@ pub fn deliver(task: &CurrentTask, mut restart: Option<Restart>) {
         }
         let Some((info, fault)) = next(task) else { break };
         let Some(signal) = Signal::new(info.signo) else { continue };
+        let (signal, info) = match task.ptrace.is_traced() {
+            true => match task.trace_signal(signal, info, &mut restart) {
+                Verdict::Deliver(signal, info) => (signal, info),
+                Verdict::Drop => continue,
+            },
+            false => (signal, info),
+        };
+        let steps = task.trace_steps();
         let action = task.group.signals.action(signal);
         match action.handler {
             SIG_IGN => {}
@@ -37,6 +57,9 @@ pub fn deliver(task: &CurrentTask, mut restart: Option<Restart>) {
                 interrupt_call(task, restart.take(), Some(action));
                 enter_handler(task, signal, action, &info, fault);
                 handled = true;
+                if steps {
+                    task.trace_step();
+                }
             }
         }
     }
@@ -75,7 +98,12 @@ fn act(task: &CurrentTask, signal: Signal) {
             if signal != Signal::SIGSTOP && orphaned() {
                 return;
             }
-            let already = std::mem::replace(&mut task.group.signals.state.lock().stopped, true);
+            let already = {
+                let mut state = task.group.signals.state.lock();
+                state.stops += u64::from(!state.stopped);
+                state.stop_signal = Some(signal);
+                std::mem::replace(&mut state.stopped, true)
+            };
             if !already {
                 task.kernel.tasks.tasks_of(task.group.pid).iter().for_each(|other| other.kick());
                 task.kernel.child_changed(task.group.pid, ChildEvent::Stopped(signal));

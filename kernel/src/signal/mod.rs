@@ -149,6 +149,9 @@ pub struct GroupSignals {
 struct GroupState {
     pending: Pending,
     stopped: bool,
+    /// How often it has stopped so far, and by which signal the last time.
+    stops: u64,
+    stop_signal: Option<Signal>,
 }
 
 impl Default for GroupSignals {
@@ -202,6 +205,12 @@ impl GroupSignals {
     /// Whether the group is stopped.
     pub fn is_stopped(&self) -> bool {
         self.state.lock().stopped
+    }
+
+    /// Which stop the group is in, and the signal that stopped it.
+    fn current_stop(&self) -> Option<(u64, Signal)> {
+        let state = self.state.lock();
+        state.stop_signal.filter(|_| state.stopped).map(|signal| (state.stops, signal))
     }
 
     /// Whether children that end leave no zombies.
@@ -308,7 +317,8 @@ fn prepare(kernel: &Kernel, group: &Arc<ThreadGroup>, signal: Signal, blocked: b
         SIG_DFL => matches!(default_action(signal), Default_::Ignore | Default_::Continue),
         _ => false,
     };
-    blocked || !ignored
+    // A tracer sees what its tracee ignores.
+    blocked || !ignored || tasks.iter().any(|task| task.ptrace.is_traced())
 }
 
 /// Lets a stopped group go on. Called when SIGCONT has been queued, so that its handler runs before anything else.
@@ -379,7 +389,9 @@ fn drop_result(_: bool) {}
 pub fn pending(task: &Task) -> bool {
     let group = task.group.signals.state.lock();
     let state = task.signals.state.lock();
-    group.stopped || !state.pending.set.union(group.pending.set).difference(state.mask).is_empty()
+    (group.stopped && !task.ptrace.has_passed(group.stops))
+        || task.ptrace.is_interrupted()
+        || !state.pending.set.union(group.pending.set).difference(state.mask).is_empty()
 }
 
 /// Takes a signal out of the task's or its group's queue that is in `wanted`, for `sigtimedwait(2)` and
@@ -394,6 +406,12 @@ pub fn dequeue(task: &Task, wanted: SignalSet) -> Option<SigInfo> {
         task.group.timers.delivered(info.word(0), info.word(4));
     }
     Some(info)
+}
+
+/// Queues a signal of a task's own, whatever it does with it.
+pub(crate) fn requeue(task: &Task, signal: Signal, info: SigInfo) {
+    task.signals.state.lock().pending.push(signal, info, MAX_QUEUED);
+    task.kick();
 }
 
 /// Sends the task a signal that it cannot ignore or block, because it cannot go on: a fault.

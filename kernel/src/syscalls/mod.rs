@@ -218,13 +218,13 @@ pub(crate) use {arm64, call, inferred, show, support, syscalls};
 
 /// Serves the system call that `task` is in: its result, or how it is to be restarted.
 pub fn dispatch(task: &CurrentTask) -> SyscallResult {
-    let (number, raw) = {
+    let call = || {
         let context = task.context.borrow();
         let registers = context.registers();
-        (registers.orig_rax, registers.arguments())
+        // The number is a 32-bit value in Linux; the upper half of the register is ignored.
+        (registers.orig_rax & 0xffff_ffff, registers.arguments())
     };
-    // The number is a 32-bit value in Linux; the upper half of the register is ignored.
-    let number = number & 0xffff_ffff;
+    let (number, raw) = call();
     let traced = task.kernel.strace.as_ref().filter(|strace| strace.wants(number));
     let entry = traced.map(|strace| strace.enter(task, number, &raw));
     let decision = match task.seccomp.is_active() {
@@ -232,6 +232,11 @@ pub fn dispatch(task: &CurrentTask) -> SyscallResult {
         false => seccomp::Decision::Serve,
     };
     let result = match decision {
+        // A tracer may have made it another call.
+        seccomp::Decision::Serve if task.ptrace.is_traced() => {
+            let (number, raw) = call();
+            table::call(number, task, &raw)
+        }
         seccomp::Decision::Serve => table::call(number, task, &raw),
         seccomp::Decision::Skip(result) => result,
     };

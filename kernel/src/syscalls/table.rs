@@ -17,6 +17,7 @@ pub(super) mod sys {
     pub use crate::mm::syscalls::*;
     pub use crate::namespace::syscalls::*;
     pub use crate::net::syscalls::*;
+    pub use crate::ptrace::requests::ptrace;
     pub use crate::seccomp::syscalls::seccomp;
     pub use crate::signal::syscalls::*;
     pub use crate::task::syscalls::*;
@@ -125,7 +126,7 @@ syscalls! {
 98  165 getrusage(who, ru) full;
 99  179 sysinfo(info) full;
 100 153 times(tbuf) full;
-101 117 ptrace(request, pid, addr, data) none;
+101 117 ptrace(request, pid, addr, data) partial "no hardware break points; PTRACE_PEEKSIGINFO and what saves filters is EIO";
 102 174 getuid() full;
 103 116 syslog(kind, buf, len) partial "always EPERM";
 104 176 getgid() full;

@@ -14,6 +14,7 @@ use super::table::Process;
 use super::{CurrentTask, NewTask, Pid, Task, ThreadGroup};
 use crate::error::SyscallResult;
 use crate::fs::FsContext;
+use crate::ptrace::TraceEvent;
 use crate::syscalls::Fd;
 use crate::syscalls::arguments::flag_argument;
 use crate::user::UserPtr;
@@ -241,6 +242,7 @@ impl CurrentTask {
         }
         let pidfd =
             has(CloneFlags::PIDFD).then(|| self.install_pidfd(&child, arguments.pidfd)).transpose()?;
+        let event = self.clone_event(flags, exit_signal);
         let added = self.add_to_tree(&child, flags, exit_signal);
         if let Err(error) = added {
             pidfd.map(|fd| self.files().remove(fd));
@@ -249,6 +251,9 @@ impl CurrentTask {
         reserved.keep();
         charge.keep();
         let child_task = Arc::clone(&child.task);
+        if event.is_some() || has(CloneFlags::PTRACE) {
+            self.share_tracer(&child_task);
+        }
         if let Err(error) = child.start() {
             self.kernel.tasks.with(|tree| {
                 if tree.remove_task(&child_task) {
@@ -261,8 +266,13 @@ impl CurrentTask {
         if child_task.group.limit(super::limits::Resource::Cpu) != super::limits::INFINITY {
             child_task.group.look_at_cpu_time(&self.kernel);
         }
+        let seen = self.ptrace.tracer().map_or(0, |tracer| tracer.group.pid_namespace.number(tid));
+        if let Some(event) = event {
+            self.trace_event(event, seen.unsigned_abs().into());
+        }
         if has(CloneFlags::VFORK) {
             self.wait_for_vfork(&child_task);
+            self.trace_event(TraceEvent::VforkDone, seen.unsigned_abs().into());
         }
         Ok(number)
     }

@@ -457,11 +457,12 @@ impl CurrentTask {
         if total as u64 > room {
             return Err(Errno::E2BIG.into());
         }
-        let set_ids = set_ids(&program.file);
+        let set_ids = if self.ptrace.is_traced() { (None, None) } else { set_ids(&program.file) };
         let after = super::identity::credentials_for_exec(&self.credentials(), set_ids);
         let open = |path: &[u8]| crate::fs::open_executable(self, path);
         let loaded = load(&*self.group.container.platform, &after, limit, program, open)?;
 
+        let before = self.tid();
         // From here on there is no way back.
         self.leave_siblings()?;
         let old_context = self.replace_context(loaded.context);
@@ -480,6 +481,7 @@ impl CurrentTask {
         self.group.timers.reset_for_exec();
         self.set_credentials(after);
         self.finish_vfork();
+        self.trace_exec(before);
         Ok(())
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::Errno;
-use abi::signal::{CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SigInfo, Signal};
+use abi::signal::{
+    CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, CLD_TRAPPED, SigInfo, Signal,
+};
 
 use super::table::{ChildEvent, Process, Tree};
 use super::{CurrentTask, ExitStatus, Pid, ThreadGroup};
@@ -47,6 +49,8 @@ impl CurrentTask {
         // The stub's thread, and with the last one its memory, goes before the parent hears of it.
         drop(self);
         task.group.set_last_uid(task.credentials().uid);
+        crate::ptrace::tracer_ended(&task);
+        crate::ptrace::tracee_ended(&task);
         let last = kernel.tasks.with(|tree| tree.remove_task(&task));
         task.ending.reach(super::pidfd::Stage::Reaped);
         if last {
@@ -82,6 +86,8 @@ impl CurrentTask {
         }
         self.block_on(&self.group.exec_queue, Events::IN, Deadline::Never, alone)?;
         if self.tid() != pid {
+            // The former leader's end is nobody's business: its number lives on.
+            *self.group.leader_tracer.lock() = None;
             self.kernel.tasks.with(|tree| tree.make_leader(&self.task));
         }
         self.kernel.tasks.with(|tree| {
@@ -130,7 +136,8 @@ impl crate::Kernel {
         self.end_with(group);
         crate::tty::terminal::leave(self, group, true);
         let own_group = self.tasks.with(|tree| {
-            let own_group = tree.process(pid).map(|process| process.process_group);
+            let own = tree.process(pid).map(|process| (process.process_group, process.session));
+            let own_group = own.map(|(process_group, _)| process_group);
             let reaper = tree.reaper_of(pid);
             let children = tree
                 .process_mut(pid)
@@ -142,6 +149,9 @@ impl crate::Kernel {
                 // Who inherits it has not agreed to any other signal.
                 process.exit_signal = Some(Signal::SIGCHLD);
                 let (zombie, group_of_child) = (process.zombie, process.process_group);
+                // It was what connected the child's process group to the rest of the session.
+                let connection =
+                    own.is_some_and(|(own, session)| own != group_of_child && session == process.session);
                 if let Some(signal) = process.group.signals.parent_death_signal() {
                     let number = process.group.pid_namespace.number(pid);
                     signals.push((Arc::clone(&process.group), SigInfo::user(signal, 0, number, 0)));
@@ -152,15 +162,24 @@ impl crate::Kernel {
                 if zombie.is_some() {
                     self.tell_parent(tree, child, &mut signals);
                 }
-                Self::hang_up_if_orphaned(tree, group_of_child, &mut signals);
+                if connection {
+                    Self::hang_up_if_orphaned(tree, group_of_child, &mut signals);
+                }
             }
+            // It was what connected its process group to the rest of the session.
+            let connection = tree.process(pid).is_some_and(|own| {
+                tree.process(own.parent).is_some_and(|parent| {
+                    parent.session == own.session && parent.process_group != own.process_group
+                })
+            });
             if let Some(process) = tree.process_mut(pid) {
                 process.zombie = Some(status);
             }
             self.tell_parent(tree, pid, &mut signals);
-            own_group
+            own_group.filter(|_| connection)
         });
         group.ending.reach(super::pidfd::Stage::Ended);
+        crate::ptrace::process_ended(self, group, status);
         if let Some(own_group) = own_group {
             self.tasks.with(|tree| Self::hang_up_if_orphaned(tree, own_group, &mut signals));
         }
@@ -235,6 +254,12 @@ impl crate::Kernel {
     pub fn child_changed(&self, pid: Pid, event: ChildEvent) {
         let told = self.tasks.with(|tree| {
             let process = tree.process_mut(pid)?;
+            // A parent that traces it is told by its stops.
+            let leader = process.tasks.iter().find(|task| task.tid() == pid);
+            let tracer = leader.and_then(|task| task.ptrace.tracer());
+            if tracer.is_some_and(|tracer| tracer.group.pid == process.parent) {
+                return None;
+            }
             process.news = Some(event);
             let process = tree.process(pid)?;
             let parent = tree.process(process.parent)?;
@@ -248,6 +273,16 @@ impl crate::Kernel {
     }
 }
 
+/// The SIGCHLD that tells of the end of a task with this number.
+pub(crate) fn ended_info(number: Pid, uid: u32, status: ExitStatus) -> SigInfo {
+    let (code, status) = match status {
+        ExitStatus::Exited(code) => (CLD_EXITED, i32::from(code)),
+        ExitStatus::Signaled { signal, core: false } => (CLD_KILLED, signal.number()),
+        ExitStatus::Signaled { signal, core: true } => (CLD_DUMPED, signal.number()),
+    };
+    SigInfo::child(code, number, uid, status, 0, 0)
+}
+
 /// The SIGCHLD that tells a parent of a change.
 pub(super) fn child_info(process: &Process, event: ChildEvent, parent: &Process) -> SigInfo {
     let (code, status) = match event {
@@ -256,6 +291,7 @@ pub(super) fn child_info(process: &Process, event: ChildEvent, parent: &Process)
         ChildEvent::Exited(ExitStatus::Signaled { signal, core: true }) => (CLD_DUMPED, signal.number()),
         ChildEvent::Stopped(signal) => (CLD_STOPPED, signal.number()),
         ChildEvent::Continued => (CLD_CONTINUED, Signal::SIGCONT.number()),
+        ChildEvent::Traced(code) => (CLD_TRAPPED, code),
     };
     let (user, system) = process.group.time();
     let ticks = |time: std::time::Duration| i64::try_from(time.as_millis() / 10).unwrap_or(i64::MAX);
@@ -268,6 +304,7 @@ pub(super) fn child_info(process: &Process, event: ChildEvent, parent: &Process)
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "only eight bits count")]
 pub fn exit(task: &CurrentTask, status: i32) -> SyscallResult<()> {
     let last = task.kernel.tasks.tasks_of(task.group.pid).len() <= 1;
+    task.exit_code.store(status as u8, Ordering::Relaxed);
     if last {
         task.group.exit.lock().get_or_insert(ExitStatus::Exited(status as u8));
     }

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use abi::SysResult;
@@ -138,6 +138,10 @@ pub struct Task {
     pub vfork_queue: WaitQueue,
     /// Which system calls it may make.
     pub seccomp: crate::seccomp::Seccomp,
+    /// Who traces it.
+    pub ptrace: crate::ptrace::Tracee,
+    /// What `exit(2)` was called with.
+    pub(crate) exit_code: AtomicU8,
     /// What is to be undone of System V semaphores at its end; `None` once that has been done.
     pub sem_undo: Mutex<Option<Arc<crate::ipc::sysv::sem::UndoList>>>,
     /// Whether the thread has ended, for its pidfds.
@@ -203,6 +207,8 @@ impl Task {
             vfork_done: AtomicBool::new(false),
             vfork_queue: WaitQueue::new(),
             seccomp: new.seccomp,
+            ptrace: crate::ptrace::Tracee::default(),
+            exit_code: AtomicU8::new(0),
             sem_undo: Mutex::new(Some(Arc::default())),
             ending: pidfd::Ending::default(),
             group: new.group,
@@ -511,6 +517,10 @@ pub struct ThreadGroup {
     pub dumpable: AtomicBool,
     /// Where the group waits for its children.
     pub child_queue: WaitQueue,
+    /// The tasks that its threads trace.
+    pub tracees: crate::ptrace::Tracees,
+    /// Who traced the first task, once that has ended.
+    pub(crate) leader_tracer: Mutex<Option<crate::ptrace::Tracer>>,
     /// Where `execve(2)` waits for the other threads to end.
     pub exec_queue: WaitQueue,
     /// Processor time of tasks that have ended: in guest code, in the kernel.
@@ -548,6 +558,8 @@ impl ThreadGroup {
             oom_score_adj: AtomicI32::new(0),
             dumpable: AtomicBool::new(true),
             child_queue: WaitQueue::new(),
+            tracees: crate::ptrace::Tracees::default(),
+            leader_tracer: Mutex::default(),
             exec_queue: WaitQueue::new(),
             ended_time: Mutex::default(),
             replaced_time: Mutex::default(),

@@ -8,6 +8,7 @@ use platform::{Event, Fault};
 use super::{CurrentTask, ExitStatus};
 use crate::error::{Restart, SysError};
 use crate::namespace::UserNamespace;
+use crate::ptrace::TraceEvent;
 use crate::signal;
 
 /// The numbers of the calls that the platform may answer.
@@ -38,13 +39,16 @@ impl CurrentTask {
                 signal::deliver(self, restart.take());
             }
             if self.is_exiting() {
+                let status = self.group.exit.lock().map_or(0, ExitStatus::wait_status);
+                self.trace_event(TraceEvent::Exit, status.unsigned_abs().into());
                 return;
             }
             if self.identity_changed.swap(false, Ordering::Relaxed) {
                 self.set_answers();
             }
-            let event = self.context.borrow_mut().run();
+            let event = self.run_to_event();
             match event {
+                Event::Syscall if self.ptrace.is_traced() => restart = self.serve_traced(),
                 Event::Syscall => restart = self.serve(),
                 Event::Fault(fault) => self.fault(fault),
                 Event::Interrupted => {}
@@ -56,11 +60,25 @@ impl CurrentTask {
         }
     }
 
+    /// Runs guest code until something happens; one instruction if the tracer wants that.
+    fn run_to_event(&self) -> Event {
+        const TRAP: u64 = 0x100;
+        let mut context = self.context.borrow_mut();
+        if !self.trace_steps() || context.registers().eflags & TRAP != 0 {
+            return context.run();
+        }
+        context.registers_mut().eflags |= TRAP;
+        let event = context.run();
+        context.registers_mut().eflags &= !TRAP;
+        event
+    }
+
     /// Tells the platform what it may answer by itself: nothing if somebody wants to see all calls.
     fn set_answers(&self) {
         if self.kernel.strace.is_some() {
             return;
         }
+        let traced = self.ptrace.is_traced();
         let credentials = self.credentials();
         let pids = [(number::GETPID, self.group.number), (number::GETTID, self.number())];
         let ids = [
@@ -74,16 +92,30 @@ impl CurrentTask {
         let unmapped = *credentials.user_namespace == *UserNamespace::root();
         let ids = ids.map(|(number, id)| (number, unmapped.then_some(id)));
         // Filters are asked about every call.
-        let filtered = self.seccomp.is_active();
+        let filtered = self.seccomp.is_active() || traced;
         let pids = pids.map(|(number, pid)| (number, pid.filter(|_| !filtered)));
         let ids = ids.map(|(number, id)| (number, id.filter(|_| !filtered)));
         let mut context = self.context.borrow_mut();
         pids.into_iter().chain(ids).for_each(|(number, answer)| context.set_answer(number, answer));
     }
 
+    /// Serves a system call of a task that is traced.
+    fn serve_traced(&self) -> Option<Restart> {
+        let mut restart = None;
+        if self.trace_call_entry() {
+            restart = self.serve();
+            restart.inspect(|restart| self.show_restart(*restart));
+        }
+        if self.is_exiting() {
+            return None;
+        }
+        self.trace_call_exit(&mut restart);
+        restart
+    }
+
     /// Serves a system call. Returns how it is to be restarted if a signal interrupted it.
     fn serve(&self) -> Option<Restart> {
-        let hot = self.context.borrow_mut().hot_call();
+        let hot = self.context.borrow_mut().hot_call().filter(|_| !self.ptrace.is_traced());
         if let (Some(code), Some(memory)) = (hot, self.memory()) {
             memory.patch_call(&mut **self.context.borrow_mut(), &code);
         }

@@ -26,6 +26,8 @@ pub enum ChildEvent {
     Stopped(Signal),
     /// It continued.
     Continued,
+    /// It stands in a stop of `ptrace(2)`: the signal, and the event in the next byte.
+    Traced(i32),
 }
 
 /// A thread group's place in the tree.
@@ -290,6 +292,8 @@ impl Tree {
 
     /// Whether a process group has a stopped member.
     pub fn has_stopped(&self, process_group: Pid) -> bool {
-        self.processes.values().any(|p| p.process_group == process_group && p.group.signals.is_stopped())
+        self.processes
+            .values()
+            .any(|p| p.process_group == process_group && p.zombie.is_none() && p.group.signals.is_stopped())
     }
 }

@@ -12,6 +12,7 @@ use super::pidfd::PidFd;
 use super::table::{ChildEvent, Process, Tree};
 use super::{CurrentTask, ExitStatus, Pid, Task, ThreadGroup};
 use crate::error::SyscallResult;
+use crate::ptrace::Ended;
 use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::user::UserPtr;
@@ -44,6 +45,18 @@ impl Selection {
             Selection::Process(pid) => process.group.pid == *pid,
             Selection::Group(group) => process.process_group == *group,
             Selection::Exactly(group) => Arc::ptr_eq(&process.group, group),
+        }
+    }
+
+    /// The same of a task that the caller traces.
+    fn includes_task(&self, tid: Pid, process_group: Pid, group: Option<&Arc<ThreadGroup>>) -> bool {
+        match self {
+            Selection::All => true,
+            Selection::Process(pid) => tid == *pid,
+            Selection::Group(group) => process_group == *group,
+            Selection::Exactly(wanted) => {
+                group.is_some_and(|group| group.pid == tid && Arc::ptr_eq(group, wanted))
+            }
         }
     }
 }
@@ -93,7 +106,10 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Sy
         let (process, parent) = (tree.process(pid)?, tree.process(parent)?);
         Some(child_info(process, event, parent))
     };
-    let mut any = false;
+    let (found, mut any) = find_tracee(tree, task, selection, options);
+    if let Some(found) = found {
+        return Ok(found);
+    }
     for pid in children {
         let Some(process) = tree.process_mut(pid) else { continue };
         // Children whose end is told by another signal than SIGCHLD are for those who ask for them.
@@ -130,6 +146,41 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Sy
     Err(if any { Errno::EAGAIN } else { Errno::ECHILD }.into())
 }
 
+/// Looks for news of a task that the caller traces; tells whether there is any of the selection.
+fn find_tracee(tree: &Tree, task: &Task, selection: &Selection, options: u32) -> (Option<Found>, bool) {
+    let mine = |tracer: Pid| options & WNOTHREAD == 0 || tracer == task.tid();
+    let consume = options & WNOWAIT == 0;
+    let mut any = false;
+    for tracee in task.group.tracees.living() {
+        let Some(tracer) = tracee.ptrace.tracer() else { continue };
+        let process_group = tree.process(tracee.group.pid).map_or(0, |process| process.process_group);
+        if !mine(tracer.tid) || !selection.includes_task(tracee.tid(), process_group, Some(&tracee.group)) {
+            continue;
+        }
+        any = true;
+        if let Some(code) = tracee.ptrace.news(consume) {
+            let info = crate::ptrace::stop_info(&tracee, &task.group, code);
+            let found = Found { event: ChildEvent::Traced(code), info, rusage: Rusage::default() };
+            return (Some(found), true);
+        }
+    }
+    let found = task.group.tracees.with_ended(|ended| {
+        let of_selection =
+            |one: &Ended| mine(one.tracer) && selection.includes_task(one.tid, one.process_group, None);
+        let at = ended.iter().position(of_selection)?;
+        any = true;
+        if options & WEXITED == 0 {
+            return None;
+        }
+        let (status, info) = (ended[at].status, ended[at].info);
+        if consume {
+            ended.remove(at);
+        }
+        Some(Found { event: ChildEvent::Exited(status), info, rusage: Rusage::default() })
+    });
+    (found, any)
+}
+
 /// Processor times as `struct rusage` has them.
 pub fn rusage((user, system): (std::time::Duration, std::time::Duration)) -> Rusage {
     Rusage { user: user.into(), system: system.into(), ..Rusage::default() }
@@ -161,6 +212,7 @@ pub fn wait4(
             ChildEvent::Exited(status) => status.wait_status(),
             ChildEvent::Stopped(signal) => signal.number() << 8 | 0x7f,
             ChildEvent::Continued => 0xffff,
+            ChildEvent::Traced(code) => code << 8 | 0x7f,
         };
         task.write_object(status, &word)?;
     }

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use abi::{Errno, SysResult};
-use platform::{AddressSpace, RangeUsage};
+use platform::RangeUsage;
 
 use crate::error::SyscallResult;
 use crate::fs::{File, OpenFile};
-use crate::mm::{Backing, MappingInfo, MemoryMap, Protection, VmaFlags};
+use crate::mm::{Backing, MappingInfo, MemoryMap, PAGE_SIZE, Protection, VmaFlags};
+use crate::ptrace;
 use crate::user::{UserReader, UserWriter};
 
 /// What one mapping has of what the host accounts to ranges, which it may see joined or split. A range that reaches
@@ -113,7 +114,7 @@ pub fn rollup(memory: &MemoryMap) -> Vec<u8> {
 }
 
 /// `mem`: the memory of a process as a file, by address. It stays that of the program that ran when it was opened.
-pub struct OpenMemory(pub Arc<dyn AddressSpace>);
+pub struct OpenMemory(pub Arc<MemoryMap>);
 
 /// How much is copied at a time.
 const PIECE: usize = 64 << 10;
@@ -128,7 +129,17 @@ impl OpenFile for OpenMemory {
         let mut done = 0;
         while to.remaining() > 0 {
             let length = PIECE.min(to.remaining());
-            let count = self.0.read(offset.wrapping_add(done as u64), &mut piece[..length]);
+            let address = offset.wrapping_add(done as u64);
+            let mut count = self.0.space().read(address, &mut piece[..length]);
+            if count == 0
+                && done == 0
+                && let Some(task) = to.task()
+            {
+                let end = (PAGE_SIZE - address % PAGE_SIZE) as usize;
+                let hidden = ptrace::requests::read_any(task, &self.0, address, length.min(end))?;
+                piece[..hidden.len()].copy_from_slice(&hidden);
+                count = hidden.len();
+            }
             to.write(&piece[..count])?;
             done += count;
             if count < length {
@@ -142,7 +153,14 @@ impl OpenFile for OpenMemory {
         let wanted = from.remaining().min(1 << 20);
         let mut bytes = vec![0; wanted];
         let length = from.read(&mut bytes)?;
-        let count = self.0.write(offset, &bytes[..length]);
+        let mut count = self.0.space().write(offset, &bytes[..length]);
+        if count == 0
+            && length > 0
+            && let Some(task) = from.task()
+        {
+            let end = (PAGE_SIZE - offset % PAGE_SIZE) as usize;
+            count = ptrace::requests::write_any(task, &self.0, offset, &bytes[..length.min(end)])?;
+        }
         if count == 0 && length > 0 {
             return Err(Errno::EIO.into());
         }

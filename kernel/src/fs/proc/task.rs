@@ -11,7 +11,7 @@ use crate::error::SyscallResult;
 use crate::fs::file::Place;
 use crate::fs::mount::{Mount, MountFlags};
 use crate::fs::{File, PathRef};
-use crate::mm::{Backing, Protection, VmaFlags};
+use crate::mm::{Backing, MemoryMap, Protection, VmaFlags};
 use crate::namespace::user::IdKind;
 use crate::namespace::{AnyNamespace, PidNamespace, UserNamespace};
 use crate::syscalls::Fd;
@@ -175,14 +175,10 @@ fn viewer(reader: &Task) -> Arc<UserNamespace> {
 }
 
 /// The memory behind `mem`, for whoever may look into the process.
-pub fn open_memory(
-    kernel: &Kernel,
-    pid: Pid,
-    reader: Option<&CurrentTask>,
-) -> SysResult<Arc<dyn platform::AddressSpace>> {
+pub fn open_memory(kernel: &Kernel, pid: Pid, reader: Option<&CurrentTask>) -> SysResult<Arc<MemoryMap>> {
     let task = task(kernel, pid)?;
     check_access(&task, reader.map(|reader| &**reader))?;
-    Ok(Arc::clone(task.memory().ok_or(Errno::EACCES)?.space()))
+    task.memory().ok_or(Errno::EACCES)
 }
 
 /// Writes a setting.
@@ -225,7 +221,9 @@ pub fn write(
 
 /// The letter of a task's state.
 fn state(task: &Task) -> char {
-    if task.group.signals.is_stopped() {
+    if task.ptrace.is_stopped() {
+        't'
+    } else if task.group.signals.is_stopped() {
         'T'
     } else if task.is_running() {
         'R'
@@ -307,6 +305,7 @@ fn status(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool, reade
     let (ignored, caught) = task.group.signals.dispositions();
     let groups: String = c.groups.iter().map(|group| format!("{} ", gid(*group))).collect();
     let state = match state(task) {
+        't' => "t (tracing stop)",
         'T' => "T (stopped)",
         'R' => "R (running)",
         _ => "S (sleeping)",
@@ -323,8 +322,9 @@ fn status(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool, reade
     let (group, own) = (numbers(task.group.pid), numbers(id));
     let id = pids.number(id);
     let processors = task.scheduling.processors();
+    let tracer = task.ptrace.tracer().map_or(0, |tracer| pids.number(tracer.tid));
     format!(
-        "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{}\nNgid:\t0\nPid:\t{id}\nPPid:\t{parent}\nTracerPid:\t0\n\
+        "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{}\nNgid:\t0\nPid:\t{id}\nPPid:\t{parent}\nTracerPid:\t{tracer}\n\
          Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{}\nGroups:\t{groups}\nNStgid:\t{group}\nNSpid:\t{own}\n\
          VmPeak:\t{:>8} kB\nVmSize:\t{:>8} kB\nVmLck:\t{:>8} kB\nVmHWM:\t{:>8} kB\nVmRSS:\t{:>8} kB\nThreads:\t{threads}\n\
          SigQ:\t0/{}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n\
