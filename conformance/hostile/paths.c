@@ -1,7 +1,8 @@
 // A hostile guest: tries to leave its mounts.
 //
-// Usage: paths VOLUME SECONDS. VOLUME is a writable directory of the host shown in the sandbox; beside it on the host lies
-// `outside/secret`. Every trick tries to open that file, or to make `outside/made`, by some way out. What is read is
+// Usage: paths VOLUME SECONDS [INNER FILE]. VOLUME is a writable directory of the host shown in the sandbox; beside it on
+// the host lies `outside/secret`. INNER shows its directory `inner` once more, and FILE a single file beside `outside`.
+// Every trick tries to open that file, or to make `outside/made`, by some way out. What is read is
 // printed, so that the test outside sees whether it is the secret; the status is 1 if anything was opened.
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -222,9 +223,63 @@ static void races(int seconds)
         pthread_join(threads[i], 0);
 }
 
+// A directory that is mounted by itself, and moved about by its other name meanwhile; a file whose siblings are not shown.
+static void other_mounts(const char *inner, const char *file)
+{
+    static const char *const beside[] = {"", "/..", "/../outside", "/.", "/../.."};
+    char name[400], moved[400], prefix[400];
+    snprintf(name, sizeof name, "%s/inner", volume);
+    snprintf(moved, sizeof moved, "%s/deep/moved", volume);
+    mkdir(moved, 0700);
+    rmdir(moved);
+    int fd = open(inner, O_RDONLY | O_DIRECTORY);
+    for (int round = 0; round < 20; round++) {
+        fchdir(fd);
+        climb(AT_FDCWD, "a mounted directory");
+        climb(fd, "a descriptor of a mounted directory");
+        mkdir("sub", 0700);
+        int sub = open("sub", O_RDONLY | O_DIRECTORY);
+        symlink("../../outside", "link");
+        attempt(AT_FDCWD, "link/../", "a link in a mounted directory");
+        report(open("link/secret", O_RDONLY), "a link in a mounted directory");
+        // Out of the mounted directory, below its feet.
+        snprintf(prefix, sizeof prefix, "%s/inner/sub", volume);
+        snprintf(moved, sizeof moved, "%s/moved-sub", volume);
+        rename(prefix, moved);
+        climb(sub, "a directory that was moved out of its mount");
+        fchdir(sub);
+        climb(AT_FDCWD, "a working directory that was moved out of its mount");
+        rmdir(moved);
+        climb(AT_FDCWD, "a working directory that is gone");
+        snprintf(moved, sizeof moved, "%s/moved", volume);
+        rename(name, moved);
+        climb(fd, "a mounted directory that was moved");
+        symlink("../outside", name);
+        climb(fd, "a mounted directory in whose place there is a link");
+        report(open(inner, O_RDONLY | O_CREAT, 0600), "the place of a mount");
+        unlink(name);
+        rename(moved, name);
+        close(sub);
+    }
+    for (unsigned i = 0; i < sizeof beside / sizeof *beside; i++) {
+        snprintf(prefix, sizeof prefix, "%s%s/", file, beside[i]);
+        attempt(AT_FDCWD, prefix, "a mounted file");
+    }
+    fd = open(file, O_RDWR);
+    attempt(fd, "../", "a descriptor of a mounted file");
+    snprintf(prefix, sizeof prefix, "/proc/self/fd/%d/../", fd);
+    attempt(AT_FDCWD, prefix, "the link of a mounted file");
+    // The place of a mount cannot be replaced, so that what is behind it is not reached by another name.
+    snprintf(name, sizeof name, "%s.moved", file);
+    if (rename(file, name) == 0 || unlink(file) == 0) {
+        puts("a mounted file was moved or removed");
+        found = 1;
+    }
+}
+
 int main(int count, char **arguments)
 {
-    if (count != 3 || access(arguments[1], W_OK))
+    if ((count != 3 && count != 5) || access(arguments[1], W_OK))
         return 2;
     volume = arguments[1];
     plain();
@@ -232,6 +287,8 @@ int main(int count, char **arguments)
     descriptors();
     roots();
     handles();
+    if (count == 5)
+        other_mounts(arguments[3], arguments[4]);
     races(atoi(arguments[2]));
     puts(found ? "a way out was found" : "no way out");
     return found;

@@ -12,19 +12,35 @@ use std::time::{Duration, Instant};
 
 use conformance::guest::{build_directory, compiler, nacelle};
 
+/// How many random system calls are made.
+fn calls() -> u64 {
+    let calls = std::env::var("NACELLE_HOSTILE_CALLS").ok();
+    calls.map_or(20_000, |calls| calls.parse().expect("NACELLE_HOSTILE_CALLS is a number"))
+}
+
 /// The longest that an attack may take on a loaded machine.
-const LIMIT: Duration = Duration::from_secs(300);
+fn limit() -> Duration {
+    Duration::from_secs(300 + calls() / 2000)
+}
 
 /// What the attacks need, or `None` (with the reason printed) where it is missing.
 fn tools() -> Option<(PathBuf, String)> {
     match nacelle().and_then(|nacelle| compiler().map(|compiler| (nacelle, compiler))) {
         Ok(tools) => Some(tools),
         Err(reason) => {
-            assert!(std::env::var_os("NACELLE_REQUIRE_ALL").is_none(), "cannot be skipped here: {reason}");
-            eprintln!("skipped: {reason}");
+            skip(&reason);
             None
         }
     }
+}
+
+fn skip(reason: &str) {
+    assert!(std::env::var_os("NACELLE_REQUIRE_ALL").is_none(), "cannot be skipped here: {reason}");
+    eprintln!("skipped: {reason}");
+}
+
+fn host_is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
 /// Compiles an attack, statically.
@@ -72,23 +88,22 @@ impl Neighbour {
     }
 }
 
-/// Runs an attack in a sandbox beside a neighbour, and checks what holds for all attacks.
-fn attack(nacelle: &Path, options: &[&str], command: &[&str]) -> Output {
+/// Runs an attack in a sandbox beside a neighbour, and checks what holds for all attacks. The arguments are those of
+/// `nacelle`, and then the rest of them.
+fn attack(nacelle: &Path, arguments: &[&str], command: &[&str]) -> Output {
     let mut neighbour = Neighbour::start(nacelle);
     let started = Instant::now();
     let mut child = Command::new("timeout")
-        .args(["--kill-after=5", &LIMIT.as_secs().to_string()])
+        .args(["--kill-after=5", &limit().as_secs().to_string()])
         .arg(nacelle)
-        .arg("do")
-        .args(options)
-        .arg("--")
+        .args(arguments)
         .args(command)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("nacelle starts");
-    while started.elapsed() < LIMIT && child.try_wait().expect("a status").is_none() {
+    while started.elapsed() < limit() && child.try_wait().expect("a status").is_none() {
         neighbour.answers();
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -114,21 +129,31 @@ fn text(output: &Output) -> String {
 fn random_system_calls_harm_nobody_else() {
     let Some((nacelle, compiler)) = tools() else { return };
     let program = compile(&compiler, "syscalls");
-    let calls = std::env::var("NACELLE_HOSTILE_CALLS").unwrap_or_else(|_| "20000".to_owned());
+    let calls = calls();
     // Another seed each day, so that the suite sees more than one run could.
     let day = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |time| time.as_secs() / 86400);
     let seed = std::env::var("NACELLE_HOSTILE_SEED").unwrap_or_else(|_| day.to_string());
-    let output = attack(&nacelle, &["--cwd", "/tmp"], &[&program.display().to_string(), &seed, &calls, "2"]);
+    let output = attack(
+        &nacelle,
+        &["do", "--cwd", "/tmp", "--"],
+        &[&program.display().to_string(), &seed, &calls.to_string(), "8"],
+    );
     assert!(output.status.success(), "seed {seed}: {}", text(&output));
+    // They may have written to its standard output, too.
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let made =
+        said.lines().filter_map(|line| line.split_once(" calls by ")?.0.parse::<u64>().ok()).next_back();
+    assert!(made >= Some(calls), "seed {seed}: {made:?} calls of {calls}");
+    println!("seed {seed}: {made:?} calls");
 }
 
 #[test]
 fn a_guest_that_attacks_its_stub_harms_only_itself() {
     let Some((nacelle, compiler)) = tools() else { return };
     let program = compile(&compiler, "stub");
-    let output = attack(&nacelle, &[], &[&program.display().to_string(), "7", "60"]);
+    let output = attack(&nacelle, &["do", "--"], &[&program.display().to_string(), "7", "60"]);
     assert!(output.status.success(), "{}", text(&output));
 }
 
@@ -136,28 +161,103 @@ fn a_guest_that_attacks_its_stub_harms_only_itself() {
 fn a_guest_that_takes_all_it_can_get_leaves_the_kernel_at_work() {
     let Some((nacelle, compiler)) = tools() else { return };
     let program = compile(&compiler, "limits");
-    let output = attack(&nacelle, &[], &[&program.display().to_string()]);
+    let output = attack(&nacelle, &["do", "--"], &[&program.display().to_string()]);
     assert!(output.status.success(), "{}", text(&output));
 }
+
+/// A directory of the host with what a guest is shown, and beside it what it is not.
+struct Surroundings {
+    directory: tempfile::TempDir,
+}
+
+impl Surroundings {
+    fn new(program: &Path) -> Surroundings {
+        let surroundings = Surroundings { directory: tempfile::tempdir().expect("a directory") };
+        for name in ["root", "volume", "volume/inner", "outside"] {
+            fs::create_dir(surroundings.path(name)).expect("a directory");
+        }
+        fs::copy(program, surroundings.path("root/paths")).expect("the program");
+        fs::write(surroundings.path("file"), "shown").expect("a file");
+        fs::write(surroundings.path("outside/secret"), "the secret").expect("the secret");
+        surroundings
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Fails if the guest has found a way out.
+    fn assert_untouched(&self, output: &Output) {
+        assert!(output.status.success(), "{}", text(output));
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("the secret"));
+        let names = |name: &str| {
+            let entries = fs::read_dir(self.path(name)).expect("a listing");
+            let mut names: Vec<_> = entries.map(|entry| entry.expect("a name").file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names("outside"), ["secret"]);
+        let known = ["bundle", "file", "outside", "root", "state", "volume"];
+        let unknown: Vec<_> =
+            names(".").into_iter().filter(|name| !known.iter().any(|known| name == known)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+        assert_eq!(fs::read_to_string(self.path("outside/secret")).expect("the secret"), "the secret");
+        assert_eq!(fs::read_to_string(self.path("file")).expect("a file"), "shown");
+    }
+}
+
+const MODES: [&str; 2] = ["--directfs=true", "--directfs=false"];
 
 #[test]
 fn no_path_leads_out_of_a_volume() {
     let Some((nacelle, compiler)) = tools() else { return };
     let program = compile(&compiler, "paths");
-    let directory = tempfile::tempdir().expect("a directory");
-    let [root, volume, outside] = ["root", "volume", "outside"].map(|name| directory.path().join(name));
-    for made in [&root, &volume, &outside] {
-        fs::create_dir(made).expect("a directory");
+    for mode in MODES {
+        let surroundings = Surroundings::new(&program);
+        let (root, volume) = (surroundings.path("root"), surroundings.path("volume"));
+        let volume = format!("{}:/volume", volume.display());
+        let root = root.display().to_string();
+        let options = [mode, "do", "--root", &root, "--volume", &volume, "--cwd", "/", "--"];
+        let output = attack(&nacelle, &options, &["/paths", "/volume", "2"]);
+        surroundings.assert_untouched(&output);
     }
-    fs::copy(&program, root.join("paths")).expect("the program");
-    fs::write(outside.join("secret"), "the secret").expect("the secret");
-    let (root, volume) = (root.display().to_string(), format!("{}:/volume", volume.display()));
-    let output =
-        attack(&nacelle, &["--root", &root, "--volume", &volume, "--cwd", "/"], &["/paths", "/volume", "3"]);
-    assert!(output.status.success(), "{}", text(&output));
-    assert!(!String::from_utf8_lossy(&output.stdout).contains("the secret"));
-    let left: Vec<_> =
-        fs::read_dir(&outside).expect("a listing").map(|entry| entry.expect("a name").file_name()).collect();
-    assert_eq!(left, ["secret"]);
-    assert_eq!(fs::read_to_string(outside.join("secret")).expect("the secret"), "the secret");
 }
+
+#[test]
+fn no_path_leads_out_of_the_mounts_of_a_bundle() {
+    let Some((nacelle, compiler)) = tools() else { return };
+    if !host_is_root() {
+        return skip("a guest that is root is tested as root");
+    }
+    let program = compile(&compiler, "paths");
+    for mode in MODES {
+        let surroundings = Surroundings::new(&program);
+        let bundle = surroundings.path("bundle");
+        fs::create_dir(&bundle).expect("a directory");
+        let bind = |source: &str, destination: &str| {
+            format!(
+                r#"{{"destination":"{destination}","type":"bind","source":"{}","options":["rbind","rw"]}}"#,
+                surroundings.path(source).display()
+            )
+        };
+        let config = format!(
+            r#"{{"ociVersion":"1.0.2","root":{{"path":"{}"}},"linux":{{}},
+                "process":{{"cwd":"/","args":["/paths","/volume","2","/inner","/file"],"user":{{"uid":0,"gid":0}},
+                    "capabilities":{{"bounding":{ALL},"effective":{ALL},"permitted":{ALL}}}}},
+                "mounts":[{{"destination":"/proc","type":"proc"}},{},{},{}]}}"#,
+            surroundings.path("root").display(),
+            bind("volume", "/volume"),
+            bind("volume/inner", "/inner"),
+            bind("file", "/file"),
+        );
+        fs::write(bundle.join("config.json"), config).expect("written");
+        let (state, bundle) = (surroundings.path("state"), bundle.display().to_string());
+        let id = format!("hostile-{}", std::process::id());
+        let options = [mode, "--root", &state.display().to_string(), "run", "--bundle", &bundle];
+        let output = attack(&nacelle, &options, &[&id]);
+        surroundings.assert_untouched(&output);
+    }
+}
+
+/// Capabilities that a guest may make use of on its way out.
+const ALL: &str = r#"["CAP_SYS_ADMIN","CAP_SYS_CHROOT","CAP_DAC_OVERRIDE","CAP_DAC_READ_SEARCH","CAP_FOWNER","CAP_MKNOD","CAP_CHOWN","CAP_SYS_PTRACE"]"#;

@@ -1,5 +1,7 @@
-//! The sandbox's side of the control protocol: a thread per connection.
+//! The sandbox's side of the control protocol: a thread per connection. When there are too many, whoever has been silent
+//! for longest gives way, so that clients that only hold connections do not keep others out.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use host::rustix::event::{PollFd, PollFlags, poll};
 use host::rustix::io::Errno;
-use host::rustix::net::{SocketFlags, accept_with};
+use host::rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use parking_lot::{Condvar, Mutex};
 
 use super::message::{Envelope, ErrorCode, Failure, Reply, Request, Response, VERSION};
@@ -38,6 +40,24 @@ struct Shared {
 struct Load {
     connections: usize,
     requests: usize,
+    /// Clients that are to send a request, in the order in which they began to be waited for.
+    silent: BTreeMap<u64, Arc<OwnedFd>>,
+    /// How many have been waited for.
+    turns: u64,
+}
+
+impl Load {
+    /// Whether there is room for one more client, if need be in the place of another one.
+    fn make_room(&mut self) -> bool {
+        if self.connections < MAX_CONNECTIONS {
+            return true;
+        }
+        // Those that were told to go take a moment.
+        match self.silent.pop_first().filter(|_| self.connections < 2 * MAX_CONNECTIONS) {
+            Some((_, silent)) => shutdown(&*silent, Shutdown::Both).is_ok(),
+            None => false,
+        }
+    }
 }
 
 /// How long the maker may take for its next request.
@@ -103,7 +123,7 @@ impl Shared {
     fn spawn(shared: &Arc<Self>, connection: OwnedFd, idle: Idle) -> io::Result<()> {
         {
             let mut load = shared.load.lock();
-            if load.connections >= MAX_CONNECTIONS {
+            if !load.make_room() {
                 drop(load);
                 let failure = Failure::new(ErrorCode::Busy, "the sandbox serves too many clients already");
                 // Not the request, which is never read, but an answer to whatever it is.
@@ -112,7 +132,7 @@ impl Shared {
             }
             load.connections += 1;
         }
-        let serving = Arc::clone(shared);
+        let (serving, connection) = (Arc::clone(shared), Arc::new(connection));
         let spawned = thread("control").spawn(move || {
             serving.serve(&connection, idle);
             if idle == Idle::Unlimited {
@@ -126,14 +146,27 @@ impl Shared {
         spawned.map(drop)
     }
 
-    fn serve(&self, connection: &OwnedFd, idle: Idle) {
+    fn serve(&self, connection: &Arc<OwnedFd>, idle: Idle) {
         loop {
             let begin = match idle {
                 Idle::Limited => Deadline::after(PATIENCE),
                 Idle::Unlimited => Deadline::NEVER,
             };
+            let turn = (idle == Idle::Limited).then(|| {
+                let mut load = self.load.lock();
+                load.turns += 1;
+                let turn = load.turns;
+                load.silent.insert(turn, Arc::clone(connection));
+                turn
+            });
             let received = receive_message::<Envelope>(connection, begin, PATIENCE);
-            self.load.lock().requests += 1;
+            {
+                let mut load = self.load.lock();
+                if let Some(turn) = turn {
+                    load.silent.remove(&turn);
+                }
+                load.requests += 1;
+            }
             let (reply, more) = match received {
                 Ok((envelope, descriptors)) => (self.answer(envelope, descriptors, connection), true),
                 Err(TransportError::Closed) => (None, false),
