@@ -2,7 +2,7 @@
 //!
 //! - [`cases`] and [`work`]: what is measured; [`guest`]: compiling the program that runs inside;
 //! - [`runtimes`]: how each runtime starts a program; [`memory`]: what its processes weigh;
-//! - [`report`]: medians, the table, JSON.
+//! - [`report`]: medians, the table, JSON; [`picture`]: the table as a picture.
 //!
 //! Every round measures every runtime once, so that whatever else the machine does hits all of them. Only the ratios
 //! within one run mean something.
@@ -12,6 +12,7 @@
 mod cases;
 mod guest;
 mod memory;
+mod picture;
 mod report;
 mod runtimes;
 mod work;
@@ -57,6 +58,12 @@ struct Arguments {
     /// Write all samples to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measure nothing: show what these files of --json hold together.
+    #[arg(long, value_name = "FILE,…", value_delimiter = ',')]
+    from: Vec<PathBuf>,
+    /// Write a picture of the table to this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Print the table in Markdown.
     #[arg(long)]
     markdown: bool,
@@ -87,6 +94,15 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
         cases.iter().for_each(|case| println!("{:20} {}", case.name, case.what));
         return Ok(true);
     }
+    if !arguments.from.is_empty() {
+        let read = |path: &PathBuf| -> anyhow::Result<serde_json::Value> {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(serde_json::from_str(&text)?)
+        };
+        let parts = arguments.from.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+        return show(&arguments, &Report::of_parts(&cases, &parts));
+    }
     // Orphans of sandboxes come to us, so that their memory is counted and none is left behind.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("cannot become a subreaper")?;
@@ -95,10 +111,10 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let program = guest::prepare(directory.path(), arguments.linked_statically)?;
     work::prepare(&cases, directory.path())?;
     let runtimes = Runtime::all(
-        arguments.nacelle,
-        arguments.baseline,
-        arguments.runsc,
-        arguments.runc,
+        arguments.nacelle.clone(),
+        arguments.baseline.clone(),
+        arguments.runsc.clone(),
+        arguments.runc.clone(),
         directory.path(),
         bundles.path(),
     )?;
@@ -109,13 +125,23 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
             cases::measure(&cases, runtime, &program, directory.path(), arguments.budget, &mut report);
         }
     }
+    show(&arguments, &report)
+}
+
+/// Prints and writes what was measured; returns whether nothing failed.
+fn show(arguments: &Arguments, report: &Report) -> anyhow::Result<bool> {
     print!("{}", if arguments.markdown { report.markdown() } else { report.table() });
     for failure in report.failures() {
         eprintln!("bench: {failure}");
     }
-    if let Some(path) = arguments.json {
-        let text = serde_json::to_string_pretty(&report.json())?;
-        std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    let write = |path: &PathBuf, text: String| {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    if let Some(path) = &arguments.json {
+        write(path, serde_json::to_string_pretty(&report.json())? + "\n")?;
+    }
+    if let Some(path) = &arguments.svg {
+        write(path, report.picture())?;
     }
     Ok(report.failures().is_empty())
 }

@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::cases::{Case, Kind};
+use crate::picture;
 use crate::runtimes::Runtime;
 
 /// All that was measured.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Report {
     cases: Vec<Case>,
     runtimes: Vec<&'static str>,
@@ -28,6 +29,29 @@ impl Report {
             samples: BTreeMap::new(),
             failures: BTreeSet::new(),
         }
+    }
+
+    /// The report that several files of [`Report::json`] make together: parts of a measurement that was made in pieces.
+    pub fn of_parts(all: &[Case], parts: &[Value]) -> Report {
+        const RUNTIMES: [&str; 5] = ["native", "nacelle", "baseline", "runsc", "runc"];
+        let mut report = Report::default();
+        for part in parts {
+            report.rounds = report.rounds.max(part["rounds"].as_u64().unwrap_or(0) as usize);
+            for measured in part["cases"].as_array().into_iter().flatten() {
+                for name in RUNTIMES {
+                    let samples = measured["runtimes"][name]["samples"].as_array().into_iter().flatten();
+                    let samples: Vec<f64> = samples.filter_map(Value::as_f64).collect();
+                    if let Some(case) = measured["name"].as_str().filter(|_| !samples.is_empty()) {
+                        report.samples.entry((name, case.to_owned())).or_default().extend(samples);
+                    }
+                }
+            }
+        }
+        let known = |case: &&Case| report.samples.keys().any(|(_, name)| name == case.name);
+        report.cases = all.iter().filter(known).copied().collect();
+        let there = |name: &&str| report.samples.keys().any(|(runtime, _)| runtime == name);
+        report.runtimes = RUNTIMES.into_iter().filter(there).collect();
+        report
     }
 
     /// Notes a sample, in nanoseconds or bytes.
@@ -104,6 +128,22 @@ impl Report {
             }
         }
         text
+    }
+
+    /// A picture of the table.
+    pub fn picture(&self) -> String {
+        let others = &self.runtimes[1..];
+        let lines: Vec<picture::Line> = self
+            .cases
+            .iter()
+            .filter(|case| !case.kind.is_size())
+            .filter_map(|case| {
+                let native = self.median("native", case.name)?;
+                let multiple = |name: &&'static str| Some(self.median(name, case.name)? / native);
+                Some((case.name, others.iter().map(multiple).collect()))
+            })
+            .collect();
+        picture::svg(others, &lines)
     }
 
     /// Everything, with all samples.

@@ -1,10 +1,12 @@
-//! Steps in the life of a container at which a process can be held, for tests that kill a process there.
+//! Steps in the life of a container, with the times at which they are reached as debug messages; and at which a process can
+//! be held, for tests that kill a process there.
 //!
 //! A process that comes to a [`Step`] whose name is in the environment variable [`VARIABLE`] calls the thread that is
 //! there by [`Step::mark`] from then on, so that a test can see it, and waits for [`HOLD`]. Nothing else changes: what happens to it
-//! then could happen at any time. Builds without debug assertions have none of this.
+//! then could happen at any time. Builds without debug assertions hold nobody.
 
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// The environment variable that names a step, as `Debug` does.
 pub const VARIABLE: &str = "NACELLE_HOLD_AT";
@@ -116,9 +118,26 @@ impl Step {
     }
 }
 
-/// Waits here if that is wanted.
-#[cfg(debug_assertions)]
+/// When the program was started.
+static BEGIN: OnceLock<Instant> = OnceLock::new();
+
+/// Says that the program starts now. Processes that are forked from it go on with its clock.
+pub fn begin() {
+    BEGIN.get_or_init(Instant::now);
+}
+
+/// Tells of the step in the log, if that is wanted (`--debug`), and waits here if that is.
 pub fn reach(step: Step) {
+    // A gofer has no log, and soon may not even try.
+    let logged = !matches!(step, Step::GoferForked | Step::GoferMounted | Step::GoferReady);
+    if let Some(begin) = BEGIN.get().filter(|_| logged) {
+        tracing::debug!("{:.3} ms: {step:?}", begin.elapsed().as_secs_f64() * 1e3);
+    }
+    hold(step);
+}
+
+#[cfg(debug_assertions)]
+fn hold(step: Step) {
     if std::env::var(VARIABLE).is_ok_and(|name| name == format!("{step:?}")) {
         if let Ok(mark) = std::ffi::CString::new(step.mark()) {
             let _ = rustix::thread::set_name(&mark);
@@ -127,6 +146,6 @@ pub fn reach(step: Step) {
     }
 }
 
-/// Waits here if that is wanted, which in a release it never is.
+/// In a release it never is.
 #[cfg(not(debug_assertions))]
-pub fn reach(_step: Step) {}
+fn hold(_step: Step) {}

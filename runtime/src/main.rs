@@ -78,6 +78,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    host::step::begin();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -43,7 +43,8 @@ yes | head -1000 | wc -l
 ( exec -a other bash -c 'echo $0' )
 bash -c 'kill -SEGV $$'; echo "segv $?"
 bash -c 'kill -ABRT $$'; echo "abrt $?"
-timeout --preserve-status -s INT 0.2 bash -c 'trap "echo int; exit 9" INT; sleep 5 & wait'; echo "int $?"
+# Once from timeout, and once more with its group.
+timeout --preserve-status -s INT 1 bash -c 'trap "trap \"\" INT; echo int; exit 9" INT; sleep 5 & wait'; echo "int $?"
 time_text=$( { time true; } 2>&1 ); [[ $time_text == *real*user*sys* ]] && echo timed
 [ -t 0 ] || echo 'no terminal'
 echo "$BASHPID" | grep -c '^[0-9]*$'
