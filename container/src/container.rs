@@ -16,7 +16,7 @@ use host::step::{Step, reach};
 use oci_spec::runtime as oci;
 use sandbox::control::message::{ContainerState, ErrorCode, ProcessInfo, SignalTarget, WaitTarget};
 use sandbox::control::{Client, ClientError, Request, Response, listen_at};
-use sandbox::link::{self, Ending};
+use sandbox::link::{self, Ending, Keys};
 use sandbox::spec::{Descriptor, FileAccess, ResourcesSpec, RootLayer, Streams};
 use sandbox::terminal::RawMode;
 use sandbox::{Boot, Patching};
@@ -680,7 +680,8 @@ impl Container {
             drop(borrowed);
             drop(parcel);
             write_pid_files(execution, std::process::id().cast_signed(), pid)?;
-            let ending = link::stand_in(&outer, &signals).map_err(Error::host("wait for the program"))?;
+            let ending = link::stand_in(&outer, &signals, Keys::ToProgram)
+                .map_err(Error::host("wait for the program"))?;
             drop(raw);
             return Ok(Some(ending.status()));
         }
@@ -824,7 +825,8 @@ impl Container {
         let target = if foreground { SignalTarget::Foreground(None) } else { SignalTarget::Init };
         let (container, client) = (self.name(), self.connect()?);
         let body = move || {
-            while let Ok(signal) = signals.next() {
+            while let Ok(received) = signals.next() {
+                let signal = received.number;
                 let request = Request::Signal { container: container.clone(), signal, target };
                 if let Err(error) = client.run(request, &[]) {
                     tracing::warn!("signal {signal} was not passed on: {error}");
@@ -1036,7 +1038,7 @@ fn follow_child(container: &Container, signals: &host::signals::Signals) -> Resu
             Ok(None) => {}
             Err(error) => return Err(Error::host("wait for the container process")(error)),
         }
-        let signal = signals.next().map_err(Error::host("read signals"))?;
+        let signal = signals.next().map_err(Error::host("read signals"))?.number;
         if signal != SIGCHLD
             && let Some(signal) = rustix::process::Signal::from_named_raw(signal)
         {

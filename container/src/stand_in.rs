@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use host::signals::{Signals, forwardable};
 use host::step::{Step, reach};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
-use sandbox::link::{self, Ending};
+use sandbox::link::{self, Ending, Keys};
 
 use crate::error::{Error, Result};
 use crate::view::{self, View};
@@ -140,7 +140,7 @@ fn child(job: Job<'_>, ready: OwnedFd, reporting: OwnedFd, null: File) -> i32 {
     drop(report);
     let _ = rustix::thread::set_name(c"nacelle-init");
     reach(Step::StandInReady);
-    let ending = link::stand_in(&link, &signals).unwrap_or(Ending::Lost);
+    let ending = link::stand_in(&link, &signals, Keys::ToProgram).unwrap_or(Ending::Lost);
     reach(Step::StandInEnded);
     drop(link);
     if let Some(pid) = sandbox.and_then(Pid::from_raw) {

@@ -139,15 +139,29 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 /// Ends this process as the signal would by default, without a core dump; returns only if it did not.
 pub fn die_of(signal: i32) {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is valid and outlives the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    take(signal);
+}
+
+/// Stops this process as the terminal's stop key does by default, and returns when it goes on; at once if nobody could let
+/// it go on.
+pub fn stop() {
+    take(libc::SIGTSTP);
+}
+
+/// Sends this process, which has one thread, a signal that takes its default effect now.
+fn take(signal: i32) {
     // SAFETY: the structures are valid and outlive the calls; the default action runs no code of ours.
     unsafe {
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
         libc::signal(signal, libc::SIG_DFL);
         let mut set: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, signal);
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, &raw mut before);
         libc::kill(libc::getpid(), signal);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
     }
 }
 

@@ -3,12 +3,24 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+/// `si_code` of a signal that the kernel sends.
+const SI_KERNEL: i32 = 0x80;
+
 /// All signals that can be received on behalf of somebody else: not SIGKILL and SIGSTOP, which nobody receives, not
 /// SIGCHLD, which is about our own children, and not the two that the C library keeps to itself.
 pub fn forwardable() -> Vec<i32> {
     (1..=64)
         .filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD, 32, 33].contains(signal))
         .collect()
+}
+
+/// A signal that was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its number.
+    pub number: i32,
+    /// Whether it came from the host's kernel and not from a process: from a terminal, to the job in its foreground.
+    pub from_kernel: bool,
 }
 
 /// Receives signals that are blocked in this process.
@@ -42,8 +54,8 @@ impl Signals {
         self.0.try_clone().map(Signals)
     }
 
-    /// Waits for the next signal and returns its number.
-    pub fn next(&self) -> io::Result<i32> {
+    /// Waits for the next signal.
+    pub fn next(&self) -> io::Result<Received> {
         loop {
             // SAFETY: the record is plain data, filled by read; its size is checked.
             let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
@@ -51,7 +63,8 @@ impl Signals {
             // SAFETY: as above.
             let count = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
             if count == size as isize {
-                return Ok(info.ssi_signo.cast_signed());
+                let from_kernel = info.ssi_code == SI_KERNEL;
+                return Ok(Received { number: info.ssi_signo.cast_signed(), from_kernel });
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {

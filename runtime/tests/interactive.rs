@@ -218,6 +218,42 @@ fn a_shell_with_jobs() {
     });
 }
 
+/// Without a terminal of its own, a program is a job of the shell that it is started from.
+#[test]
+fn a_job_of_a_shell_outside() {
+    if let Some(missing) = ["tmux", "bash"].iter().find(|tool| common::find(tool).is_none()) {
+        return common::skip("a_job_of_a_shell_outside", &format!("{missing} is not installed"));
+    }
+    let stage = Stage::new();
+    for place in [Place::Natively, Place::Inside] {
+        let directory = stage.scratch(&format!("{place:?}"), User::Caller);
+        let shell = ["bash", "--norc", "--noprofile", "-i"];
+        let window = Window::open(&stage, Place::Natively, User::Caller, &directory, &shell);
+        let prefix = match place {
+            Place::Natively => String::new(),
+            Place::Inside => format!("{} do -- ", stage.nacelle().display()),
+        };
+        window.see("[1:0]");
+        // The shell inside waits for a program that dies of what it survives.
+        let stubborn = r#"bash -c 'trap : INT; echo be"g"un; sleep 1000; echo en"d"ed $?; exit 3'"#;
+        window.ask(&format!("{prefix}{stubborn}"), "begun");
+        window.press(&["C-c"]);
+        window.see("ended 130");
+        window.see("[2:3]");
+        window.clear();
+        let again = r#"sh -c 'trap "echo a""gain" CONT; echo be"g"un; while :; do sleep 0.05; done'"#;
+        window.ask(&format!("{prefix}{again}"), "begun");
+        window.press(&["C-z"]);
+        window.see("[4:148]");
+        window.ask("jobs -l | tr -s ' ' | cut -d' ' -f3", "Stopped\n");
+        window.line("fg");
+        window.see("again");
+        window.press_until("C-c", "[6:130]");
+        window.line("exit 4");
+        window.see("ended:4");
+    }
+}
+
 #[test]
 fn full_screen_programs() {
     let shell = ["bash", "--norc", "--noprofile", "-i"];

@@ -19,7 +19,7 @@ const HUNGRY: &str = "\
     kill $other; wait $other; echo status $?
     many=0
     while [ $many -lt 80 ]; do
-        (a=xxxxxxxx; n=0; while [ $n -lt 17 ]; do a=$a$a; n=$((n+1)); done; sleep 1) 2> /dev/null & many=$((many+1))
+        (a=xxxxxxxx; n=0; while [ $n -lt 19 ]; do a=$a$a; n=$((n+1)); done; sleep 3) 2> /dev/null & many=$((many+1))
     done
     wait; echo still there > /tmp/file; cat /tmp/file";
 const ANSWER: &str = "status 137\nstatus 137\nstatus 137\nalive\nstatus 143\nstill there\n";

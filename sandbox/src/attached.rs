@@ -10,6 +10,7 @@ use host::rustix::process::{Pid, WaitOptions, waitpid};
 use host::signals::{Signals, forwardable};
 
 use crate::control::{Client, Request};
+use crate::link::Keys;
 use crate::spec::{ContainerSpec, Descriptor, Streams};
 use crate::terminal::RawMode;
 use crate::{Boot, Patching, link};
@@ -69,7 +70,7 @@ pub fn run(
     drop(descriptors);
     spare(pid);
     client.run(Request::Start { container }, &[])?;
-    let ending = link::stand_in(&our_link, &signals).context("cannot wait for the program")?;
+    let ending = link::stand_in(&our_link, &signals, Keys::ToJob).context("cannot wait for the program")?;
     // The sandbox is about to end, or has.
     let died = Pid::from_raw(pid).and_then(|pid| waitpid(Some(pid), WaitOptions::empty()).ok().flatten());
     // Nobody has its channels any more.

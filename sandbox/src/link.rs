@@ -42,11 +42,35 @@ impl Ending {
     }
 }
 
-/// The stand-in's side: passes on `signals` until the end.
+/// Whom signals are for that a terminal of the host sends to the job in its foreground, when that is the stand-in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// The program, as all others.
+    ToProgram,
+    /// Its process group: it is a job of whoever started the stand-in, and stops and goes on with it.
+    ToJob,
+}
+
+/// A signal from the stand-in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Its number.
+    pub number: i32,
+    /// Whether it is for the whole process group of the program.
+    pub to_group: bool,
+}
+
+/// In the word of a signal: it is for the process group.
+const TO_GROUP: u32 = 1 << 8;
+const SIGCONT: u32 = 18;
+const SIGSTOP: u32 = 19;
+const SIGTSTP: u32 = 20;
+
+/// The stand-in's side: passes on `signals` until the end. Its process has one thread.
 ///
 /// # Errors
 /// What the host says of the signals; whatever happens to the link is an [`Ending`].
-pub fn stand_in(link: &OwnedFd, signals: &Signals) -> io::Result<Ending> {
+pub fn stand_in(link: &OwnedFd, signals: &Signals, keys: Keys) -> io::Result<Ending> {
     loop {
         let mut fds = [PollFd::new(link, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -59,14 +83,24 @@ pub fn stand_in(link: &OwnedFd, signals: &Signals) -> io::Result<Ending> {
             return Ok(receive_word(link).map_or(Ending::Lost, Ending::Status));
         }
         if signalled {
-            send_word(link, signals.next()?.cast_unsigned());
+            let received = signals.next()?;
+            match (keys, received.number.cast_unsigned()) {
+                (Keys::ToJob, SIGTSTP) if received.from_kernel => {
+                    send_word(link, SIGSTOP | TO_GROUP);
+                    host::process::stop();
+                    send_word(link, SIGCONT | TO_GROUP);
+                }
+                (Keys::ToJob, number) if received.from_kernel => send_word(link, number | TO_GROUP),
+                (_, number) => send_word(link, number),
+            }
         }
     }
 }
 
 /// The sandbox's side: the next signal, or `None` when the stand-in is gone.
-pub fn next_signal(link: impl AsFd) -> Option<i32> {
-    receive_word(link).map(u32::cast_signed)
+pub fn next_signal(link: impl AsFd) -> Option<Passed> {
+    let word = receive_word(link)?;
+    Some(Passed { number: (word & !TO_GROUP).cast_signed(), to_group: word & TO_GROUP != 0 })
 }
 
 /// The sandbox's side: tells how it ended. If the stand-in is gone, nobody wants to know.
@@ -99,7 +133,7 @@ mod tests {
         let (outer, inner) = pair().unwrap();
         report(&inner, 0x700);
         let signals = Signals::receive(&[]).unwrap();
-        assert_eq!(stand_in(&outer, &signals).unwrap(), Ending::Status(0x700));
+        assert_eq!(stand_in(&outer, &signals, Keys::ToProgram).unwrap(), Ending::Status(0x700));
     }
 
     #[test]
@@ -107,7 +141,7 @@ mod tests {
         let (outer, inner) = pair().unwrap();
         drop(inner);
         let signals = Signals::receive(&[]).unwrap();
-        let ending = stand_in(&outer, &signals).unwrap();
+        let ending = stand_in(&outer, &signals, Keys::ToProgram).unwrap();
         assert_eq!((ending, ending.status()), (Ending::Lost, 9));
     }
 
@@ -115,8 +149,10 @@ mod tests {
     fn the_end_of_the_stand_in_is_seen() {
         let (outer, inner) = pair().unwrap();
         send_word(&outer, 15);
+        send_word(&outer, 2 | TO_GROUP);
         drop(outer);
-        assert_eq!(next_signal(&inner), Some(15));
+        assert_eq!(next_signal(&inner), Some(Passed { number: 15, to_group: false }));
+        assert_eq!(next_signal(&inner), Some(Passed { number: 2, to_group: true }));
         assert_eq!(next_signal(&inner), None);
     }
 }

@@ -31,6 +31,7 @@ use crate::control::message::{
 };
 use crate::control::transport::is_hung_up;
 use crate::descriptors::Descriptors;
+use crate::link::Passed;
 use crate::spec::{ContainerSpec, Descriptor, ProcessSpec, ResourcesSpec, SeccompInstruction, Sharing};
 use crate::tree::failed;
 use crate::{link, program, restrict, tree};
@@ -308,13 +309,16 @@ impl Supervisor {
 
     /// Passes signals on from the process that stands for the container, and kills the container if that dies.
     fn follow_link(&self, member: &Member, link: &OwnedFd) {
-        while let Some(number) = link::next_signal(link) {
+        while let Some(Passed { number, to_group }) = link::next_signal(link) {
             if let (SIGWINCH, Some(console)) = (number, member.console.get()) {
                 console.resize();
                 continue;
             }
+            // The init leads its process group, once it runs.
+            let runs = matches!(*member.life.lock(), Life::Started);
+            let target = if to_group && runs { Target::Group(1) } else { Target::Init };
             // It may have ended meanwhile.
-            let _ = self.signal_member(member, number, Target::Init);
+            let _ = self.signal_member(member, number, target);
         }
         let _ = self.signal_member(member, SIGKILL, Target::Init);
     }
@@ -465,7 +469,7 @@ impl Supervisor {
 
     /// Passes signals on from the process that stands for a further program, and kills it if that dies.
     fn follow_program(&self, member: &Member, link: &OwnedFd, pid: i32) {
-        while let Some(number) = link::next_signal(link) {
+        while let Some(Passed { number, .. }) = link::next_signal(link) {
             let console = member.consoles.lock().get(&pid).cloned();
             if let (SIGWINCH, Some(console)) = (number, console) {
                 console.resize();
