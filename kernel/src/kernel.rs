@@ -26,6 +26,8 @@ pub struct HostInfo {
     pub cpuinfo: String,
     /// Random bytes for `/proc/sys/kernel/random/boot_id`.
     pub boot_id: [u8; 16],
+    /// The host's `/proc/meminfo`.
+    pub meminfo: Option<Arc<std::fs::File>>,
 }
 
 /// A running kernel.

@@ -106,7 +106,8 @@ fn prepare(patching: Patching) -> anyhow::Result<(StubPlatform, HostInfo)> {
     host::namespace::raise_open_files();
     let mut boot_id = [0; 16];
     rustix::rand::getrandom(&mut boot_id, rustix::rand::GetRandomFlags::empty())?;
-    let info = HostInfo { cpuinfo: std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), boot_id };
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let info = HostInfo { cpuinfo, boot_id, meminfo: File::open("/proc/meminfo").ok().map(Arc::new) };
     let vdso = HostVdso::find();
     kernel::fs::hostfs::set_owners(if host::namespace::is_mapped(65534) {
         kernel::fs::hostfs::Owners::Exact

@@ -25,7 +25,7 @@ lsof -p $$ 2>/dev/null | awk '$4 ~ /^[78]/ { print $1, $4, $5, $NF ~ /passwd$|wr
 cat /proc/$$/fdinfo/7 | head -3 | awk '{ print $1 }'; tr '\0' ' ' < /proc/$sleeper/cmdline; echo; cat /proc/self/environ | tr '\0' '\n' | grep -c LC_ALL
 readlink /proc/$sleeper/exe | xargs basename; test "$(readlink /proc/$$/cwd)" = "$PWD" && echo cwd; readlink /proc/self/root; cat /proc/$sleeper/comm
 awk '/^(State|Threads|PPid|Uid|SigIgn)/ { print $1, NF }' /proc/$sleeper/status; awk '{ print NF }' /proc/$sleeper/stat /proc/$sleeper/statm
-grep -c '^processor' /proc/cpuinfo | grep -cx "$(nproc --all)"; head -1 /proc/meminfo | awk '{ print $1, $3 }'; head -1 /proc/stat | awk '{ print $1, NF }'; grep -c . /proc/filesystems | awk '{ print ($1 > 3) }'
+grep -c '^processor' /proc/cpuinfo | grep -cx "$(nproc --all)"; head -1 /proc/meminfo | awk '{ print $1, $3 }'; head -1 /proc/stat | awk '{ print $1, NF }'; grep -c . /proc/filesystems | awk '{ print ($1 > 3) }'; awk '/^(Cached|MemAvailable|Active):/ { print $1, ($2 > 0) }' /proc/meminfo
 awk '$NF ~ /stack|heap/ { print $NF, $2 }' /proc/self/maps | sort
 vmstat 2>/dev/null | awk 'NR == 3 { print NF }'; cat /proc/sys/kernel/ostype /proc/sys/kernel/ngroups_max /proc/sys/kernel/overflowuid; kill $sleeper; wait $sleeper; echo "sleeper $?"; ps -p $sleeper > /dev/null; echo "gone $?"
 sleep 43211 & sleeper=$!

@@ -122,7 +122,7 @@ pub fn text(kernel: &Kernel, path: &str, reader: Option<&Task>) -> SysResult<Vec
             let tasks = kernel.tasks.with(|tree| tree.task_count());
             format!("{:.2} {:.2} {:.2} 1/{tasks} {}\n", loads[0], loads[1], loads[2], tasks)
         }
-        "meminfo" => meminfo(),
+        "meminfo" => meminfo(kernel.host.meminfo.as_deref()),
         "stat" => stat(kernel, processors),
         "swaps" => "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_owned(),
         "uptime" => {
@@ -239,7 +239,21 @@ fn uuid(mut bytes: [u8; 16]) -> String {
     )
 }
 
-fn meminfo() -> String {
+/// What the host's `/proc/meminfo` says, in KiB.
+fn host_memory(meminfo: Option<&std::fs::File>) -> Vec<(String, u64)> {
+    let mut bytes = [0; 8192];
+    let length = meminfo.and_then(|file| rustix::io::pread(file, &mut bytes, 0).ok()).unwrap_or(0);
+    let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+    let row = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.to_owned(), value.trim().strip_suffix(" kB")?.parse().ok()?))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+/// The rows that programs look for. Where the host's own are not to be had, `sysinfo(2)` knows some of them.
+fn meminfo(meminfo: Option<&std::fs::File>) -> String {
+    let known = host_memory(meminfo);
     let host = rustix::system::sysinfo();
     let unit = u64::from(host.mem_unit.max(1));
     let kib = |amount: u64| amount * unit / 1024;
@@ -266,7 +280,11 @@ fn meminfo() -> String {
         ("CommitLimit", total),
         ("Committed_AS", total - free.min(total)),
     ];
-    rows.iter().map(|(name, value)| format!("{:<16}{value:>8} kB\n", format!("{name}:"))).collect()
+    let value = |(name, guess): &(&str, u64)| {
+        let known = known.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+        format!("{:<16}{:>8} kB\n", format!("{name}:"), known.unwrap_or(*guess))
+    };
+    rows.iter().map(value).collect()
 }
 
 fn stat(kernel: &Kernel, processors: usize) -> String {
