@@ -2,6 +2,7 @@
 //!
 //! - [`cases`] and [`work`]: what is measured; [`guest`]: compiling the program that runs inside;
 //! - [`runtimes`]: how each runtime starts a program; [`memory`]: what its processes weigh;
+//! - [`surroundings`]: fewer processors, and other work for them;
 //! - [`report`]: medians, the table, JSON; [`picture`]: the table as a picture.
 //!
 //! Every round measures every runtime once, so that whatever else the machine does hits all of them. Only the ratios
@@ -15,6 +16,7 @@ mod memory;
 mod picture;
 mod report;
 mod runtimes;
+mod surroundings;
 mod work;
 
 use std::path::PathBuf;
@@ -52,6 +54,15 @@ struct Arguments {
     /// For how many milliseconds a case is repeated in a round.
     #[arg(long, default_value_t = 20, value_name = "MS")]
     budget: u64,
+    /// Measure this nacelle also with `--no-spinning`, to see what active waiting is worth.
+    #[arg(long)]
+    sleeping: bool,
+    /// Leave one processor to all that is measured.
+    #[arg(long)]
+    one_processor: bool,
+    /// Keep all processors busy with other work meanwhile.
+    #[arg(long)]
+    busy: bool,
     /// Link the measured program statically.
     #[arg(long = "static")]
     linked_statically: bool,
@@ -106,6 +117,10 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     // Orphans of sandboxes come to us, so that their memory is counted and none is left behind.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("cannot become a subreaper")?;
+    if arguments.one_processor {
+        surroundings::keep_to_one_processor()?;
+    }
+    let _others = arguments.busy.then(surroundings::OtherWork::start).transpose()?;
     let directory = tempfile::tempdir().context("cannot make a working directory")?;
     let bundles = tempfile::tempdir().context("cannot make a directory for bundles")?;
     let program = guest::prepare(directory.path(), arguments.linked_statically)?;
@@ -113,6 +128,7 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let runtimes = Runtime::all(
         arguments.nacelle.clone(),
         arguments.baseline.clone(),
+        arguments.sleeping,
         arguments.runsc.clone(),
         arguments.runc.clone(),
         directory.path(),

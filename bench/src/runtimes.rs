@@ -23,7 +23,10 @@ pub struct Runtime {
 #[derive(Debug)]
 enum Kind {
     Native,
-    Nacelle(PathBuf),
+    Nacelle {
+        program: PathBuf,
+        options: &'static [&'static str],
+    },
     /// An OCI runtime that takes `run --bundle DIR ID`, with these global options; the root directory of its bundles.
     Bundle {
         program: PathBuf,
@@ -37,6 +40,7 @@ impl Runtime {
     pub fn all(
         nacelle: Option<PathBuf>,
         baseline: Option<PathBuf>,
+        sleeping: bool,
         runsc: Option<PathBuf>,
         runc: Option<PathBuf>,
         directory: &Path,
@@ -47,8 +51,12 @@ impl Runtime {
             None => std::env::current_exe()?.with_file_name("nacelle"),
         };
         let state = |name: &str| bundles.join(name).display().to_string();
-        let mut kinds = vec![("native", Kind::Native), ("nacelle", Kind::Nacelle(nacelle))];
-        kinds.extend(baseline.map(|path| ("baseline", Kind::Nacelle(path))));
+        let plain = |program| Kind::Nacelle { program, options: &[] };
+        let mut kinds = vec![("native", Kind::Native), ("nacelle", plain(nacelle.clone()))];
+        if sleeping {
+            kinds.push(("sleeping", Kind::Nacelle { program: nacelle, options: &["--no-spinning"] }));
+        }
+        kinds.extend(baseline.map(|path| ("baseline", plain(path))));
         kinds.extend(runsc.map(|path| {
             let options =
                 ["--root", &state("runsc"), "--platform=systrap", "--network=none", "--ignore-cgroups"];
@@ -62,7 +70,7 @@ impl Runtime {
             kinds.push(("runc", Kind::Bundle { program, options, root }));
         }
         for (name, kind) in &kinds {
-            if let Kind::Nacelle(path) | Kind::Bundle { program: path, .. } = kind {
+            if let Kind::Nacelle { program: path, .. } | Kind::Bundle { program: path, .. } = kind {
                 ensure!(path.is_file(), "{name}: there is no {} (cargo build --release?)", path.display());
             }
             if let Kind::Bundle { .. } = kind {
@@ -86,10 +94,11 @@ impl Runtime {
                 command.args(&arguments[1..]);
                 command
             }
-            Kind::Nacelle(path) => {
+            Kind::Nacelle { program, options } => {
                 let directory = self.directory.display();
-                let mut command = Command::new(path);
-                command.args(["do", "--volume", &format!("{directory}:{directory}"), "--"]).args(arguments);
+                let mut command = Command::new(program);
+                command.args(["do", "--volume", &format!("{directory}:{directory}")]);
+                command.args(*options).arg("--").args(arguments);
                 command
             }
             Kind::Bundle { program, options, root } => {

@@ -19,7 +19,7 @@ use sandbox::control::{Client, ClientError, Request, Response, listen_at};
 use sandbox::link::{self, Ending, Keys};
 use sandbox::spec::{Descriptor, FileAccess, ResourcesSpec, RootLayer, Streams};
 use sandbox::terminal::RawMode;
-use sandbox::{Boot, Patching};
+use sandbox::{Boot, Tuning};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Cgroup, Hierarchies, Name, Stats};
@@ -411,7 +411,7 @@ impl Container {
             listener: Some(listener),
             log,
             kept: Vec::new(),
-            patching: Patching::On,
+            tuning: Tuning::default(),
         };
         Ok((Client::new(ours), boot, control))
     }

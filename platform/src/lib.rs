@@ -236,7 +236,8 @@ pub trait Context: Send {
     }
 
     /// Sets what the call `number` returns in this thread without an event, if it comes from patched code; `None` for
-    /// nothing, which is where it starts. Numbers that the platform cannot answer are ignored.
+    /// nothing, which is where it starts. Numbers that the platform cannot answer are ignored. The platform does what
+    /// `sched_yield(2)` is for before it answers that.
     fn set_answer(&mut self, number: u32, answer: Option<u32>) {
         let _ = (number, answer);
     }

@@ -13,7 +13,7 @@ use crate::control::{Client, Request};
 use crate::link::Keys;
 use crate::spec::{ContainerSpec, Descriptor, Streams};
 use crate::terminal::RawMode;
-use crate::{Boot, Patching, link};
+use crate::{Boot, Tuning, link};
 
 /// The death of a process that breaks the rules of `seccomp`.
 const SIGSYS: i32 = 31;
@@ -35,7 +35,7 @@ pub fn run(
     mut spec: ContainerSpec,
     mut descriptors: Vec<OwnedFd>,
     files: Files,
-    patching: Patching,
+    tuning: Tuning,
 ) -> anyhow::Result<u32> {
     let raw = match &mut spec.process.streams {
         Streams::Terminal { input, settings, .. } => {
@@ -56,7 +56,7 @@ pub fn run(
         spec.gofer.push(Descriptor(descriptors.len()));
         descriptors.push(channel);
     }
-    let boot = Boot { connection: theirs, listener: None, log, kept: Vec::new(), patching };
+    let boot = Boot { connection: theirs, listener: None, log, kept: Vec::new(), tuning };
     let pid = crate::spawn(boot)?;
     let (our_link, their_link) = link::pair().context("cannot make a socket")?;
     spec.link = Some(Descriptor(descriptors.len()));

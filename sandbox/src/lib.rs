@@ -21,5 +21,5 @@ mod supervisor;
 pub mod terminal;
 mod tree;
 
-pub use platform::stub::Patching;
+pub use platform::stub::{Patching, Tuning, Waiting};
 pub use process::{Boot, spawn};

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use host::rustix;
 use host::step::{Step, reach};
 use kernel::HostInfo;
-use platform::stub::{HostVdso, Patching, StubPlatform, Zygote};
+use platform::stub::{HostVdso, StubPlatform, Tuning, Zygote};
 
 use crate::control::message::{ErrorCode, Failure};
 use crate::control::server::{self, Server};
@@ -30,7 +30,7 @@ pub struct Boot<'a> {
     /// Further descriptors that it keeps, because the code that it shares with its maker writes to them.
     pub kept: Vec<BorrowedFd<'a>>,
     /// Whether code that makes many system calls is changed so that they come faster.
-    pub patching: Patching,
+    pub tuning: Tuning,
 }
 
 impl Boot<'_> {
@@ -70,7 +70,7 @@ fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
 /// The sandbox process's life, until it exits with what this returns.
 fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
     reach(Step::SandboxForked);
-    let Boot { connection, listener, log, kept, patching } = boot;
+    let Boot { connection, listener, log, kept, tuning } = boot;
     let streams = rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
         .and_then(|()| rustix::stdio::dup2_stderr(&log));
@@ -91,7 +91,7 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
     if streams.is_err() || closed.is_err() || File::from(ready).read_exact(&mut go).is_err() {
         return 1;
     }
-    match prepare(patching) {
+    match prepare(tuning) {
         Ok((platform, info)) => serve(connection, listener, platform, info),
         Err(error) => {
             server::refuse_first(&connection, Failure::new(ErrorCode::Internal, format!("{error:#}")));
@@ -101,7 +101,7 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
 }
 
 /// Shuts the process in.
-fn prepare(patching: Patching) -> anyhow::Result<(StubPlatform, HostInfo)> {
+fn prepare(tuning: Tuning) -> anyhow::Result<(StubPlatform, HostInfo)> {
     host::namespace::follow_parent().context("cannot follow the parent process")?;
     host::namespace::raise_open_files();
     let mut boot_id = [0; 16];
@@ -122,7 +122,7 @@ fn prepare(patching: Patching) -> anyhow::Result<(StubPlatform, HostInfo)> {
     host::namespace::drop_privileges().context("cannot drop privileges")?;
     rustix::process::umask(rustix::fs::Mode::empty());
     let platform =
-        StubPlatform::new(zygote, procfs.map(Into::into), patching).context("cannot start the platform")?;
+        StubPlatform::new(zygote, procfs.map(Into::into), tuning).context("cannot start the platform")?;
     seccomp::enter()?;
     Ok((platform, info))
 }

@@ -9,6 +9,7 @@
 //! | `rt_sigreturn` | resuming guest code | allow |
 //! | `exit` | the end of a thread | allow |
 //! | `close` | an fd that was mapped | allow |
+//! | `sched_yield` | the guest's own, from a patched call site | allow |
 //! | `clock_gettime` of the thread's processor time | accounting | allow |
 //! | `prctl(PR_SET_PDEATHSIG, SIGKILL)` | a stub never outlives the sandbox process | allow |
 //! | `prctl(PR_SET_NAME)`, `prctl(PR_SET_MM, PR_SET_MM_MAP)` | the looks of the process in `/proc` | allow |
@@ -136,6 +137,7 @@ pub fn program(text: u64, length: usize) -> Vec<sock_filter> {
         libc::SYS_madvise,
         libc::SYS_exit,
         libc::SYS_close,
+        libc::SYS_sched_yield,
     ] {
         program.if_equal(number as u32, RET_ALLOW);
     }
@@ -220,6 +222,7 @@ mod tests {
     fn the_stub_may_do_what_it_must() {
         let stub = |number, arguments| verdict(ARCHITECTURE, TEXT + 0x20, number, arguments);
         assert_eq!(stub(libc::SYS_rt_sigreturn, [0; 6]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_sched_yield, [0; 6]), RET_ALLOW);
         assert_eq!(stub(libc::SYS_futex, [0, 128 | 9, 0, 0, 0, 0]), RET_ALLOW);
         assert_eq!(stub(libc::SYS_futex, [0, 6, 0, 0, 0, 0]), RET_KILL);
         let anonymous = libc::MAP_ANONYMOUS as u64;

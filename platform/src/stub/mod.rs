@@ -187,12 +187,32 @@ pub struct CallCounts {
 }
 
 /// Whether code that makes many system calls is changed so that they come faster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Patching {
     /// All calls trap.
     Off,
     /// Where it is safe.
+    #[default]
     On,
+}
+
+/// How the two sides of a guest thread wait for each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Waiting {
+    /// They spin where that is quicker.
+    #[default]
+    Adaptive,
+    /// They sleep.
+    Sleeping,
+}
+
+/// What makes a platform fast, to be switched off when it is to be compared or suspected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Whether call sites are patched.
+    pub patching: Patching,
+    /// How to wait.
+    pub waiting: Waiting,
 }
 
 impl StubPlatform {
@@ -201,7 +221,7 @@ impl StubPlatform {
     ///
     /// # Errors
     /// What the host says about the service threads.
-    pub fn new(mut zygote: Zygote, procfs: Option<OwnedFd>, patching: Patching) -> io::Result<StubPlatform> {
+    pub fn new(mut zygote: Zygote, procfs: Option<OwnedFd>, tuning: Tuning) -> io::Result<StubPlatform> {
         let listener = zygote.listener.take().ok_or(io::ErrorKind::InvalidInput)?;
         let (vdso, fpu) = (zygote.vdso.clone(), zygote.fpu.clone());
         let shared = Arc::new(Shared {
@@ -209,10 +229,10 @@ impl StubPlatform {
             notifications: Notifications::new(listener),
             vdso,
             fpu,
-            spinning: Spinning::new(procfs.as_ref()),
+            spinning: Spinning::new(tuning.waiting, procfs.as_ref()),
             procfs,
             reaper: Reaper::start()?,
-            patching: patching == Patching::On,
+            patching: tuning.patching == Patching::On,
             counters: Counters::default(),
         });
         StubPlatform::with_pool(shared, Pool::default())
@@ -232,7 +252,7 @@ impl StubPlatform {
     pub fn start() -> io::Result<StubPlatform> {
         let zygote = Zygote::spawn(HostVdso::find())?;
         let procfs = std::fs::File::open("/proc").ok().map(OwnedFd::from);
-        StubPlatform::new(zygote, procfs, Patching::On)
+        StubPlatform::new(zygote, procfs, Tuning::default())
     }
 }
 

@@ -1,12 +1,12 @@
 //! Guests whose call sites are patched, well-behaved and hostile ones.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::common::*;
 use super::layout::{FAST_RAX, INTERRUPTED, MAGIC, SLOTS, TRAMPOLINES};
-use super::{HostVdso, Patching, StubPlatform, Zygote, layout, text};
+use super::{HostVdso, Patching, StubPlatform, Tuning, Zygote, layout, text};
 use crate::guest_code;
 use crate::{Context, Event, MemoryOp};
 
@@ -71,6 +71,23 @@ guest_code!(
     "mov eax, 1000",
     "syscall",
     "jmp 2b"
+);
+guest_code!(yields, "nop", "nop", "2: mov eax, 24", "syscall", "inc r12", "jmp 2b");
+guest_code!(
+    yields_with_flags,
+    "nop",
+    "nop",
+    "2: mov rax, r13",
+    "sahf",
+    "mov eax, 24",
+    "syscall",
+    "mov r15, rax",
+    "lahf",
+    "seto al",
+    "mov r14, rax",
+    "mov eax, 1000",
+    "syscall",
+    "jmp 2b",
 );
 guest_code!(vectors, "nop", "nop", "2: movq xmm7, r13", "mov eax, 39", "syscall", "movq r14, xmm7", "jmp 2b");
 guest_code!(report, "mov r14, rcx", "mov r15, r11", "rdfsbase r13", "mov eax, 7", "syscall", "ud2");
@@ -249,26 +266,24 @@ fn sites_are_patched_while_others_execute_them() {
 fn every_interrupt_gets_through() {
     let platform = platform();
     // Calls that come to the kernel, and calls that the stub answers: a guest that never comes by itself.
-    for answer in [None, Some(4711)] {
-        let mut context = start(&platform, moves());
+    for (code, number, answer) in [(moves(), 39, None), (moves(), 39, Some(4711)), (yields(), 24, Some(0))] {
+        let mut context = start(&platform, code);
         patch_next(&mut *context);
-        context.set_answer(39, answer);
+        context.set_answer(number, answer);
         let interrupter = context.interrupter();
-        let wanted = Arc::new(AtomicU32::new(0));
         const COUNT: u32 = 1000;
-        let of_thread = wanted.clone();
+        let (go, rounds) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            for round in 0..COUNT {
-                while of_thread.load(Ordering::SeqCst) != round {
-                    std::thread::yield_now();
-                }
+            for round in rounds {
                 (0..round % 256 * 8).for_each(|_| std::hint::spin_loop());
+                let now = Instant::now();
                 interrupter.interrupt();
+                tell.send(now).expect("somebody listens");
             }
         });
         for round in 0..COUNT {
-            wanted.store(round, Ordering::SeqCst);
-            let started = Instant::now();
+            go.send(round).expect("the thread listens");
             loop {
                 match context.run() {
                     Event::Interrupted => break,
@@ -277,9 +292,14 @@ fn every_interrupt_gets_through() {
                     other => panic!("{other:?}"),
                 }
             }
+            let taken = told.recv().expect("the time").elapsed();
             // A lost one is repeated after a second.
-            assert!(started.elapsed() < Duration::from_millis(900), "round {round}");
+            assert!(
+                taken < Duration::from_millis(900),
+                "call {number}, {answer:?}, round {round}: {taken:?}"
+            );
         }
+        drop(go);
         thread.join().expect("the interrupting thread");
         assert!(context.registers().r12 > u64::from(COUNT) / 10);
     }
@@ -309,6 +329,28 @@ fn answers_are_given_and_withdrawn() {
     context.set_answer(1000, Some(1));
     assert_eq!(syscall(&mut *context), 39);
     assert_eq!(syscall(&mut *context), 1000);
+}
+
+#[test]
+fn others_are_let_run_without_the_kernel() {
+    let platform = platform();
+    let mut context = start(&platform, yields_with_flags());
+    patch_next(&mut *context);
+    patch_next(&mut *context);
+    while syscall(&mut *context) != 1000 {}
+    context.set_answer(24, Some(0));
+    for flags in [0x02, 0xd7, 0x43, 0x96] {
+        let registers = context.registers_mut();
+        (registers.r13, registers.rdi, registers.rsi, registers.rdx) = (flags << 8, 1, 2, 3);
+        (registers.r10, registers.r8, registers.r9, registers.rbx) = (4, 5, 6, 7);
+        assert_eq!(syscall(&mut *context), 1000);
+        assert_eq!(context.registers().r14 & 0xd500, (flags & 0xd5) << 8);
+        assert_eq!(context.registers().r15, 0);
+        assert_eq!(context.registers().arguments(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(context.registers().rbx, 7);
+    }
+    context.set_answer(24, None);
+    assert_eq!(syscall(&mut *context), 24);
 }
 
 #[test]
@@ -479,7 +521,8 @@ fn single_steps_go_past_the_stub() {
 #[test]
 fn nothing_is_patched_when_it_is_switched_off() {
     let zygote = Zygote::spawn(HostVdso::find()).expect("a zygote");
-    let platform = StubPlatform::new(zygote, None, Patching::Off).expect("a platform");
+    let platform = StubPlatform::new(zygote, None, Tuning { patching: Patching::Off, ..Tuning::default() })
+        .expect("a platform");
     let mut context = start(&platform, moves());
     context.set_answer(39, Some(1));
     for _ in 0..100 {

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use host::rustix::fs::{Mode, OFlags, openat};
 
+use super::Waiting;
+
 /// The longest that a side spins: about the price of a wake-up.
 const LIMIT: Duration = Duration::from_micros(50);
 /// How many turns in a row two sides have shared a processor, or have been apart, before that is changed.
@@ -95,14 +97,18 @@ impl Drop for Busy<'_> {
 
 impl Spinning {
     /// Rules for this machine, of which `procfs` tells more. Takes a moment: it measures the time-stamp counter.
-    pub fn new(procfs: Option<&OwnedFd>) -> Spinning {
+    pub fn new(waiting: Waiting, procfs: Option<&OwnedFd>) -> Spinning {
         let (start, ticks) = (Instant::now(), host::process::time_stamp());
         while start.elapsed() < Duration::from_micros(200) {
             std::hint::spin_loop();
         }
         let passed = host::process::time_stamp().wrapping_sub(ticks);
         let limit = u128::from(passed) * LIMIT.as_nanos() / start.elapsed().as_nanos().max(1);
-        let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        let processors = match waiting {
+            Waiting::Adaptive => std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+            // Room for nobody.
+            Waiting::Sleeping => 0,
+        };
         // A counter that is nonsense must not make anybody spin for long.
         let limit = u64::try_from(limit).unwrap_or(0).min(1_000_000);
         Spinning { processors, limit, busy: AtomicU32::new(0), machine: Machine::new(procfs) }

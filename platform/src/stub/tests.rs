@@ -21,7 +21,8 @@ pub(super) fn platform() -> &'static StubPlatform {
             occupy_the_stubs_places();
             let zygote = Zygote::spawn(HostVdso::find());
             let procfs = std::fs::File::open("/proc").ok().map(OwnedFd::from);
-            let _ = sender.send(zygote.and_then(|zygote| StubPlatform::new(zygote, procfs, Patching::On)));
+            let _ =
+                sender.send(zygote.and_then(|zygote| StubPlatform::new(zygote, procfs, Tuning::default())));
             loop {
                 std::thread::park();
             }

@@ -11,13 +11,13 @@ use gofer::mounts::{Below, Executing, Mount};
 use kernel::fs::mount::MountFlags;
 use kernel::task::credentials::ALL_CAPABILITIES;
 use kernel::task::limits::Resource;
-use sandbox::Patching;
 use sandbox::attached::{Files, shell_status};
 use sandbox::control::{ClientError, ErrorCode};
 use sandbox::spec::{
     Capabilities, ContainerSpec, Descriptor, FileAccess, HostFiles, LimitSpec, MountKind, MountSpec,
     ProcessSpec, ResourcesSpec, RootLayer, RootSpec, Sharing, Streams,
 };
+use sandbox::{Patching, Tuning, Waiting};
 
 /// Arguments of `nacelle do`.
 #[derive(Args)]
@@ -46,6 +46,9 @@ pub struct Do {
     /// Leave all code as it is: every system call traps, which takes longer.
     #[arg(long)]
     no_patching: bool,
+    /// Never wait actively for a system call or its result, which takes longer but less of the processors' time.
+    #[arg(long)]
+    no_spinning: bool,
     /// Print system calls to standard error: all, or those in a comma-separated list.
     #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     strace: Option<String>,
@@ -58,10 +61,12 @@ pub struct Do {
 pub fn run(arguments: Do, mode: gofer::Mode) -> anyhow::Result<u8> {
     let mut descriptors = Vec::new();
     let patching = if arguments.no_patching { Patching::Off } else { Patching::On };
+    let waiting = if arguments.no_spinning { Waiting::Sleeping } else { Waiting::Adaptive };
+    let tuning = Tuning { patching, waiting };
     let mut files = Vec::new();
     let spec = spec(arguments, &mut descriptors, &mut files)?;
     let program = spec.process.program.clone();
-    match sandbox::attached::run(spec, descriptors, Files { mounts: files, mode }, patching) {
+    match sandbox::attached::run(spec, descriptors, Files { mounts: files, mode }, tuning) {
         Ok(status) => Ok(shell_status(status)),
         Err(error) => match error.downcast_ref::<ClientError>().and_then(ClientError::failure) {
             Some(failure) if failure.code == ErrorCode::ProgramNotFound => {
