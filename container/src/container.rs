@@ -25,14 +25,14 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::{self, Cgroup, Hierarchies, Name, Stats};
 use crate::clock;
 use crate::console::Console;
-use crate::convert::{self, Parcel};
+use crate::convert::{self, Files, Parcel};
 use crate::error::{Error, Result};
 use crate::hooks::{self, HookKind};
 use crate::id::{FullId, Id};
 use crate::oom_score;
 use crate::process::ProcessIdentity;
 use crate::spec::{self, ContainerConfig, ContainerType, ProcessConfig};
-use crate::stand_in::{self, Job};
+use crate::stand_in::{self, Job, StandIn};
 use crate::state::{self, LoadOpts, StateFile, TryLock};
 use crate::status::{Action, Status};
 use crate::view::View;
@@ -91,6 +91,10 @@ pub struct Args {
     pub pid_file: Option<PathBuf>,
     /// Whether it lives and dies with its maker.
     pub attached: bool,
+    /// Files of the host for its program.
+    pub files: Files,
+    /// A file that is told of system calls that programs ask for and that are not there; of its sandbox's first container.
+    pub user_log: Option<PathBuf>,
 }
 
 /// A sandbox, as far as others need to know it.
@@ -177,6 +181,8 @@ pub struct Execution {
     pub pid_file: Option<PathBuf>,
     /// A file that gets its pid in the container.
     pub internal_pid_file: Option<PathBuf>,
+    /// Files of the host for it.
+    pub files: Files,
 }
 
 impl Container {
@@ -220,7 +226,7 @@ impl Container {
             terminal: None,
         };
         let made = container.make(config, args, &wanted);
-        made.inspect_err(|_| {
+        let stand_in = made.inspect_err(|_| {
             // What has been begun is taken back; what went wrong first is what the caller is told.
             let _ = container.destroy_locked();
         })?;
@@ -228,7 +234,8 @@ impl Container {
         // Without the lock: hooks may look at the container.
         let hooks = [HookKind::Prestart, HookKind::CreateRuntime, HookKind::CreateContainer];
         container.adjust_oom_score();
-        let finished = hooks.into_iter().try_for_each(|kind| container.run_hooks(kind)).and_then(|()| {
+        let hooked = hooks.into_iter().try_for_each(|kind| container.run_hooks(kind));
+        let finished = hooked.and_then(|()| stand_in.finish()).and_then(|()| {
             reach(Step::CreateHooked);
             let pid = container.stand_in.as_ref().map_or(0, |process| process.pid);
             // The last thing of all: engines take it for the end of the work.
@@ -239,7 +246,7 @@ impl Container {
     }
 
     /// Starts the processes of a container that is to be.
-    fn make(&mut self, config: &Config, args: &Args, wanted: &ContainerConfig) -> Result<()> {
+    fn make(&mut self, config: &Config, args: &Args, wanted: &ContainerConfig) -> Result<StandIn> {
         let mut parcel = Parcel::default();
         let mut streams = streams(&wanted.process, args.console_socket.as_deref(), &mut parcel)?;
         self.terminal = own_terminal(&mut streams, args.console_socket.as_deref(), &parcel)?;
@@ -268,6 +275,12 @@ impl Container {
         }
         spec.strace.clone_from(&config.strace);
         spec.process.make_cwd = true;
+        parcel.give(&args.files, &mut spec.process).map_err(Error::host("pass on files"))?;
+        if let Some(path) = args.user_log.as_ref().filter(|_| self.is_sandbox_root()) {
+            let opened = File::options().append(true).create(true).open(path);
+            let failed = |source| Error::File { action: "open the user log", path: path.clone(), source };
+            spec.user_log = Some(parcel.add(opened.map_err(failed)?.into()));
+        }
         spec.resources = resources(&self.spec);
         let (outer, inner) = link::pair().map_err(Error::host("make a socket"))?;
         spec.link = Some(parcel.add(inner));
@@ -304,7 +317,7 @@ impl Container {
             terminal,
             view: Some(View::new(wanted)),
         };
-        let stand_in = stand_in::spawn(job)?;
+        let mut stand_in = stand_in::spawn(job)?;
         let pid = stand_in.pid;
         reach(Step::CreateStandIn);
         self.prepare_oom_score(pid, wanted);
@@ -334,7 +347,7 @@ impl Container {
         self.status.change(Status::Created, &self.id)?;
         self.saver.save_locked(self)?;
         reach(Step::CreateDone);
-        Ok(())
+        Ok(stand_in)
     }
 
     /// The other containers of its sandbox.
@@ -666,7 +679,8 @@ impl Container {
         let mut streams = streams(wanted, execution.console_socket.as_deref(), &mut parcel)?;
         let raw = own_terminal(&mut streams, execution.console_socket.as_deref(), &parcel)?;
         let terminal = terminal_of(&streams, &parcel)?;
-        let process = Box::new(convert::process(wanted, streams));
+        let mut process = Box::new(convert::process(wanted, streams));
+        parcel.give(&execution.files, &mut process).map_err(Error::host("pass on files"))?;
         let (outer, inner) = link::pair().map_err(Error::host("make a socket"))?;
         let link = Some(parcel.add(inner));
         let request = Request::Execute { container: self.name(), process, link };
@@ -686,7 +700,7 @@ impl Container {
             return Ok(Some(ending.status()));
         }
         let job = Job { link: outer, exit_file: None, attached: false, sandbox: None, terminal, view: None };
-        let stand_in = stand_in::spawn(job)?;
+        let mut stand_in = stand_in::spawn(job)?;
         let outer_pid = stand_in.pid;
         reach(Step::ExecStandIn);
         let run = stand_in
@@ -802,13 +816,13 @@ impl Container {
         }
     }
 
-    /// As [`Container::wait_pid`] in the first container of the sandbox.
+    /// As [`Container::wait_pid`], by the pid in the pid namespace of the sandbox's first container.
     ///
     /// # Errors
     /// As there.
     pub fn wait_root_pid(&self, pid: i32) -> Result<u32> {
         let container = self.saver.id().sandbox_id.to_string();
-        match self.call(Request::Wait { container, target: WaitTarget::Process(pid) }, &[])? {
+        match self.call(Request::Wait { container, target: WaitTarget::RootProcess(pid) }, &[])? {
             Response::Exited { status } => Ok(status),
             _ => Err(ClientError::Confused.into()),
         }

@@ -17,6 +17,15 @@ use crate::id::Id;
 use crate::spec::mounts::{MountKind, flag};
 use crate::spec::{ContainerConfig, ContainerType, DeviceConfig, DeviceKind, NamespaceConfig, ProcessConfig};
 
+/// Files of the host that a program gets.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Those that it has open beside its standard streams, by their descriptors inside.
+    pub passed: BTreeMap<u32, OwnedFd>,
+    /// The program itself, instead of the one that its first argument names.
+    pub executable: Option<OwnedFd>,
+}
+
 /// A message to a sandbox in the making: descriptors are collected on the way.
 #[derive(Debug, Default)]
 pub struct Parcel {
@@ -31,6 +40,16 @@ impl Parcel {
     pub fn add(&mut self, descriptor: OwnedFd) -> Descriptor {
         self.descriptors.push(descriptor);
         Descriptor(self.descriptors.len() - 1)
+    }
+
+    /// Adds the files that a program gets besides its streams, and that it is.
+    pub fn give(&mut self, files: &Files, process: &mut ProcessSpec) -> std::io::Result<()> {
+        for (number, file) in &files.passed {
+            process.files.push((*number, self.add(file.try_clone()?)));
+        }
+        process.executable =
+            files.executable.as_ref().map(OwnedFd::try_clone).transpose()?.map(|file| self.add(file));
+        Ok(())
     }
 
     /// Has the gofer serve a directory or file, with these `MS_*` flags.
@@ -94,6 +113,7 @@ pub fn container(
         resources: ResourcesSpec::default(),
         cgroups: Vec::new(),
         strace: None,
+        user_log: None,
         link: None,
     })
 }
@@ -169,6 +189,8 @@ pub fn process(config: &ProcessConfig, streams: Streams) -> ProcessSpec {
             .collect(),
         oom_score_adj: config.oom_score_adj.unwrap_or(0),
         streams,
+        files: Vec::new(),
+        executable: None,
     }
 }
 

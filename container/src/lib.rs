@@ -32,6 +32,7 @@ mod view;
 
 pub use clock::rfc3339;
 pub use container::{Args, Cgroups, Config, Container, Execution, OciState, Sandbox, USUAL_ROOT, run};
+pub use convert::Files;
 pub use error::{Error, Result};
 pub use id::{FullId, Id};
 pub use process::ProcessIdentity;

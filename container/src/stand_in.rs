@@ -5,7 +5,7 @@
 //! first container is also the parent of the sandbox process: it ends after it, and the sandbox with it.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use host::signals::{Signals, forwardable};
@@ -65,16 +65,30 @@ impl StandIn {
     ///
     /// # Errors
     /// What went wrong there.
-    pub fn go(mut self) -> Result<i32> {
+    pub fn go(&mut self) -> Result<i32> {
         let died = || Error::Spawn("the container process died".to_owned());
         rustix::io::write(&self.start, &[1]).map_err(|_| died())?;
-        let mut text = String::new();
-        self.report.read_to_string(&mut text).map_err(Error::host("read from the container process"))?;
-        match text.split_once(' ') {
+        let mut line = Vec::new();
+        // Nothing but the end follows this line.
+        let mut report = BufReader::new(&self.report);
+        report.read_until(b'\n', &mut line).map_err(Error::host("read from the container process"))?;
+        let text = String::from_utf8_lossy(&line);
+        match text.trim_end().split_once(' ') {
             Some(("ok", pid)) => pid.parse().map_err(|_| died()),
             Some(("error", text)) => Err(Error::Spawn(text.to_owned())),
             _ => Err(died()),
         }
+    }
+
+    /// Lets it leave the host's files for the container's. Until then, or until this is dropped, both are in its mount
+    /// namespace.
+    ///
+    /// # Errors
+    /// If it has died.
+    pub fn finish(mut self) -> Result<()> {
+        let died = || Error::Spawn("the container process died".to_owned());
+        rustix::io::write(&self.start, &[1]).map_err(|_| died())?;
+        self.report.read_to_end(&mut Vec::new()).map(drop).map_err(|_| died())
     }
 }
 
@@ -115,29 +129,32 @@ fn child(job: Job<'_>, ready: OwnedFd, reporting: OwnedFd, null: File) -> i32 {
     }
     // They are closed now, and their numbers may be used again.
     std::mem::forget((terminal, null));
-    let mut go = [0];
-    if File::from(ready).read_exact(&mut go).is_err() {
+    let (mut ready, mut go) = (File::from(ready), [0]);
+    if ready.read_exact(&mut go).is_err() {
         return 1;
     }
     let mut report = File::from(reporting);
     let sandbox = match sandbox.map(sandbox::spawn).transpose() {
         Ok(sandbox) => {
             reach(Step::StandInSandbox);
-            if let Some(view) = view
-                && let Err(error) = view::enter(&view, sandbox)
-            {
+            let prepared = view.map(|view| view::prepare(&view, sandbox));
+            let _ = writeln!(report, "ok {}", sandbox.unwrap_or(0));
+            if prepared.is_some() {
+                // Hooks whose programs are the host's run meanwhile. If whoever made us has died, there will be none.
+                let _ = ready.read_exact(&mut go);
+            }
+            if let Some(Err(error)) = prepared.map(|prepared| prepared.and_then(|()| view::enter())) {
                 // It is for engines only, and who is not root cannot have it.
                 tracing::debug!("the container process keeps the host's files in view: {error}");
             }
-            let _ = write!(report, "ok {}", sandbox.unwrap_or(0));
             sandbox
         }
         Err(error) => {
-            let _ = write!(report, "error {error:#}");
+            let _ = writeln!(report, "error {}", format!("{error:#}").replace('\n', " "));
             return 1;
         }
     };
-    drop(report);
+    drop((report, ready));
     let _ = rustix::thread::set_name(c"nacelle-init");
     reach(Step::StandInReady);
     let ending = link::stand_in(&link, &signals, Keys::ToProgram).unwrap_or(Ending::Lost);

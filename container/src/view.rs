@@ -45,12 +45,12 @@ impl View {
     }
 }
 
-/// Makes it the calling process's root, in a mount namespace of its own. `sandbox` is the process whose pid namespace
-/// `/proc` shows, a child of this one.
+/// Puts it together in a mount namespace of its own, in which the host's files are still there too; its root becomes the
+/// working directory. `sandbox` is the process whose pid namespace `/proc` shows, a child of this one.
 ///
 /// # Errors
 /// If the caller may not, or the root directory is gone. Single mounts that do not work are left out.
-pub fn enter(view: &View, sandbox: Option<i32>) -> io::Result<()> {
+pub fn prepare(view: &View, sandbox: Option<i32>) -> io::Result<()> {
     host::enter::new_mount_namespace()?;
     // What is unmounted outside later must not be held here.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
@@ -63,6 +63,14 @@ pub fn enter(view: &View, sandbox: Option<i32>) -> io::Result<()> {
     if let (true, Some(sandbox)) = (view.processes, sandbox) {
         let _ = show_processes(&root, sandbox);
     }
+    Ok(())
+}
+
+/// Makes what was prepared the calling process's root.
+///
+/// # Errors
+/// The host's.
+pub fn enter() -> io::Result<()> {
     pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
     chdir("/")?;

@@ -57,6 +57,21 @@ fn read_clock(clock: libc::clockid_t) -> io::Result<Duration> {
     Ok(Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0)))
 }
 
+/// A copy of a descriptor that this process was started with, by its number; `EBADF` for one that it has opened itself:
+/// all of those are closed when another program is run.
+pub fn inherited(number: i32) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: takes numbers only, and makes a new descriptor.
+    let flags = check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into())?;
+    if flags & i64::from(libc::FD_CLOEXEC) != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: as above.
+    let copy = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())?;
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(copy as i32) })
+}
+
 /// Makes all threads of processes that asked for it (the stubs) go through a memory barrier, wherever they run.
 pub fn memory_barrier() {
     const GLOBAL_EXPEDITED: i32 = 2;

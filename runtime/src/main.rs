@@ -59,6 +59,8 @@ enum Command {
     Pause(commands::pause::Pause),
     /// List the processes of a container.
     Ps(commands::ps::Ps),
+    /// Refuse to make a container from a saved one: that is not there yet.
+    Restore(commands::checkpoint::Checkpoint),
     /// Let a paused container go on.
     Resume(commands::pause::Pause),
     /// Make and start a container.
@@ -115,7 +117,8 @@ fn run(command: Command, global: &Global) -> anyhow::Result<u8> {
     use commands::*;
     global.check()?;
     match command {
-        Command::Checkpoint(arguments) => checkpoint::run(&arguments),
+        Command::Checkpoint(arguments) => checkpoint::run("checkpoint", &arguments),
+        Command::Restore(arguments) => checkpoint::run("restore", &arguments),
         Command::Create(arguments) => create::run(global, arguments),
         Command::Delete(arguments) => delete::run(global, &arguments),
         Command::Do(arguments) => do_::run(arguments, global.gofer_mode()),

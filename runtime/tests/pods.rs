@@ -668,3 +668,26 @@ fn a_memory_limit_of_a_container_of_a_pod_is_its_own() {
     assert!(number(&after, used) > number(&before, used));
     pod.end(&["a", "b"]);
 }
+
+#[test]
+fn a_program_is_waited_for_by_its_pid_in_the_first_container() {
+    if !can_run() {
+        return;
+    }
+    let pod = Pod::new();
+    pod.add("a", |spec| share(spec, "pid"));
+    let file = pod.host.path("inner");
+    let flags = ["exec", "--detach", "--internal-pid-file", file.to_str().expect("text")];
+    pod.host.run_and_leave(&[&flags[..], &["a", "sh", "-c", "exit 9"]].concat()).ok();
+    let pid = std::fs::read_to_string(&file).expect("a pid");
+    for id in ["a", "p"] {
+        let waited = pod.host.run(&["wait", "--rootpid", &pid, id]);
+        // Once: then it is forgotten.
+        if id == "a" {
+            assert!(waited.ok().contains("\"exitStatus\":9"));
+        } else {
+            waited.fails_with("no such process");
+        }
+    }
+    pod.end(&["a"]);
+}

@@ -53,24 +53,25 @@ fn hooks_run_at_their_points_with_the_state() {
     let host = Host::new();
     let outside = host.path("hooks.log");
     let bundle = host.bundle_with("b", "sleep 600", |spec| {
-        for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
+        for kind in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
             spec["hooks"][kind] = recording(kind, outside.to_str().expect("text"));
         }
-        // These see the container's files.
-        for kind in ["createContainer", "startContainer"] {
-            spec["hooks"][kind] = recording(kind, "/hooks.log");
-        }
+        // This one sees the host's files and the container's mounts,
+        let root = host.path("b/rootfs");
+        let mounted = shell(&format!("grep -q ' {} ' /proc/self/mountinfo", root.display()));
+        spec["hooks"]["createContainer"].as_array_mut().expect("a list").push(mounted[0].clone());
+        // and this one the container's files.
+        spec["hooks"]["startContainer"] = recording("startContainer", "/hooks.log");
         spec["annotations"] = json!({ "a": "b" });
     });
     let inside = bundle.join("rootfs/hooks.log");
     let names = |log: &Path| recorded(log).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     host.create("h", &bundle, &[]).ok();
-    assert_eq!(names(&outside), ["prestart", "createRuntime"]);
-    assert_eq!(names(&inside), ["createContainer"]);
+    assert_eq!(names(&outside), ["prestart", "createRuntime", "createContainer"]);
     let pid = host.pid("h");
     host.run(&["start", "h"]).ok();
-    assert_eq!(names(&inside)[1..], ["startContainer"]);
-    assert_eq!(names(&outside)[2..], ["poststart"]);
+    assert_eq!(names(&inside), ["startContainer"]);
+    assert_eq!(names(&outside)[3..], ["poststart"]);
     host.run(&["delete", "--force", "h"]).ok();
     let mut all = recorded(&outside);
     let (name, last) = all.pop().expect("hooks");

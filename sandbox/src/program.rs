@@ -8,6 +8,7 @@ use kernel::Kernel;
 use kernel::container::{Container, InitSpec, Prepared, Role};
 use kernel::error::SysError;
 use kernel::fs::file::Place;
+use kernel::fs::host_file::HostFile;
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
 use kernel::fs::{File, FileType};
 use kernel::task::credentials::ALL_CAPABILITIES;
@@ -20,7 +21,7 @@ use kernel::user::UserWriter;
 
 use crate::control::message::{ErrorCode, Failure};
 use crate::descriptors::Descriptors;
-use crate::spec::{ProcessSpec, Streams, TerminalSettings};
+use crate::spec::{Descriptor, ProcessSpec, Streams, TerminalSettings};
 use crate::tree::{self, failed};
 
 /// A program that is ready to start.
@@ -49,7 +50,13 @@ pub fn prepare(
     if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
         environment.push(format!("HOME={}", home(&state, &credentials, spec.uid)));
     }
-    let (files, terminal, console) = streams(kernel, terminals, &state, &credentials, spec, descriptors)?;
+    let (mut files, terminal, console) = streams(kernel, terminals, &state, &credentials, spec, descriptors)?;
+    files.extend(host_files(&spec.files, descriptors)?);
+    files.sort_by_key(|(number, _)| *number);
+    if let Some(pair) = files.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(Failure::new(ErrorCode::Invalid, format!("descriptor {} is given twice", pair[0].0)));
+    }
+    let executable = spec.executable.map(|descriptor| executable(descriptor, descriptors)).transpose()?;
     let init = InitSpec {
         role,
         program: spec.program.clone().into_bytes(),
@@ -59,6 +66,7 @@ pub fn prepare(
         credentials,
         limits: limits(spec),
         files,
+        executable,
         filters: container.filters.clone(),
         terminal,
         oom_score_adj: spec.oom_score_adj,
@@ -168,7 +176,45 @@ fn read_file(state: &FsState, credentials: &Credentials, path: &[u8]) -> Result<
     Ok(content)
 }
 
-type Opened = (Vec<Arc<File>>, Option<Arc<Terminal>>, Option<Arc<Console>>);
+/// The highest descriptor that may be given: a table of descriptors has room for all below it.
+const MAX_DESCRIPTOR: u32 = 1 << 16;
+
+/// Descriptors of the host as open files.
+fn host_files(
+    files: &[(u32, Descriptor)],
+    descriptors: &mut Descriptors,
+) -> Result<Vec<(u32, Arc<File>)>, Failure> {
+    let mut opened = Vec::new();
+    for (number, descriptor) in files {
+        if *number > MAX_DESCRIPTOR {
+            let text = format!("descriptor {number} is more than {MAX_DESCRIPTOR}");
+            return Err(Failure::new(ErrorCode::Invalid, text));
+        }
+        let file = HostFile::open(descriptors.take(*descriptor)?, &format!("host:[{number}]"));
+        let file = file.map_err(failed(format!("cannot use descriptor {number}")))?;
+        // What is below it would be out of reach of all mounts.
+        if *number > 2 && file.inode().is_some_and(|inode| inode.file_type() == FileType::Directory) {
+            let text = format!("descriptor {number} is a directory and cannot be passed on");
+            return Err(Failure::new(ErrorCode::Invalid, text));
+        }
+        opened.push((*number, file));
+    }
+    Ok(opened)
+}
+
+/// A file of the host as a program.
+fn executable(descriptor: Descriptor, descriptors: &mut Descriptors) -> Result<Arc<File>, Failure> {
+    // The C library wants a path that begins like one in `/proc/self/exe`.
+    let file = HostFile::open(descriptors.take(descriptor)?, "/[program]");
+    let file = file.map_err(failed("cannot use the descriptor of the program"))?;
+    let metadata = file.inode().and_then(|inode| inode.metadata().ok());
+    match metadata.map(|metadata| metadata.mode) {
+        Some(mode) if FileType::from_mode(mode) == FileType::Regular && mode & 0o111 != 0 => Ok(file),
+        _ => Err(cannot_run("the file of a descriptor", Errno::EACCES)),
+    }
+}
+
+type Opened = (Vec<(u32, Arc<File>)>, Option<Arc<Terminal>>, Option<Arc<Console>>);
 
 /// Descriptors 0, 1, 2, and the terminal behind them if there is one.
 fn streams(
@@ -180,15 +226,7 @@ fn streams(
     descriptors: &mut Descriptors,
 ) -> Result<Opened, Failure> {
     match &spec.streams {
-        Streams::Files(files) => {
-            let mut opened = Vec::new();
-            for (number, descriptor) in files {
-                let descriptor = descriptors.take(*descriptor)?;
-                let file = kernel::fs::host_file::HostFile::open(descriptor, &format!("host:[{number}]"));
-                opened.push(file.map_err(failed(format!("cannot use descriptor {number}")))?);
-            }
-            Ok((opened, None, None))
-        }
+        Streams::Files(files) => Ok((host_files(files, descriptors)?, None, None)),
         Streams::Terminal { input, output, settings, size: _ } => {
             let terminal = terminals.make(spec.uid).map_err(failed("cannot make a terminal"))?;
             terminal.unlock();
@@ -203,7 +241,8 @@ fn streams(
             let console = Console::start(Arc::clone(&terminal), input, output).map_err(|error| {
                 Failure::new(ErrorCode::Internal, format!("cannot start the console: {error}"))
             })?;
-            Ok((vec![file; 3], Some(terminal), Some(Arc::new(console))))
+            let files = (0..3).map(|number| (number, Arc::clone(&file))).collect();
+            Ok((files, Some(terminal), Some(Arc::new(console))))
         }
     }
 }

@@ -74,6 +74,9 @@ pub struct ContainerSpec {
     /// Which system calls are shown in the log: nothing, all (an empty list), or these.
     #[serde(default)]
     pub strace: Option<String>,
+    /// A file that gets a line for each system call that programs ask for and that is not there.
+    #[serde(default)]
+    pub user_log: Option<Descriptor>,
     /// The end of a link ([`crate::link`]) to the process that stands for the container on the host, if there is one.
     #[serde(default)]
     pub link: Option<Descriptor>,
@@ -255,6 +258,12 @@ pub struct ProcessSpec {
     pub oom_score_adj: i32,
     /// Standard input, output and error.
     pub streams: Streams,
+    /// Further open files of the host, and which descriptors they are inside.
+    #[serde(default)]
+    pub files: Vec<(u32, Descriptor)>,
+    /// The file of the host that is the program, instead of the one that `program` names.
+    #[serde(default)]
+    pub executable: Option<Descriptor>,
 }
 
 /// Capability sets as bit masks.

@@ -168,6 +168,13 @@ impl Supervisor {
     ) -> Result<(), Failure> {
         let link = spec.link.map(|link| descriptors.take(link)).transpose()?;
         let booted = self.boot(spec)?;
+        if let Some(log) = spec.user_log {
+            use std::io::Write;
+            let log = std::fs::File::from(descriptors.take(log)?);
+            // Bounded: each call is told of once.
+            let listener = move |line: &str| drop(writeln!(&log, "{line}"));
+            let _ = booted.kernel.unimplemented.listener.set(Box::new(listener));
+        }
         let namespaces = booted
             .kernel
             .make_namespaces(&self.namespaces(spec))
@@ -391,11 +398,11 @@ impl Supervisor {
     pub fn wait(&self, id: &str, target: WaitTarget, client: &OwnedFd) -> Result<Option<Response>, Failure> {
         let member = self.find(id)?;
         let exited = |status| Response::Exited { status };
-        let number = match target {
+        let (container, number) = match target {
             WaitTarget::Init => return Ok(member.wait_stopped(|| !is_hung_up(client)).map(exited)),
-            WaitTarget::Process(number) => number,
+            WaitTarget::Process(number) => (Arc::clone(member.container()?), number),
+            WaitTarget::RootProcess(number) => (self.container_of(number, &member)?, number),
         };
-        let container = member.container()?;
         loop {
             let found = container.wait(number, Deadline::after(ROUND), &Cancel::default());
             let missing = |_| {
@@ -409,6 +416,18 @@ impl Supervisor {
                 return Ok(None);
             }
         }
+    }
+
+    /// The container among those that share the pid namespace of the first one, `root`, that a process was started in
+    /// from outside.
+    fn container_of(&self, number: i32, root: &Member) -> Result<Arc<Container>, Failure> {
+        let root = root.container()?;
+        let members: Vec<_> = self.table.lock().members.values().cloned().collect();
+        let mut containers = members.iter().filter_map(|member| member.container.get());
+        let found = containers.find(|container| {
+            Arc::ptr_eq(container.pid_namespace(), root.pid_namespace()) && container.knows(number)
+        });
+        Ok(Arc::clone(found.unwrap_or(root)))
     }
 
     /// Runs a further program.
@@ -456,7 +475,7 @@ impl Supervisor {
             let supervisor = Arc::clone(self);
             spawn("exec-link", move || supervisor.follow_program(&followed, &linked, pid))?;
             spawn("exec", move || {
-                let status = container.wait(pid, Deadline::Never, &Cancel::default());
+                let status = container.watch(pid, Deadline::Never, &Cancel::default());
                 let console = member.consoles.lock().remove(&pid);
                 if let Some(console) = console {
                     console.finish();

@@ -64,9 +64,9 @@ pub const FIELDS: &[Field] = fields! {
     "mounts[].destination" Inside "made if it is missing";
     "mounts[].type" Inside "tmpfs, proc, sysfs, devpts, mqueue, cgroup, cgroup2; others are refused unless they are bind mounts";
     "mounts[].source" Honoured "of bind mounts; relative to the bundle";
-    "mounts[].options" Inside "flags of mounts; of file systems, the size and mode of a tmpfs, others are checked only; how mounts travel does not matter, since nobody else sees them";
-    "mounts[].uidMappings" Ignored "owners are shown as they are on the host";
-    "mounts[].gidMappings" Ignored "owners are shown as they are on the host";
+    "mounts[].options" Inside "flags of mounts; of file systems, the size and mode of a tmpfs, others are checked only; mounts do not travel, so that shared and slave ones get a warning, and mapped ones (idmap) are refused";
+    "mounts[].uidMappings" Refused "owners are shown as they are on the host";
+    "mounts[].gidMappings" Refused "owners are shown as they are on the host";
     "process.terminal" Honoured "";
     "process.consoleSize" Honoured "";
     "process.cwd" Inside "";
@@ -103,7 +103,7 @@ pub const FIELDS: &[Field] = fields! {
     "hooks.createRuntime[].args" Honoured "";
     "hooks.createRuntime[].env" Honoured "";
     "hooks.createRuntime[].timeout" Honoured "";
-    "hooks.createContainer[].path" Honoured "in the mount namespace of the process that stands for the container";
+    "hooks.createContainer[].path" Honoured "in the mount namespace of the process that stands for the container, before it leaves the host's files, which the program is one of";
     "hooks.createContainer[].args" Honoured "";
     "hooks.createContainer[].env" Honoured "";
     "hooks.createContainer[].timeout" Honoured "";
@@ -122,8 +122,8 @@ pub const FIELDS: &[Field] = fields! {
     "annotations.*" Honoured "shown by `state` and to hooks; those of Kubernetes' engines say which sandbox to join";
     "linux.namespaces[].type" Honoured "a sandbox always has namespaces of its own; pid, ipc and uts are shared inside it";
     "linux.namespaces[].path" Honoured "pid, ipc and uts of another container of the same sandbox, or of its first; all others are replaced by new ones";
-    "linux.uidMappings" Moot "for ids that stay the same, and for the caller's own; others are ignored with a warning: inside, ids are those of the host";
-    "linux.gidMappings" Moot "for ids that stay the same, and for the caller's own; others are ignored with a warning: inside, ids are those of the host";
+    "linux.uidMappings" Moot "for ids that stay the same, and for the caller's own; others are refused: inside, ids are those of the host";
+    "linux.gidMappings" Moot "for ids that stay the same, and for the caller's own; others are refused: inside, ids are those of the host";
     "linux.timeOffsets" Ignored "";
     "linux.devices[].path" Inside "";
     "linux.devices[].type" Inside "";

@@ -462,7 +462,7 @@ impl ContainerConfig {
         let linux = spec.linux().as_ref().unwrap_or(&default);
         let namespaces = namespaces(linux)?;
         check_user_namespace(linux, &namespaces)?;
-        warn_of_mappings(linux, warnings);
+        refuse_mappings(linux)?;
         let sysctl: BTreeMap<String, String> =
             linux.sysctl().clone().unwrap_or_default().into_iter().collect();
         check_sysctl(&sysctl, &namespaces)?;
@@ -604,7 +604,7 @@ fn check_user_namespace(linux: &oci::Linux, namespaces: &[NamespaceConfig]) -> R
 }
 
 /// Inside, ids are those of the host: mappings that change any but the caller's own are not carried out.
-fn warn_of_mappings(linux: &oci::Linux, warnings: &mut Vec<String>) {
+fn refuse_mappings(linux: &oci::Linux) -> Result<()> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     for (field, list, own) in
         [("linux.uidMappings", linux.uid_mappings(), uid), ("linux.gidMappings", linux.gid_mappings(), gid)]
@@ -613,10 +613,11 @@ fn warn_of_mappings(linux: &oci::Linux, warnings: &mut Vec<String>) {
             mapping.host_id() == mapping.container_id() || (mapping.host_id(), mapping.size()) == (own, 1)
         };
         if !list.iter().flatten().all(stays) {
-            warnings
-                .push(format!("{field} is not supported and is ignored: inside, ids are those of the host"));
+            let reason = "inside, ids are those of the host; only those that stay the same can be mapped";
+            return Err(Error::Unsupported { field: field.to_owned(), reason });
         }
     }
+    Ok(())
 }
 
 /// Settings that are the machine's own cannot be a container's; the list is that of `runc`.

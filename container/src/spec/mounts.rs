@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
-use super::{IdMapping, Result, invalid};
+use super::{Error, Result, invalid};
 
 /// A mount of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct MountConfig {
     /// How mounts travel, in order; `MS_*` flags, with [`flag::REC`] for all below it, too.
     pub propagation: Vec<u64>,
     /// How owners of files are shown.
-    pub id_map: Option<IdMap>,
+    id_map: bool,
     /// Whether what was at the destination is copied into it (`tmpcopyup`).
     pub copy_up: bool,
 }
@@ -128,18 +128,6 @@ pub struct DevptsOptions {
     pub max: Option<u32>,
 }
 
-/// How a mount shows the owners of files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct IdMap {
-    /// Whether what is mounted below it does, too.
-    pub recursive: bool,
-    /// User ids; none for those of the container's user namespace.
-    pub uids: Vec<IdMapping>,
-    /// Group ids.
-    pub gids: Vec<IdMapping>,
-}
-
 /// `MS_*`, `mount(2)`.
 pub mod flag {
     #![allow(missing_docs, reason = "the names are those of mount(2)")]
@@ -227,7 +215,7 @@ impl MountConfig {
             recursive_flags: 0,
             recursive_cleared: 0,
             propagation: Vec::new(),
-            id_map: None,
+            id_map: false,
             copy_up: false,
             destination,
         };
@@ -235,7 +223,12 @@ impl MountConfig {
             options.iter().map(String::as_str).filter(|option| !config.take_option(option)).collect();
         config.check_flags()?;
         config.kind = config.kind_of(mount, bundle, options, &rest, warnings)?;
-        config.take_id_map(mount)?;
+        if config.id_map {
+            let reason =
+                "owners are shown as they are on the host, so idmap and ridmap cannot be carried out";
+            return Err(Error::Unsupported { field: "mounts[].options".to_owned(), reason });
+        }
+        config.warn_of_propagation(warnings);
         if config.copy_up && !matches!(config.kind, MountKind::Tmpfs(_)) {
             return invalid(format!("mount {:?}: only tmpfs mounts support 'tmpcopyup'", config.destination));
         }
@@ -278,13 +271,23 @@ impl MountConfig {
         }
         match option {
             "tmpcopyup" => self.copy_up = true,
-            "idmap" | "ridmap" => {
-                self.id_map =
-                    Some(IdMap { recursive: option == "ridmap", uids: Vec::new(), gids: Vec::new() });
-            }
+            "idmap" | "ridmap" => self.id_map = true,
             _ => return false,
         }
         true
+    }
+
+    /// Sandboxes have copies of mounts.
+    fn warn_of_propagation(&self, warnings: &mut Vec<String>) {
+        let travels = [flag::SHARED, flag::SLAVE];
+        if matches!(self.kind, MountKind::Bind { .. })
+            && self.propagation.iter().any(|one| travels.iter().any(|flag| one & flag != 0))
+        {
+            warnings.push(format!(
+                "mount {:?}: mounts that are made below it later do not travel in or out of the container",
+                self.destination
+            ));
+        }
     }
 
     /// What the flags are in the end: those of all mounts are also those of this one.
@@ -345,29 +348,6 @@ impl MountConfig {
                 self.source
             )),
         }
-    }
-
-    /// Mappings may be given with or without an option that says so.
-    fn take_id_map(&mut self, mount: &oci::Mount) -> Result<()> {
-        let list = |mappings: &Option<Vec<oci::LinuxIdMapping>>| -> Vec<IdMapping> {
-            mappings.iter().flatten().map(IdMapping::from).collect()
-        };
-        let (uids, gids) = (list(mount.uid_mappings()), list(mount.gid_mappings()));
-        if uids.is_empty() != gids.is_empty() {
-            return invalid(format!(
-                "mount {:?}: both uidMappings and gidMappings must be specified, or neither",
-                self.destination
-            ));
-        }
-        if uids.is_empty() && self.id_map.is_none() {
-            return Ok(());
-        }
-        if !matches!(self.kind, MountKind::Bind { .. }) {
-            return invalid(format!("mount {:?}: only bind mounts support id mappings", self.destination));
-        }
-        let recursive = self.id_map.as_ref().is_some_and(|map| map.recursive);
-        self.id_map = Some(IdMap { recursive, uids, gids });
-        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@ use std::fs;
 use serde_json::json;
 
 use super::fields::{FIELDS, Treatment};
-use super::mounts::{DevptsOptions, IdMap, ProcOptions, Size, TmpfsOptions, flag};
+use super::mounts::{DevptsOptions, ProcOptions, Size, TmpfsOptions, flag};
 use super::*;
 
 /// A bundle with a root directory and a small specification.
@@ -419,20 +419,23 @@ fn destinations_are_absolute_and_cannot_lead_out() {
 }
 
 #[test]
-fn mappings_of_mounts_come_in_pairs() {
+fn mounts_with_mapped_owners_are_refused() {
     let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 10 }]);
-    let mapping = IdMapping { container_id: 0, host_id: 100_000, size: 10 };
-    let bundle = Bundle::new()
-        .mount_of("bind", &["rbind", "ridmap"])
-        .with("mounts[].uidMappings", map.clone())
-        .with("mounts[].gidMappings", map.clone());
-    let expected = IdMap { recursive: true, uids: vec![mapping], gids: vec![mapping] };
-    assert_eq!(bundle.first_mount().id_map, Some(expected));
-    let bundle = Bundle::new().mount_of("bind", &[]).with("mounts[].uidMappings", map.clone());
-    assert!(bundle.error().contains("gidMappings"));
-    let bundle =
-        Bundle::new().mount(&[]).with("mounts[].uidMappings", map.clone()).with("mounts[].gidMappings", map);
-    assert!(bundle.error().contains("only bind mounts"));
+    let bundle = Bundle::new().mount_of("bind", &["rbind"]).with("mounts[].uidMappings", map);
+    assert!(bundle.error().starts_with("mounts[].uidMappings is not supported"), "{}", bundle.error());
+    for option in ["idmap", "ridmap"] {
+        let error = Bundle::new().mount_of("bind", &["rbind", option]).error();
+        assert!(error.starts_with("mounts[].options is not supported: owners are shown"), "{error}");
+    }
+}
+
+#[test]
+fn mounts_that_should_travel_are_warned_about() {
+    let warnings = |options: &[&str]| Bundle::new().mount_of("bind", options).load().unwrap().2;
+    for option in ["shared", "rshared", "slave", "rslave"] {
+        assert!(warnings(&["rbind", option])[0].contains("do not travel"), "{option}");
+    }
+    assert!(warnings(&["rbind", "rprivate"]).is_empty());
 }
 
 #[test]
@@ -441,8 +444,11 @@ fn mappings_of_the_container_need_its_user_namespace() {
     let bundle = Bundle::new().with("linux.uidMappings", map.clone()).with("linux.gidMappings", map.clone());
     assert!(bundle.error().contains("user namespace isn't enabled"));
     let bundle = bundle.with("linux.namespaces", json!([{ "type": "user" }]));
-    assert_eq!(bundle.config().uid_mappings, [IdMapping { container_id: 0, host_id: 1, size: 1 }]);
-    assert!(bundle.with("linux.gidMappings", json!([])).error().contains("no user and group mappings"));
+    assert!(bundle.error().starts_with("linux.uidMappings is not supported"), "{}", bundle.error());
+    let same = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+    let same = bundle.with("linux.uidMappings", same.clone()).with("linux.gidMappings", same);
+    assert_eq!(same.config().uid_mappings, [IdMapping { container_id: 0, host_id: 0, size: 1 }]);
+    assert!(same.with("linux.gidMappings", json!([])).error().contains("no user and group mappings"));
 }
 
 #[test]
@@ -669,10 +675,6 @@ fn the_table_says_what_becomes_of_every_field() {
         match path.as_str() {
             "linux.namespaces[].type" => {
                 bundle = full().with("linux.namespaces", json!([{ "type": "user" }]))
-            }
-            "mounts[].uidMappings" | "mounts[].gidMappings" => {
-                let map = example(field.path);
-                bundle = bundle.with("mounts[].uidMappings", map.clone()).with("mounts[].gidMappings", map);
             }
             "mounts[].type" => {
                 bundle = bundle.with("mounts", json!([{ "destination": "/m", "type": "proc" }]))

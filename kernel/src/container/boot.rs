@@ -44,8 +44,10 @@ pub struct InitSpec {
     pub credentials: Credentials,
     /// Resource limits.
     pub limits: Limits,
-    /// Descriptors 0, 1, 2, …; further ones, such as those of `--preserve-fds`, follow.
-    pub files: Vec<Arc<File>>,
+    /// Open files by their descriptors, in order.
+    pub files: Vec<(u32, Arc<File>)>,
+    /// The file of the program, if it is not looked up.
+    pub executable: Option<Arc<File>>,
     /// Filters of its system calls, the oldest first. They hold from the program's first instruction on.
     pub filters: Vec<Arc<Filter>>,
     /// The controlling terminal, if it is to have one.
@@ -84,7 +86,10 @@ impl Container {
         let charge = self.charge_task()?;
         let fs = spec.fs.clone();
         let open = |path: &[u8]| crate::fs::open_executable_in(&kernel, &fs, &spec.credentials, path);
-        let (path, file) = find_program(&spec.program, &spec.environment, &open)?;
+        let (path, file) = match &spec.executable {
+            Some(file) => (spec.program.clone(), Arc::clone(file)),
+            None => find_program(&spec.program, &spec.environment, &open)?,
+        };
         let name = ProgramName { path, base: None, inaccessible: false };
         let program =
             Program { file, name, arguments: spec.arguments.clone(), environment: spec.environment.clone() };
@@ -115,8 +120,8 @@ impl Prepared {
     pub fn start(mut self) -> SysResult<Pid> {
         let loaded = self.loaded.take().ok_or(Errno::EINVAL)?;
         let files = Arc::new(FdTable::default());
-        for file in self.spec.files.drain(..) {
-            files.install(file, 0, u64::MAX, false)?;
+        for (number, file) in self.spec.files.drain(..) {
+            files.install(file, number, u64::MAX, false)?;
         }
         let (pid, container) = (self.pid, Arc::clone(&self.container));
         let limits = self.spec.limits.clone();

@@ -147,13 +147,16 @@ pub struct Container {
     ended_time: Mutex<(Duration, Duration)>,
 }
 
+/// How a process has ended, if it has.
+type Record = Arc<Mutex<Option<ExitStatus>>>;
+
 /// The processes that were started from outside.
 #[derive(Default)]
 struct Records {
     init: Option<Pid>,
     init_status: Option<ExitStatus>,
     /// Processes but the init by their number in the container's pid namespace, and how they ended.
-    processes: BTreeMap<Pid, Arc<Mutex<Option<ExitStatus>>>>,
+    processes: BTreeMap<Pid, Record>,
     /// Those of them that have ended, oldest first.
     unclaimed: Vec<Pid>,
 }
@@ -363,24 +366,19 @@ impl Container {
         self.wait_for(deadline, cancel, || self.records.lock().init_status)
     }
 
+    /// Whether this is the number of a process that was started in it from outside and that nobody has waited for.
+    pub fn knows(&self, number: Pid) -> bool {
+        let records = self.records.lock();
+        let init = records.init.map(|init| self.pid_namespace().number(init));
+        records.processes.contains_key(&number) || init == Some(number)
+    }
+
     /// Waits until a process ends that was started in the container by [`Container::prepare`], given by its number in
     /// the container's pid namespace: `Ok(None)` at the deadline or if cancelled. The first wait that gets the status of
     /// another process than the init takes it along; a later one gets `ESRCH`, as does one for any other process.
     pub fn wait(&self, number: Pid, deadline: Deadline, cancel: &Cancel) -> SysResult<Option<ExitStatus>> {
-        let record = {
-            let records = self.records.lock();
-            let init = records.init.map(|init| self.pid_namespace().number(init));
-            match records.processes.get(&number) {
-                Some(record) => Arc::clone(record),
-                None if init == Some(number) || (init == Some(0) && number == 1) => {
-                    drop(records);
-                    return Ok(self.wait_init(deadline, cancel));
-                }
-                None => return Err(Errno::ESRCH),
-            }
-        };
-        let status = self.wait_for(deadline, cancel, || *record.lock());
-        if status.is_some() {
+        let (record, status) = self.wait_recorded(number, deadline, cancel)?;
+        if let (Some(record), Some(_)) = (record, status) {
             let mut records = self.records.lock();
             records.unclaimed.retain(|unclaimed| *unclaimed != number);
             if records.processes.get(&number).is_some_and(|known| Arc::ptr_eq(known, &record)) {
@@ -388,6 +386,34 @@ impl Container {
             }
         }
         Ok(status)
+    }
+
+    /// As [`Container::wait`], but leaves the status for whoever else asks.
+    pub fn watch(&self, number: Pid, deadline: Deadline, cancel: &Cancel) -> SysResult<Option<ExitStatus>> {
+        Ok(self.wait_recorded(number, deadline, cancel)?.1)
+    }
+
+    /// Waits for a process; the record is none for the init, whose status stays.
+    fn wait_recorded(
+        &self,
+        number: Pid,
+        deadline: Deadline,
+        cancel: &Cancel,
+    ) -> SysResult<(Option<Record>, Option<ExitStatus>)> {
+        let record = {
+            let records = self.records.lock();
+            let init = records.init.map(|init| self.pid_namespace().number(init));
+            match records.processes.get(&number) {
+                Some(record) => Arc::clone(record),
+                None if init == Some(number) || (init == Some(0) && number == 1) => {
+                    drop(records);
+                    return Ok((None, self.wait_init(deadline, cancel)));
+                }
+                None => return Err(Errno::ESRCH),
+            }
+        };
+        let status = self.wait_for(deadline, cancel, || *record.lock());
+        Ok((Some(record), status))
     }
 
     fn wait_for<T>(&self, deadline: Deadline, cancel: &Cancel, look: impl Fn() -> Option<T>) -> Option<T> {

@@ -103,6 +103,7 @@ impl Machine {
             credentials: Credentials::new(0, 0),
             limits: Limits::default(),
             files: Vec::new(),
+            executable: None,
             filters: Vec::new(),
             terminal: None,
             oom_score_adj: 0,

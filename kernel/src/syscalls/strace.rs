@@ -99,6 +99,8 @@ pub(super) fn show_unknown(names: &[&str], raw: &[u64; 6], out: &mut String) {
 #[derive(Default)]
 pub struct Unimplemented {
     counts: Mutex<HashMap<u64, u64>>,
+    /// Who is told of each beside the log.
+    pub listener: std::sync::OnceLock<StraceSink>,
 }
 
 /// Numbers beyond the table are counted as one; so the map is bounded by the table.
@@ -117,6 +119,10 @@ impl Unimplemented {
         if *count == 1 {
             let mut text = String::new();
             show_unknown(row.map_or(&["?"; 6], |row| row.arguments), raw, &mut text);
+            if let Some(listener) = self.listener.get() {
+                let name = row.map_or_else(|| format!("sys_{number}"), |row| row.name.to_owned());
+                listener(&format!("Unsupported syscall {name}({text})"));
+            }
             match row {
                 Some(row) => {
                     tracing::info!("system call {} is not implemented: {}({text})", row.number, row.name)

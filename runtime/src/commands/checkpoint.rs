@@ -1,8 +1,8 @@
-//! `nacelle checkpoint`: not there yet. Engines ask for its help to find out.
+//! `nacelle checkpoint` and `nacelle restore`: not there yet. Engines ask for their help to find out.
 
 use clap::Args;
 
-/// Arguments of `nacelle checkpoint`.
+/// Arguments of either.
 #[derive(Args)]
 pub struct Checkpoint {
     /// Whatever.
@@ -10,7 +10,7 @@ pub struct Checkpoint {
     rest: Vec<String>,
 }
 
-/// Refuses.
-pub fn run(_arguments: &Checkpoint) -> anyhow::Result<u8> {
-    anyhow::bail!("checkpoint is not supported yet")
+/// Refuses, by the name of the command.
+pub fn run(name: &str, _arguments: &Checkpoint) -> anyhow::Result<u8> {
+    anyhow::bail!("{name} is not supported yet")
 }

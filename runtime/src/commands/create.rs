@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::passing::Passing;
 use crate::config::Global;
 
 /// Arguments of `nacelle create`.
@@ -25,9 +26,11 @@ pub struct Making {
     /// Write the pid of the process that stands for the container to this file.
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Pass further descriptors; only none is supported.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    preserve_fds: u32,
+    #[command(flatten)]
+    passing: Passing,
+    /// Append a line to this file for each system call that is not there.
+    #[arg(long, value_name = "FILE")]
+    user_log: Option<PathBuf>,
     /// For compatibility; the root of a sandbox is empty in any case.
     #[arg(long, hide = true)]
     no_pivot: bool,
@@ -48,13 +51,14 @@ impl Making {
     /// # Errors
     /// If something of it is not supported.
     pub fn args(self, attached: bool) -> anyhow::Result<container::Args> {
-        anyhow::ensure!(self.preserve_fds == 0, "--preserve-fds is not supported yet");
         Ok(container::Args {
             id: self.id,
             bundle: self.bundle,
             console_socket: self.console_socket,
             pid_file: self.pid_file,
             attached,
+            files: self.passing.files()?,
+            user_log: self.user_log,
         })
     }
 }

@@ -153,11 +153,14 @@ fn spec(
             limits: own_limits(),
             oom_score_adj: 0,
             streams,
+            files: Vec::new(),
+            executable: None,
         },
         sysctl: BTreeMap::new(),
         resources: ResourcesSpec::default(),
         cgroups: Vec::new(),
         strace: arguments.strace,
+        user_log: None,
         link: None,
     })
 }

@@ -9,6 +9,7 @@ use container::{Container, Execution};
 use kernel::task::credentials::Capability;
 use sandbox::attached::shell_status;
 
+use super::passing::Passing;
 use crate::config::Global;
 
 /// Arguments of `nacelle exec`.
@@ -50,9 +51,8 @@ pub struct Exec {
     /// Forbid the program to gain privileges.
     #[arg(long)]
     no_new_privs: bool,
-    /// Pass further descriptors; only none is supported.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    preserve_fds: u32,
+    #[command(flatten)]
+    passing: Passing,
     /// For compatibility.
     #[arg(long, hide = true)]
     ignore_paused: bool,
@@ -69,7 +69,6 @@ pub struct Exec {
 
 /// Runs the command.
 pub fn run(global: &Global, arguments: Exec) -> anyhow::Result<u8> {
-    ensure!(arguments.preserve_fds == 0, "--preserve-fds is not supported yet");
     let container = global.load(&arguments.id)?;
     let execution = Execution {
         process: process(&arguments, &container)?,
@@ -77,6 +76,7 @@ pub fn run(global: &Global, arguments: Exec) -> anyhow::Result<u8> {
         console_socket: arguments.console_socket,
         pid_file: arguments.pid_file,
         internal_pid_file: arguments.internal_pid_file,
+        files: arguments.passing.files()?,
     };
     Ok(container.execute(&execution)?.map_or(0, shell_status))
 }

@@ -12,7 +12,7 @@ pub struct Wait {
     /// Wait for the program that `exec` started with this pid in the container.
     #[arg(long, value_name = "PID", conflicts_with = "rootpid")]
     pid: Option<i32>,
-    /// The same in the first container of the sandbox.
+    /// The same, with the pid that it has in the first container of the sandbox, whose pid namespace it shares.
     #[arg(long, value_name = "PID")]
     rootpid: Option<i32>,
     /// The container.

@@ -125,6 +125,8 @@ pub enum WaitTarget {
     Init,
     /// The process with this pid in the container's pid namespace, if it was started by [`Request::Execute`].
     Process(i32),
+    /// The same in any container that shares the pid namespace of the one that is named.
+    RootProcess(i32),
 }
 
 /// What a sandbox answers.
