@@ -34,6 +34,7 @@ pub mod inotify;
 pub mod locks;
 pub mod memfs;
 pub mod mount;
+pub mod nameless;
 pub(crate) mod open;
 pub mod path;
 pub mod permissions;

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::fs::OpenFlags;
 use abi::signal::{SI_KERNEL, SigInfo, Signal};
@@ -11,7 +10,8 @@ use parking_lot::Mutex;
 
 use crate::error::SyscallResult;
 use crate::fs::file::Place;
-use crate::fs::{File, FileType, Inode, InodeCommon, InodeRef, Metadata, OpenFile, SetAttributes};
+use crate::fs::nameless::NamelessInode;
+use crate::fs::{File, FileType, InodeCommon, InodeRef, OpenFile};
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::{Deadline, Events, WaitQueue};
@@ -24,6 +24,8 @@ const CAPACITY: usize = 65536;
 const MAX_CAPACITY: usize = 1 << 20;
 
 const FIONREAD: u32 = 0x541b;
+/// The number of the file system of pipes.
+const FILE_SYSTEM: u32 = 14;
 
 struct State {
     buffer: VecDeque<u8>,
@@ -87,68 +89,13 @@ pub fn new_pipe((uid, gid): (u32, u32), flags: OpenFlags) -> (Arc<File>, Arc<Fil
     let common = InodeCommon::new();
     *common.fifo.lock() = Arc::downgrade(&pipe);
     let name = format!("pipe:[{}]", common.id);
-    let inode: InodeRef =
-        Arc::new(PipeInode { common, mode: 0o600.into(), uid: uid.into(), gid: gid.into() });
+    let inode: InodeRef = NamelessInode::new(common, FileType::Fifo, FILE_SYSTEM, 0o600, (uid, gid));
     let status = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
     let open = |mode: OpenFlags| {
         let place = Place::Anonymous { name: name.clone(), inode: Some(Arc::clone(&inode)) };
         File::new(place, pipe.end(mode), status | mode)
     };
     (open(OpenFlags::empty()), open(OpenFlags::WRONLY))
-}
-
-/// What `fstat(2)` sees of a pipe, and what `/proc/PID/fd/N` opens again.
-struct PipeInode {
-    common: InodeCommon,
-    mode: AtomicU32,
-    uid: AtomicU32,
-    gid: AtomicU32,
-}
-
-impl Inode for PipeInode {
-    fn common(&self) -> &InodeCommon {
-        &self.common
-    }
-
-    fn file_type(&self) -> FileType {
-        FileType::Fifo
-    }
-
-    fn metadata(&self) -> SysResult<Metadata> {
-        Ok(Metadata {
-            device: crate::fs::unnamed_device(14),
-            inode: self.common.id,
-            mode: abi::fs::S_IFIFO | self.mode.load(Ordering::Relaxed),
-            uid: self.uid.load(Ordering::Relaxed),
-            gid: self.gid.load(Ordering::Relaxed),
-            links: 1,
-            block_size: 4096,
-            ..Metadata::default()
-        })
-    }
-
-    fn set_attributes(&self, attributes: &SetAttributes) -> SysResult<()> {
-        if attributes.size.is_some() {
-            return Err(Errno::EINVAL);
-        }
-        let changes =
-            [(&self.mode, attributes.mode), (&self.uid, attributes.uid), (&self.gid, attributes.gid)];
-        for (field, value) in changes {
-            if let Some(value) = value {
-                field.store(value, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-
-    fn open(
-        self: Arc<Self>,
-        _task: Option<&CurrentTask>,
-        _flags: OpenFlags,
-    ) -> SyscallResult<Arc<dyn OpenFile>> {
-        // FIFOs are opened through `open_fifo`.
-        Err(Errno::ENXIO.into())
-    }
 }
 
 /// Opens a FIFO by name: waits for the other end unless `O_NONBLOCK`, or opened for both.

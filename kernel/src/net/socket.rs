@@ -1,12 +1,11 @@
 //! [`Socket`]: an endpoint as an open file.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use abi::Errno;
 use abi::fs::OpenFlags;
 use abi::signal::{SI_USER, SigInfo, Signal};
-use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 
 use super::message::Ancillary;
@@ -15,13 +14,16 @@ use super::unix::{Endpoint, Received};
 use crate::Kernel;
 use crate::error::SyscallResult;
 use crate::fs::file::Place;
-use crate::fs::{File, FileType, Inode, InodeCommon, InodeRef, Metadata, OpenFile, SetAttributes};
+use crate::fs::nameless::NamelessInode;
+use crate::fs::{File, FileType, Inode, InodeCommon, InodeRef, OpenFile};
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::{Events, WaitQueue};
 
 const FIONREAD: u32 = 0x541b;
 const SIOCOUTQ: u32 = 0x5411;
+/// The number of the file system of sockets.
+const FILE_SYSTEM: u32 = 8;
 
 /// What a socket carries, `socket(2)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +43,7 @@ pub struct Socket {
     pub endpoint: Arc<Endpoint>,
     /// Its options.
     pub options: Mutex<Options>,
-    inode: Arc<SocketInode>,
+    inode: Arc<NamelessInode>,
     kernel: Arc<Kernel>,
 }
 
@@ -54,13 +56,9 @@ impl Socket {
         flags: OpenFlags,
     ) -> Arc<File> {
         let credentials = task.credentials();
-        let inode = Arc::new(SocketInode {
-            common: InodeCommon::new(),
-            mode: AtomicU32::new(0o777),
-            uid: AtomicU32::new(credentials.fs_uid),
-            gid: AtomicU32::new(credentials.fs_gid),
-        });
-        let name = format!("socket:[{}]", inode.common.id);
+        let owner = (credentials.fs_uid, credentials.fs_gid);
+        let inode = NamelessInode::new(InodeCommon::new(), FileType::Socket, FILE_SYSTEM, 0o777, owner);
+        let name = format!("socket:[{}]", inode.common().id);
         let place = Place::Anonymous { name, inode: Some(Arc::clone(&inode) as InodeRef) };
         let kernel = Arc::clone(&task.kernel);
         let socket = Socket { endpoint, options: Mutex::new(options), inode, kernel };
@@ -74,7 +72,7 @@ impl Socket {
 
     /// The permission bits of the file that `bind(2)` makes.
     pub fn mode(&self) -> u32 {
-        self.inode.mode.load(Ordering::Relaxed)
+        self.inode.permissions()
     }
 
     /// How much may be on its way from here.
@@ -152,58 +150,5 @@ impl OpenFile for Socket {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         task.write_bytes(argument, &count.to_ne_bytes())?;
         Ok(0)
-    }
-}
-
-/// What `fstat(2)` sees of a socket.
-struct SocketInode {
-    common: InodeCommon,
-    mode: AtomicU32,
-    uid: AtomicU32,
-    gid: AtomicU32,
-}
-
-impl Inode for SocketInode {
-    fn common(&self) -> &InodeCommon {
-        &self.common
-    }
-
-    fn file_type(&self) -> FileType {
-        FileType::Socket
-    }
-
-    fn metadata(&self) -> SysResult<Metadata> {
-        Ok(Metadata {
-            device: crate::fs::unnamed_device(8),
-            inode: self.common.id,
-            mode: abi::fs::S_IFSOCK | self.mode.load(Ordering::Relaxed),
-            uid: self.uid.load(Ordering::Relaxed),
-            gid: self.gid.load(Ordering::Relaxed),
-            links: 1,
-            block_size: 4096,
-            ..Metadata::default()
-        })
-    }
-
-    fn set_attributes(&self, attributes: &SetAttributes) -> SysResult<()> {
-        if attributes.size.is_some() {
-            return Err(Errno::EINVAL);
-        }
-        let changes =
-            [(&self.mode, attributes.mode), (&self.uid, attributes.uid), (&self.gid, attributes.gid)];
-        for (field, value) in changes {
-            if let Some(value) = value {
-                field.store(value, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-
-    fn open(
-        self: Arc<Self>,
-        _task: Option<&CurrentTask>,
-        _flags: OpenFlags,
-    ) -> SyscallResult<Arc<dyn OpenFile>> {
-        Err(Errno::ENXIO.into())
     }
 }
