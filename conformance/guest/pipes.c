@@ -304,6 +304,23 @@ TEST(fifo_connects_reader_and_writer) {
     CHECK_EXIT(pid, 0);
 }
 
+/* Who waits for a reader may have written and left before that reader has found out that it was there. */
+TEST(fifo_partners_meet_however_short_they_stay) {
+    enter_scratch();
+    CHECK_OK(mkfifo("fifo", 0600));
+    for (int round = 0; round < 200; round++) {
+        pid_t pid = CHILD({
+            int fd = CHECK_OK(open("fifo", O_WRONLY));
+            CHECK_EQ(write(fd, "text", 4), 4);
+        });
+        int fd = CHECK_OK(open("fifo", O_RDONLY));
+        char text[8];
+        CHECK_EQ(CHECK_OK(read(fd, text, sizeof text)), 4);
+        CHECK_OK(close(fd));
+        CHECK_EXIT(pid, 0);
+    }
+}
+
 TEST(fifo_open_without_a_partner) {
     enter_scratch();
     CHECK_OK(mkfifo("fifo", 0600));

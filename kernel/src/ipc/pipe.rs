@@ -59,9 +59,10 @@ impl Pipe {
         Arc::new(Pipe { nameless, state: Mutex::new(state), queue: WaitQueue::new() })
     }
 
-    /// Adds an end and returns it.
-    fn end(self: &Arc<Pipe>, flags: OpenFlags) -> Arc<PipeEnd> {
+    /// Adds an end; returns it, and whom it has found there.
+    fn end(self: &Arc<Pipe>, flags: OpenFlags) -> (Arc<PipeEnd>, Ends) {
         let mut state = self.state.lock();
+        let found = Ends { readers: state.readers, writers: state.writers, opened: state.opened };
         if flags.readable() {
             state.readers += 1;
             state.opened.0 += 1;
@@ -72,8 +73,16 @@ impl Pipe {
         }
         drop(state);
         self.queue.wake(Events::READABLE | Events::WRITABLE);
-        Arc::new(PipeEnd { pipe: Arc::clone(self), reads: flags.readable(), writes: flags.writable() })
+        let (reads, writes) = (flags.readable(), flags.writable());
+        (Arc::new(PipeEnd { pipe: Arc::clone(self), reads, writes }), found)
     }
+}
+
+/// The ends that a pipe has, and has had.
+struct Ends {
+    readers: usize,
+    writers: usize,
+    opened: (u64, u64),
 }
 
 /// One end of a pipe, or both of a FIFO opened for reading and writing.
@@ -93,7 +102,7 @@ pub fn new_pipe((uid, gid): (u32, u32), flags: OpenFlags) -> (Arc<File>, Arc<Fil
     let status = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
     let open = |mode: OpenFlags| {
         let place = Place::Anonymous { name: name.clone(), inode: Some(Arc::clone(&inode)) };
-        File::new(place, pipe.end(mode), status | mode)
+        File::new(place, pipe.end(mode).0, status | mode)
     };
     (open(OpenFlags::empty()), open(OpenFlags::WRONLY))
 }
@@ -120,17 +129,14 @@ pub fn open_fifo(
     if writes && !reads && nonblocking && pipe.state.lock().readers == 0 {
         return Err(Errno::ENXIO.into());
     }
-    let seen = pipe.state.lock().opened;
-    let end = pipe.end(flags);
-    if reads != writes && !nonblocking && !pipe.nameless {
+    let (end, found) = pipe.end(flags);
+    // Whoever was there when it came has met it, even if gone by now.
+    let alone = if reads { found.writers == 0 } else { found.readers == 0 };
+    if reads != writes && alone && !nonblocking && !pipe.nameless {
         let met = || {
-            let state = pipe.state.lock();
-            let (present, opened) = if reads {
-                (state.writers, state.opened.1 != seen.1)
-            } else {
-                (state.readers, state.opened.0 != seen.0)
-            };
-            if present > 0 || opened { Ok(()) } else { Err(Errno::EAGAIN.into()) }
+            let opened = pipe.state.lock().opened;
+            let came = if reads { opened.1 != found.opened.1 } else { opened.0 != found.opened.0 };
+            if came { Ok(()) } else { Err(Errno::EAGAIN.into()) }
         };
         task.block_on(&pipe.queue, Events::READABLE | Events::WRITABLE, Deadline::Never, met)?;
     }
