@@ -37,7 +37,20 @@ fn busybox() -> Option<PathBuf> {
 /// A state directory, and bundles.
 pub struct Host {
     directory: TempDir,
+    user: User,
 }
+
+/// Who runs the commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum User {
+    /// Whoever runs the tests.
+    Caller,
+    /// An ordinary user: [`ORDINARY`].
+    Ordinary,
+}
+
+/// The ordinary user that root runs tests as: `daemon` has no rights and exists everywhere.
+pub const ORDINARY: u32 = 1;
 
 /// A command that was run.
 pub struct Ran {
@@ -79,7 +92,25 @@ impl Ran {
 
 impl Host {
     pub fn new() -> Host {
-        Host { directory: tempfile::tempdir().expect("a directory") }
+        Host { directory: tempfile::tempdir().expect("a directory"), user: User::Caller }
+    }
+
+    /// One whose commands are run by an ordinary user, to whom all of it belongs. The caller is root.
+    pub fn ordinary() -> Host {
+        let host = Host { directory: tempfile::tempdir().expect("a directory"), user: User::Ordinary };
+        // Where it was built, others may not go.
+        std::fs::copy(env!("CARGO_BIN_EXE_nacelle"), host.path("nacelle")).expect("a copy");
+        host.give(&host.path("."));
+        host
+    }
+
+    /// Gives a file or a directory with all that is in it to the user who runs the commands.
+    pub fn give(&self, path: &Path) {
+        if self.user == User::Ordinary {
+            let mut chown = Command::new("chown");
+            let owner = format!("{ORDINARY}:{ORDINARY}");
+            assert!(chown.arg("-hR").arg(owner).arg(path).status().expect("chown runs").success());
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -88,7 +119,16 @@ impl Host {
 
     /// The command with our state directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nacelle"));
+        let mut command = match self.user {
+            User::Caller => Command::new(env!("CARGO_BIN_EXE_nacelle")),
+            User::Ordinary => {
+                let mut command = Command::new("setpriv");
+                let id = ORDINARY.to_string();
+                command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]);
+                command.arg(self.path("nacelle"));
+                command
+            }
+        };
         command.arg("--root").arg(self.path("state")).args(arguments).stdin(Stdio::null());
         command
     }
@@ -177,6 +217,7 @@ impl Host {
         });
         change(&mut spec);
         std::fs::write(bundle.join("config.json"), spec.to_string()).expect("written");
+        self.give(&bundle);
         bundle
     }
 
