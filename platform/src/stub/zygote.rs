@@ -207,11 +207,44 @@ struct Action {
     mask: u64,
 }
 
+/// A system call that the child makes.
+#[repr(C)]
+struct Record {
+    number: u64,
+    arguments: [u64; 6],
+    kind: u64,
+}
+
+impl Record {
+    /// If it fails, there is no zygote.
+    const MUST: u64 = 0;
+    /// It may fail.
+    const MAY: u64 = 1;
+    /// It moves the vDSO, which the host may forbid (`mseal`).
+    const VDSO: u64 = 2;
+    /// The last one: no call, but where to go on, with which slot and stack.
+    const END: u64 = 3;
+}
+
+/// What the child's system calls point to.
+#[repr(C)]
+struct Data {
+    header: [u64; 2],
+    no_capabilities: [u64; 3],
+    no_core: [u64; 2],
+    signal_stack: [u64; 3],
+    mask: u64,
+    caught: Action,
+    ignored: Action,
+    program: libc::sock_fprog,
+}
+
 /// The memory that the child runs in while it lays out its address space anew.
 ///
 /// The host may have placed anything of this process where the stub's own pages belong: libraries, heaps, the calling
-/// thread's stack. The child replaces what lies there, so that what it still needs must lie elsewhere: its stack, the
-/// plan, and the filter are in this mapping.
+/// thread's stack. The child replaces what lies there. So it makes system calls from a list and does nothing else: no
+/// compiled code runs, which might call the C library, if only for `memcpy`. List and what it points to are in this
+/// mapping, which lies elsewhere; so does this program's code.
 struct LaunchPad {
     start: *mut u8,
 }
@@ -220,8 +253,10 @@ impl LaunchPad {
     /// Where it lies if the host agrees: far from where programs and libraries are loaded.
     const WISH: usize = 0x1000_0000_0000;
     const SIZE: usize = 0x4_0000;
-    /// The plan is at the start, the filter here, and the rest is the stack.
+    /// The data is at the start, and then there are the filter, the stub's code, and the list.
     const FILTER: usize = 0x1000;
+    const TEXT: usize = 0x1_0000;
+    const LIST: usize = 0x2_0000;
 
     fn new(plan: &Plan) -> io::Result<LaunchPad> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -238,46 +273,105 @@ impl LaunchPad {
             let text = "the host has placed the program itself where the stubs' own pages belong";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
         }
-        let filter = plan.filter.as_slice();
-        if size_of_val(filter) > Self::SIZE / 4 || size_of::<Plan>() > Self::FILTER {
+        let list = plan.list(own);
+        let fits = size_of::<Data>() <= Self::FILTER
+            && size_of_val(plan.filter.as_slice()) <= Self::TEXT - Self::FILTER
+            && plan.text.len() <= Self::LIST - Self::TEXT
+            && size_of_val(list.as_slice()) <= Self::SIZE - Self::LIST;
+        if !fits {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        // SAFETY: both fit, as checked, and a page's start is aligned for both. The copy of the plan is used by the
-        // child alone, which drops nothing; it has its own copy of the memory that the plan points to.
+        // SAFETY: all fit, as checked, and a page's start is aligned for any of them.
         unsafe {
-            let copy = pad.start.add(Self::FILTER).cast::<libc::sock_filter>();
-            std::ptr::copy_nonoverlapping(filter.as_ptr(), copy, filter.len());
-            std::ptr::copy_nonoverlapping(plan, pad.start.cast(), 1);
-            (*pad.start.cast::<Plan>()).program = libc::sock_fprog { len: filter.len() as u16, filter: copy };
+            let filter = pad.start.add(Self::FILTER).cast::<libc::sock_filter>();
+            std::ptr::copy_nonoverlapping(plan.filter.as_ptr(), filter, plan.filter.len());
+            let program = libc::sock_fprog { len: plan.filter.len() as u16, filter };
+            pad.start.cast::<Data>().write(Plan::data(program));
+            std::ptr::copy_nonoverlapping(plan.text.as_ptr(), pad.start.add(Self::TEXT), plan.text.len());
+            std::ptr::copy_nonoverlapping(list.as_ptr(), pad.start.add(Self::LIST).cast(), list.len());
         }
         Ok(pad)
     }
 
     /// Forks; the child becomes the zygote.
     fn launch(&self) -> io::Result<Pid> {
-        extern "C" fn enter(plan: &Plan) -> ! {
-            plan.become_zygote()
-        }
         let result: i64;
         // SAFETY: the parent goes on as after any system call. The child, whose memory is a copy of this process's,
-        // begins with an empty stack that is long enough, never returns, and only calls `Plan::become_zygote`, which
-        // neither allocates nor takes locks.
+        // uses nothing but registers and the list until it is in the stub's code.
         unsafe {
             asm!(
                 "syscall",
                 "test rax, rax",
-                "jnz 2f",
-                // The plan may be in any register, that of the frame pointer too.
-                "mov rdi, {plan}",
-                "xor ebp, ebp",
-                "call {enter}",
-                "ud2",
+                "jnz 9f",
+                "mov r14, {list}",
+                // What to do after a failure is the first of the list.
+                "mov rbp, r14",
+                "add r14, {record}",
+                "xor r12d, r12d",
+                "xor r13d, r13d",
                 "2:",
-                plan = in(reg) self.start,
-                enter = sym enter,
+                "inc r12d",
+                "mov rax, [r14]",
+                "mov rdi, [r14 + 8]",
+                "mov rsi, [r14 + 16]",
+                "mov rdx, [r14 + 24]",
+                "mov r10, [r14 + 32]",
+                "mov r8, [r14 + 40]",
+                "mov r9, [r14 + 48]",
+                "mov rbx, [r14 + 56]",
+                "add r14, {record}",
+                "cmp rbx, {end}",
+                "je 4f",
+                "syscall",
+                "mov r15, rax",
+                "test rax, rax",
+                "jns 2b",
+                "cmp rbx, {may}",
+                "je 2b",
+                "cmp rbx, {vdso}",
+                "jne 3f",
+                "mov r13d, 1",
+                "jmp 2b",
+                // Map the first slot, tell what has failed, and end.
+                "3:",
+                "mov rax, [rbp]",
+                "mov rdi, [rbp + 8]",
+                "mov rsi, [rbp + 16]",
+                "mov rdx, [rbp + 24]",
+                "mov r10, [rbp + 32]",
+                "mov r8, [rbp + 40]",
+                "mov r9, [rbp + 48]",
+                "syscall",
+                "mov rdi, [rbp + 8]",
+                "mov [rdi + {slot_result}], r15",
+                "mov dword ptr [rdi + {slot_count}], r12d",
+                "mov eax, {exit}",
+                "mov edi, 1",
+                "syscall",
+                "ud2",
+                // Report the last call's result, and whether the vDSO has stayed where it was.
+                "4:",
+                "mov [rdi + {slot_result}], r15",
+                "mov dword ptr [rdi + {slot_arguments}], r13d",
+                "mov dword ptr [rdi + {slot_kind}], {done}",
+                "mov rbx, rdi",
+                "mov rsp, rsi",
+                "jmp rdx",
+                "9:",
+                list = in(reg) self.start.add(Self::LIST),
+                record = const size_of::<Record>(),
+                end = const Record::END,
+                may = const Record::MAY,
+                vdso = const Record::VDSO,
+                slot_result = const RESULT,
+                slot_count = const COUNT,
+                slot_arguments = const ARGUMENTS,
+                slot_kind = const KIND,
+                done = const KIND_DONE,
+                exit = const libc::SYS_exit_group,
                 inlateout("rax") libc::SYS_clone => result,
                 in("rdi") libc::SIGCHLD as u64,
-                in("rsi") self.start.add(Self::SIZE),
+                in("rsi") 0,
                 in("rdx") 0,
                 in("r10") 0,
                 in("r8") 0,
@@ -299,195 +393,139 @@ impl Drop for LaunchPad {
     }
 }
 
-/// Everything that the child needs, prepared before the fork.
+/// What the child is to become.
 struct Plan {
     memory: u64,
     text: &'static [u8],
-    vdso: [(u64, u64); 4],
+    vdso: Vec<Range<u64>>,
     rseq: u64,
     filter: Vec<libc::sock_filter>,
-    /// The filter's copy on the launch pad.
-    program: libc::sock_fprog,
 }
 
+/// The signals that stubs catch.
+const CAUGHT: [i32; 7] =
+    [libc::SIGSYS, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, INTERRUPT_SIGNAL];
+
 impl Plan {
-    fn new(memory: u64, vdso_pages: &[Range<u64>]) -> Plan {
-        let mut vdso = [(0, 0); 4];
-        for (slot, range) in vdso.iter_mut().zip(vdso_pages) {
-            *slot = (range.start, range.end - range.start);
-        }
+    fn new(memory: u64, vdso: &[Range<u64>]) -> Plan {
         let text = text::text();
         let filter = filter::program(TEXT, text.len());
-        let program = libc::sock_fprog { len: 0, filter: std::ptr::null_mut() };
-        Plan { memory, text, vdso, rseq: rseq_offset(), filter, program }
+        Plan { memory, text, vdso: vdso.to_vec(), rseq: rseq_offset(), filter }
     }
 
     fn text_size(&self) -> u64 {
         (self.text.len() as u64).next_multiple_of(PAGE)
     }
 
-    /// Turns a fresh copy of this process into the zygote. Runs where any lock may be held by a thread that does not
-    /// exist here: no allocation, no libc.
-    fn become_zygote(&self) -> ! {
-        let mut step = 0;
-        let mut must = |number: i64, arguments: [u64; 6]| {
-            step += 1;
-            let result = raw_call(number, arguments);
-            if result < 0 {
-                self.give_up(step, result);
-            }
-            result
-        };
-        let death = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
-        must(libc::SYS_prctl, death);
-        raw_call(libc::SYS_setsid, [0; 6]);
-        raw_call(libc::SYS_prctl, [libc::PR_SET_NAME as u64, c"nacelle-stub".as_ptr() as u64, 0, 0, 0, 0]);
+    fn data(program: libc::sock_fprog) -> Data {
+        let mask = 1u64 << (INTERRUPT_SIGNAL - 1);
+        let flags = (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER | 0x0400_0000) as u64;
+        let action = |handler| Action { handler, flags, restorer: text::restorer(), mask };
+        Data {
+            header: [0x2008_0522, 0],
+            no_capabilities: [0; 3],
+            no_core: [0; 2],
+            signal_stack: [SLOTS + SIGNAL_STACK as u64, 0, (SIGNAL_STACK_END - SIGNAL_STACK) as u64],
+            mask,
+            caught: action(text::handler()),
+            ignored: action(libc::SIG_IGN as u64),
+            program,
+        }
+    }
 
-        // What the host would write to memory that is about to go.
-        self.unregister_rseq();
-        must(libc::SYS_set_robust_list, [0, 24, 0, 0, 0, 0]);
-        must(libc::SYS_set_tid_address, [0; 6]);
+    /// The child's system calls, with the data at `pad`. The first is for a failure of one of the others.
+    fn list(&self, pad: u64) -> Vec<Record> {
+        let mut list = Vec::new();
+        let mut call = |kind: u64, number: i64, arguments: &[u64]| {
+            let mut all = [0; 6];
+            all[..arguments.len()].copy_from_slice(arguments);
+            list.push(Record { number: number.cast_unsigned(), arguments: all, kind });
+        };
+        let data = |offset: usize| pad + offset as u64;
+        let (must, may) = (Record::MUST, Record::MAY);
+        let shared = (libc::MAP_FIXED | libc::MAP_SHARED) as u64;
+        let slots = [SLOTS, SLOTS_SIZE as u64, 3, shared, self.memory, 0];
+        call(must, libc::SYS_mmap, &slots);
+
+        call(must, libc::SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64]);
+        call(may, libc::SYS_setsid, &[]);
+        call(may, libc::SYS_prctl, &[libc::PR_SET_NAME as u64, c"nacelle-stub".as_ptr() as u64]);
+
+        // What the host would write to memory that is about to go. The C library has registered a per-thread structure
+        // with a size that is not known for sure.
+        if self.rseq != 0 {
+            for length in (32..=1024).step_by(4) {
+                call(may, libc::SYS_rseq, &[self.rseq, length, 1, 0x5305_3053]);
+            }
+        }
+        call(must, libc::SYS_set_robust_list, &[0, 24]);
+        call(must, libc::SYS_set_tid_address, &[0]);
 
         // Stubs need no privilege; being "dumpable" is what lets this process read their memory.
-        let header = [0x2008_0522u64, 0];
-        let none = [0u64; 3];
-        must(libc::SYS_capset, [header.as_ptr() as u64, none.as_ptr() as u64, 0, 0, 0, 0]);
-        must(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, 0]);
-        let no_core = [0u64; 2];
-        must(libc::SYS_setrlimit, [u64::from(libc::RLIMIT_CORE), no_core.as_ptr() as u64, 0, 0, 0, 0]);
+        let header = data(std::mem::offset_of!(Data, header));
+        call(must, libc::SYS_capset, &[header, data(std::mem::offset_of!(Data, no_capabilities))]);
+        call(must, libc::SYS_prctl, &[libc::PR_SET_DUMPABLE as u64, 1]);
+        let no_core = data(std::mem::offset_of!(Data, no_core));
+        call(must, libc::SYS_setrlimit, &[u64::from(libc::RLIMIT_CORE), no_core]);
 
         // Barriers of the guests reach all stubs, which inherit this; a host without it has no barriers to offer.
         const REGISTER_GLOBAL_EXPEDITED: u64 = 4;
-        raw_call(libc::SYS_membarrier, [REGISTER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0]);
-        // From here on no vDSO function works; none is called.
-        let moved = self.move_vdso();
-        let fixed = (libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-        must(libc::SYS_mmap, [TEXT, self.text_size(), 3, fixed, u64::MAX, 0]);
-        // SAFETY: just mapped, writable, and at least as long as the text.
-        unsafe { std::ptr::copy_nonoverlapping(self.text.as_ptr(), TEXT as *mut u8, self.text.len()) };
-        must(libc::SYS_mprotect, [TEXT, self.text_size(), 5, 0, 0, 0]);
+        call(may, libc::SYS_membarrier, &[REGISTER_GLOBAL_EXPEDITED]);
+
+        // From here on the C library may be gone, and no vDSO function works.
+        self.vdso_moves().iter().for_each(|arguments| call(Record::VDSO, libc::SYS_mremap, arguments));
+        let move_here = (libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE) as u64;
+        let size = self.text_size();
+        call(must, libc::SYS_mremap, &[data(LaunchPad::TEXT), size, size, move_here, TEXT]);
+        call(must, libc::SYS_mprotect, &[TEXT, size, 5]);
+        let private = (libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         for start in TRAMPOLINES {
             // The lower one may be refused, by a host that keeps more of the lowest addresses free; then there is none.
-            raw_call(libc::SYS_mmap, [start, TRAMPOLINES_SIZE, 5, fixed, u64::MAX, 0]);
+            call(may, libc::SYS_mmap, &[start, TRAMPOLINES_SIZE, 5, private, u64::MAX, 0]);
         }
-        let fixed = (libc::MAP_FIXED | libc::MAP_SHARED) as u64;
-        must(libc::SYS_mmap, [SLOTS, SLOTS_SIZE as u64, 3, fixed, self.memory, 0]);
+        call(must, libc::SYS_mmap, &slots);
 
-        let stack = [SLOTS + SIGNAL_STACK as u64, 0, (SIGNAL_STACK_END - SIGNAL_STACK) as u64];
-        must(libc::SYS_sigaltstack, [stack.as_ptr() as u64, 0, 0, 0, 0, 0]);
-        let interrupt_mask = 1u64 << (INTERRUPT_SIGNAL - 1);
-        let caught = [
-            libc::SIGSYS,
-            libc::SIGSEGV,
-            libc::SIGBUS,
-            libc::SIGILL,
-            libc::SIGFPE,
-            libc::SIGTRAP,
-            INTERRUPT_SIGNAL,
-        ];
+        call(must, libc::SYS_sigaltstack, &[data(std::mem::offset_of!(Data, signal_stack)), 0]);
         for signal in 1..=64 {
-            let is_caught = caught.contains(&signal);
-            let action = Action {
-                handler: if is_caught { text::handler() } else { libc::SIG_IGN as u64 },
-                flags: (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER | 0x0400_0000) as u64,
-                restorer: text::restorer(),
-                mask: interrupt_mask,
+            let (kind, action) = match CAUGHT.contains(&signal) {
+                true => (must, std::mem::offset_of!(Data, caught)),
+                false => (may, std::mem::offset_of!(Data, ignored)),
             };
-            let arguments = [signal as u64, &raw const action as u64, 0, 8, 0, 0];
-            if is_caught {
-                must(libc::SYS_rt_sigaction, arguments);
-            } else {
-                raw_call(libc::SYS_rt_sigaction, arguments);
-            }
+            call(kind, libc::SYS_rt_sigaction, &[signal as u64, data(action), 0, 8]);
         }
-        let mask = libc::SIG_SETMASK as u64;
-        must(libc::SYS_rt_sigprocmask, [mask, &raw const interrupt_mask as u64, 0, 8, 0, 0]);
+        let mask = data(std::mem::offset_of!(Data, mask));
+        call(must, libc::SYS_rt_sigprocmask, &[libc::SIG_SETMASK as u64, mask, 0, 8]);
 
-        must(libc::SYS_close_range, [0, u32::MAX.into(), 0, 0, 0, 0]);
-        must(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0]);
+        call(must, libc::SYS_close_range, &[0, u32::MAX.into(), 0]);
+        call(must, libc::SYS_prctl, &[libc::PR_SET_NO_NEW_PRIVS as u64, 1]);
         let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER
             | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
             | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
-        let mode = u64::from(libc::SECCOMP_SET_MODE_FILTER);
-        let listener = must(libc::SYS_seccomp, [mode, flags, &raw const self.program as u64, 0, 0, 0]);
-
-        // SAFETY: the slot is mapped at its place; the stub's code takes its address in rbx and never returns.
-        unsafe {
-            let slot = SLOTS as *mut u8;
-            slot.add(RESULT).cast::<u64>().write_volatile(listener.cast_unsigned());
-            slot.add(ARGUMENTS).cast::<u32>().write_volatile(u32::from(!moved));
-            slot.add(KIND).cast::<u32>().write_volatile(KIND_DONE);
-            asm!("mov rbx, {slot}", "mov rsp, {stack}", "jmp {code}",
-                slot = in(reg) SLOTS, stack = in(reg) slot_stack(0), code = in(reg) text::request(),
-                options(noreturn));
-        }
+        let program = data(std::mem::offset_of!(Data, program));
+        // The last call: its result is reported.
+        call(must, libc::SYS_seccomp, &[u64::from(libc::SECCOMP_SET_MODE_FILTER), flags, program]);
+        call(Record::END, 0, &[SLOTS, slot_stack(0), text::request()]);
+        list
     }
 
-    /// Moves the vDSO and its data to their place; false if the host forbids it (`mseal`).
-    fn move_vdso(&self) -> bool {
+    /// How the vDSO and its data get to their place: at once, or by way of elsewhere where the places overlap.
+    fn vdso_moves(&self) -> Vec<[u64; 5]> {
         let flags = (libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE) as u64;
-        let total: u64 = self.vdso.iter().map(|(_, length)| length).sum();
-        let near =
-            self.vdso.iter().any(|(address, length)| *address < VDSO + total && VDSO < address + length);
-        // By way of elsewhere when the new place and the old overlap.
-        let passes: &[u64] = if near { &[LaunchPad::WISH as u64 * 2, VDSO] } else { &[VDSO] };
-        let mut from = None;
-        for &pass in passes {
-            let (mut place, mut source) = (pass, from);
-            for (address, length) in self.vdso {
-                let address = source.unwrap_or(address);
-                if length != 0 && raw_call(libc::SYS_mremap, [address, length, length, flags, place, 0]) < 0 {
-                    return false;
-                }
-                place += length;
-                source = source.map(|source| source + length);
-            }
-            from = Some(pass);
-        }
-        true
+        let Some(first) = self.vdso.first() else { return Vec::new() };
+        let length = |range: &Range<u64>| range.end - range.start;
+        let total: u64 = self.vdso.iter().map(length).sum();
+        let near = first.start < VDSO + total && VDSO < first.start + total;
+        let elsewhere = LaunchPad::WISH as u64 * 2;
+        let steps: &[(u64, u64)] =
+            if near { &[(first.start, elsewhere), (elsewhere, VDSO)] } else { &[(first.start, VDSO)] };
+        let moves = steps.iter().flat_map(|(from, to)| {
+            self.vdso.iter().map(move |range| {
+                let offset = range.start - first.start;
+                [from + offset, length(range), length(range), flags, to + offset]
+            })
+        });
+        moves.collect()
     }
-
-    /// The C library has registered a per-thread structure that the host writes to; the size that it registered is
-    /// not known for sure.
-    fn unregister_rseq(&self) {
-        if self.rseq == 0 {
-            return;
-        }
-        for length in (32..=1024).step_by(4) {
-            if raw_call(libc::SYS_rseq, [self.rseq, length, 1, 0x5305_3053, 0, 0]) == 0 {
-                return;
-            }
-        }
-    }
-
-    fn give_up(&self, step: u32, result: i64) -> ! {
-        raw_call(
-            libc::SYS_mmap,
-            [SLOTS, SLOTS_SIZE as u64, 3, (libc::MAP_FIXED | libc::MAP_SHARED) as u64, self.memory, 0],
-        );
-        // SAFETY: mapped now, or before the step that failed.
-        unsafe {
-            let slot = SLOTS as *mut u8;
-            slot.add(RESULT).cast::<i64>().write_volatile(result);
-            slot.add(COUNT).cast::<u32>().write_volatile(step);
-        }
-        loop {
-            raw_call(libc::SYS_exit_group, [1, 0, 0, 0, 0, 0]);
-        }
-    }
-}
-
-/// A system call without libc.
-fn raw_call(number: i64, arguments: [u64; 6]) -> i64 {
-    let result;
-    // SAFETY: the callers' arguments are numbers, or point to memory of the right shape that outlives the call. What
-    // is done to the process's memory map is the business of a process that returns to no Rust code.
-    unsafe {
-        asm!("syscall", inlateout("rax") number => result, in("rdi") arguments[0], in("rsi") arguments[1],
-            in("rdx") arguments[2], in("r10") arguments[3], in("r8") arguments[4], in("r9") arguments[5],
-            lateout("rcx") _, lateout("r11") _, options(nostack));
-    }
-    result
 }
 
 /// The address of the calling thread's rseq structure, or zero if the C library has none.
