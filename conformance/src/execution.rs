@@ -47,7 +47,7 @@ const PROGRAM_TIME: Duration = Duration::from_secs(150);
 /// The longest that a case may take in a run of its own.
 const CASE_TIME: Duration = Duration::from_secs(25);
 /// How many cases are run by themselves when a whole program ended early or hung.
-const SINGLE_RUNS: usize = 24;
+const SINGLE_RUNS: usize = 64;
 /// How much output of a program is read.
 const OUTPUT_LIMIT: u64 = 4 << 20;
 

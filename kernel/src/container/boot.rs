@@ -174,6 +174,7 @@ impl Prepared {
             exit_signal: None,
             zombie: None,
             news: None,
+            telling: false,
             subreaper: false,
             executed: true,
             children_time: (Duration::ZERO, Duration::ZERO),

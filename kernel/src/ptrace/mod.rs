@@ -223,16 +223,12 @@ impl Tracee {
 pub struct Ended {
     /// What the tracer's kind of `wait(2)` selects by.
     pub tid: Pid,
-    /// Its number, as the tracer sees it.
-    pub number: Pid,
     /// The tracer's thread.
     pub tracer: Pid,
     /// Its process group.
     pub process_group: Pid,
-    /// How it ended.
-    pub status: ExitStatus,
-    /// The record for `waitid(2)`.
-    pub info: SigInfo,
+    /// How it ended, and the record for `waitid(2)`, once that is known.
+    pub news: Option<(ExitStatus, SigInfo)>,
 }
 
 /// The tasks that the threads of a process trace.
@@ -313,16 +309,19 @@ pub fn tracer_ended(tracer: &Task) {
 /// A task ends: its tracer is told, at once of a thread, with its process of a leader.
 pub fn tracee_ended(task: &Arc<Task>) {
     let Some(tracer) = task.ptrace.tracer() else { return };
-    detach(task, 0);
     if task.tid() == task.group.pid {
+        // Until its process has ended it is there, and has no news.
+        expect_end(&task.kernel, &tracer, task.tid(), &task.group);
         *task.group.leader_tracer.lock() = Some(tracer);
-        return;
+        return detach(task, 0);
     }
     let decided = *task.group.exit.lock();
     let status = match decided {
         Some(status @ ExitStatus::Signaled { .. }) => status,
         _ => ExitStatus::Exited(task.exit_code.load(Ordering::Relaxed)),
     };
+    expect_end(&task.kernel, &tracer, task.tid(), &task.group);
+    detach(task, 0);
     tell_of_end(&task.kernel, &tracer, task.tid(), &task.group, status);
 }
 
@@ -330,22 +329,41 @@ pub fn tracee_ended(task: &Arc<Task>) {
 pub fn process_ended(kernel: &crate::Kernel, group: &Arc<ThreadGroup>, status: ExitStatus) {
     let Some(tracer) = group.leader_tracer.lock().take() else { return };
     let parent = kernel.tasks.with(|tree| tree.process(group.pid).map_or(0, |process| process.parent));
-    if parent != tracer.group.pid {
+    if parent == tracer.group.pid {
+        let same = |ended: &Ended| ended.tid == group.pid && ended.tracer == tracer.tid;
+        tracer.group.tracees.ended.lock().retain(|ended| !same(ended));
+        tracer.group.child_queue.wake(Events::IN);
+    } else {
         tell_of_end(kernel, &tracer, group.pid, group, status);
     }
 }
 
-fn tell_of_end(kernel: &crate::Kernel, tracer: &Tracer, tid: Pid, group: &ThreadGroup, status: ExitStatus) {
+/// Notes that the tracer will be told of an end.
+fn expect_end(kernel: &crate::Kernel, tracer: &Tracer, tid: Pid, group: &ThreadGroup) {
     let alive = kernel.tasks.get(tracer.tid).is_some_and(|task| Arc::ptr_eq(&task.group, &tracer.group));
     if !alive {
         return;
     }
-    let number = tracer.group.pid_namespace.number(tid);
-    let info = ended_info(number, group.last_uid(), status);
     let process_group =
         kernel.tasks.with(|tree| tree.process(group.pid).map_or(0, |process| process.process_group));
-    let ended = Ended { tid, number, tracer: tracer.tid, process_group, status, info };
+    let ended = Ended { tid, tracer: tracer.tid, process_group, news: None };
     tracer.group.tracees.ended.lock().push(ended);
+}
+
+/// Tells the tracer of an end that it expects.
+fn tell_of_end(kernel: &crate::Kernel, tracer: &Tracer, tid: Pid, group: &ThreadGroup, status: ExitStatus) {
+    let number = tracer.group.pid_namespace.number(tid);
+    let info = ended_info(number, group.last_uid(), status);
+    if let Some(ended) = tracer
+        .group
+        .tracees
+        .ended
+        .lock()
+        .iter_mut()
+        .find(|ended| ended.tid == tid && ended.tracer == tracer.tid && ended.news.is_none())
+    {
+        ended.news = Some((status, info));
+    }
     crate::signal::send_to_group(kernel, &tracer.group, info);
     tracer.group.child_queue.wake(Events::IN);
 }

@@ -319,6 +319,7 @@ impl CurrentTask {
                 exit_signal: if sibling { own_signal } else { exit_signal },
                 zombie: None,
                 news: None,
+                telling: false,
                 subreaper: false,
                 executed: false,
                 children_time: (Duration::ZERO, Duration::ZERO),

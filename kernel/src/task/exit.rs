@@ -174,6 +174,7 @@ impl crate::Kernel {
             });
             if let Some(process) = tree.process_mut(pid) {
                 process.zombie = Some(status);
+                process.telling = true;
             }
             self.tell_parent(tree, pid, &mut signals);
             own_group.filter(|_| connection)
@@ -186,6 +187,7 @@ impl crate::Kernel {
         for (group, info) in signals {
             signal::send_to_group(self, &group, info);
         }
+        self.tasks.told(pid);
         // Whoever hears of the end finds nothing left of the process.
         group.container.record_exit(group, status);
         self.tasks.ended.wake(Events::IN);
@@ -263,12 +265,15 @@ impl crate::Kernel {
             process.news = Some(event);
             let process = tree.process(pid)?;
             let parent = tree.process(process.parent)?;
-            Some((Arc::clone(&parent.group), child_info(process, event, parent)))
+            let told = (Arc::clone(&parent.group), child_info(process, event, parent));
+            tree.process_mut(pid)?.telling = true;
+            Some(told)
         });
         let Some((parent, info)) = told else { return };
         if parent.signals.wants_stops() {
             signal::send_to_group(self, &parent, info);
         }
+        self.tasks.told(pid);
         parent.child_queue.wake(Events::IN);
     }
 }

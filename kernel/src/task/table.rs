@@ -52,6 +52,9 @@ pub struct Process {
     pub zombie: Option<ExitStatus>,
     /// A stop or continuation that the parent has not waited for yet.
     pub news: Option<ChildEvent>,
+    /// Whether the parent is just being sent the signal that tells it of a change: until it has been, nobody finds out by
+    /// waiting. Who has waited for a child finds its signal pending.
+    pub telling: bool,
     /// Whether orphans below it become its children (`PR_SET_CHILD_SUBREAPER`).
     pub subreaper: bool,
     /// Whether it has called `execve(2)` since it was made: its parent may no longer change its process group.
@@ -112,6 +115,15 @@ impl TaskTable {
     /// The thread groups of a process group.
     pub fn members(&self, process_group: Pid) -> Vec<Arc<ThreadGroup>> {
         self.inner.lock().members(process_group)
+    }
+}
+
+impl TaskTable {
+    /// The signal that tells of a change of a process has been sent.
+    pub fn told(&self, pid: Pid) {
+        if let Some(process) = self.inner.lock().processes.get_mut(&pid) {
+            process.telling = false;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::exit::child_info;
 use super::pidfd::PidFd;
 use super::table::{ChildEvent, Process, Tree};
 use super::{CurrentTask, ExitStatus, Pid, Task, ThreadGroup};
-use crate::error::SyscallResult;
+use crate::error::{SysError, SyscallResult};
 use crate::ptrace::Ended;
 use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
@@ -83,7 +83,13 @@ impl CurrentTask {
     /// Waits for a child of the selection with one of the wanted kinds of news. `None` for `WNOHANG` without news.
     fn wait_child(&self, selection: &Selection, options: u32) -> SyscallResult<Option<Found>> {
         let deadline = if options & WNOHANG != 0 { Deadline::Now } else { Deadline::Never };
-        let look = || self.kernel.tasks.with(|tree| find(tree, self, selection, options));
+        let look = || loop {
+            match self.kernel.tasks.with(|tree| find(tree, self, selection, options)) {
+                Err(Looked::Telling) => std::thread::yield_now(),
+                Err(Looked::Failed(error)) => return Err(error),
+                Ok(found) => return Ok(found),
+            }
+        };
         match self.block_on(&self.group.child_queue, Events::IN, deadline, look) {
             Err(error) if error.is(Errno::EAGAIN) => Ok(None),
             result => result.map(Some),
@@ -91,8 +97,16 @@ impl CurrentTask {
     }
 }
 
+/// Why no child was found.
+enum Looked {
+    /// One has news, of which the signal is just being sent; it will be there at once.
+    Telling,
+    /// `ECHILD`, `EAGAIN`
+    Failed(SysError),
+}
+
 /// Looks for a child with news: `ECHILD` if there is none of the selection at all, `EAGAIN` if none has news.
-fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> SyscallResult<Found> {
+fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Result<Found, Looked> {
     let parent = task.group.pid;
     let threads: Vec<Pid> =
         tree.process(parent).map_or_else(Vec::new, |own| own.tasks.iter().map(|task| task.tid()).collect());
@@ -125,8 +139,11 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Sy
             (None, Some(ChildEvent::Continued)) if options & WCONTINUED != 0 => ChildEvent::Continued,
             _ => continue,
         };
+        if process.telling {
+            return Err(Looked::Telling);
+        }
         let rusage = rusage(process.group.time());
-        let found = info(tree, pid, event).ok_or(Errno::ECHILD)?;
+        let found = info(tree, pid, event).ok_or(Looked::Failed(Errno::ECHILD.into()))?;
         if options & WNOWAIT == 0 {
             if let Some(process) = tree.process_mut(pid) {
                 process.news = None;
@@ -143,7 +160,7 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Sy
         }
         return Ok(Found { event, info: found, rusage });
     }
-    Err(if any { Errno::EAGAIN } else { Errno::ECHILD }.into())
+    Err(Looked::Failed(if any { Errno::EAGAIN } else { Errno::ECHILD }.into()))
 }
 
 /// Looks for news of a task that the caller traces; tells whether there is any of the selection.
@@ -167,12 +184,12 @@ fn find_tracee(tree: &Tree, task: &Task, selection: &Selection, options: u32) ->
     let found = task.group.tracees.with_ended(|ended| {
         let of_selection =
             |one: &Ended| mine(one.tracer) && selection.includes_task(one.tid, one.process_group, None);
-        let at = ended.iter().position(of_selection)?;
-        any = true;
+        any |= ended.iter().any(of_selection);
         if options & WEXITED == 0 {
             return None;
         }
-        let (status, info) = (ended[at].status, ended[at].info);
+        let at = ended.iter().position(|one| of_selection(one) && one.news.is_some())?;
+        let (status, info) = ended[at].news?;
         if consume {
             ended.remove(at);
         }
