@@ -11,7 +11,8 @@
 //!
 //! A slot is found from any address in it by masking, which is how the signal handler finds it from its stack. The
 //! word at offset zero says whose turn it is; everything else in the slot is the turn owner's to use, but for the buffer
-//! while a copy is made, when each side keeps to its part of it. All of it can be written by guest code at any time: the kernel copies a field once and then checks it.
+//! while a copy is made, when each side keeps to its part of it. All of it can be written by guest code at any time: the
+//! kernel copies a field once and then checks it.
 
 use std::ops::Range;
 
