@@ -1,7 +1,8 @@
-//! What the host does for limits of a container besides its control group: room for the threads that serve it, and the
-//! oom score of its sandbox.
+//! Limits of a container besides those of its control group: what its sandbox is told of them, room for the threads that
+//! serve it, and the oom score of its sandbox.
 
 use oci_spec::runtime as oci;
+use sandbox::spec::ResourcesSpec;
 
 use super::Container;
 use crate::error::{Error, Result};
@@ -10,6 +11,8 @@ use crate::spec::{ContainerConfig, ContainerType, annotations};
 
 /// Threads of the host beside those that serve guests, in a sandbox of one container.
 const SERVICE_THREADS: i64 = 64;
+/// The period of processor time that stands for one that is not given, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
 
 impl Container {
     /// Gives the sandbox the oom score that its containers ask for, and this container's stand-in its own.
@@ -44,7 +47,7 @@ impl Container {
     pub(super) fn prepare_oom_score(&self, stand_in: i32, wanted: &ContainerConfig) {
         let value = wanted.process.oom_score_adj;
         let value = oom_score::of_stubs(&wanted.container_type, value, self.inherited_oom_score);
-        let set = super::identify(stand_in).and_then(|process| {
+        let set = super::create::identify(stand_in).and_then(|process| {
             oom_score::set(&process, value).map_err(Error::host("set the oom score of the container"))
         });
         if let Err(error) = set {
@@ -68,6 +71,21 @@ pub(super) fn for_host(resources: &oci::LinuxResources) -> oci::LinuxResources {
         resources.set_pids(pids.ok());
     }
     resources
+}
+
+/// What a specification allows to be used, for the sandbox to see to; zero and what is negative are no limit.
+pub(super) fn for_sandbox(spec: &oci::Spec) -> ResourcesSpec {
+    let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else {
+        return ResourcesSpec::default();
+    };
+    let positive = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
+    let cpu = resources.cpu().as_ref();
+    let period = cpu.and_then(|cpu| cpu.period()).filter(|period| *period > 0).unwrap_or(CPU_PERIOD);
+    ResourcesSpec {
+        tasks: resources.pids().as_ref().and_then(|pids| positive(pids.limit())),
+        memory: resources.memory().as_ref().and_then(|memory| positive(memory.limit()?)),
+        cpu: cpu.and_then(|cpu| positive(cpu.quota()?)).map(|quota| (quota, period)),
+    }
 }
 
 #[cfg(test)]
