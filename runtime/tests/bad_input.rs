@@ -331,7 +331,7 @@ impl Trial {
             }
             self.host.assert_nothing_left();
             until("the end of all control groups", || control_groups(&self.id).is_empty());
-            assert_eq!(mounts_in(&self.host.path("")), Vec::<String>::new(), "{what}");
+            assert_eq!(self.host.mounts(), Vec::<String>::new(), "{what}");
         }
     }
 
@@ -371,13 +371,6 @@ fn control_groups(id: &str) -> Vec<PathBuf> {
     hierarchies
         .flat_map(|path| below(&path).filter(ours).map(|entry| entry.path()).collect::<Vec<_>>())
         .collect()
-}
-
-/// Mounts in a directory.
-fn mounts_in(directory: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").expect("a procfs");
-    let directory = directory.to_str().expect("text");
-    text.lines().filter(|line| line.contains(directory)).map(str::to_owned).collect()
 }
 
 #[test]

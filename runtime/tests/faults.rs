@@ -7,7 +7,6 @@
 mod bundles;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -123,18 +122,6 @@ fn run_until_held(host: &Host, arguments: &[&str], step: Step, victim: Victim) -
     killed
 }
 
-/// Directories of control groups that are called like a container.
-fn groups(id: &str, below: &Path, found: &mut Vec<std::path::PathBuf>) {
-    for entry in std::fs::read_dir(below).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            if entry.file_name().to_string_lossy().starts_with(id) {
-                found.push(entry.path());
-            }
-            groups(id, &entry.path(), found);
-        }
-    }
-}
-
 /// Lets a container go through its life until the step is reached, kills there, and looks at what is left.
 fn try_step(step: Step, victim: Victim, number: usize) {
     let host = Host::new();
@@ -171,12 +158,10 @@ fn try_step(step: Step, victim: Victim, number: usize) {
     let state = host.path("state");
     let state = state.to_str().expect("text");
     until(&format!("the end of all others ({what})"), || processes_with(state).is_empty());
-    let mut left = Vec::new();
-    groups(&id, Path::new("/sys/fs/cgroup"), &mut left);
-    assert!(left.is_empty(), "{what}: {left:?}");
-    let mounts = read(std::process::id().cast_signed(), "mountinfo");
-    let directory = host.path("");
-    assert!(!mounts.contains(directory.to_str().expect("text")), "{what}: {mounts}");
+    let groups = host.control_groups();
+    assert!(groups.is_empty(), "{what}: {groups:?}");
+    let mounts = host.mounts();
+    assert!(mounts.is_empty(), "{what}: {mounts:?}");
     if victim == Victim::Held {
         // The name is free again.
         let bundle = host.bundle("again", "exit 5");

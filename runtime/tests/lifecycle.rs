@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use bundles::{Host, can_run, is_alive, until};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Runs until it gets SIGTERM, and then ends with 7.
 const SERVICE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
@@ -320,6 +320,30 @@ fn deleting_by_force_works_on_anything() {
     assert_eq!(host.list(), ["created", "other", "paused", "running"]);
     host.run(&["state", "corrupt"]).fails_with("corrupt");
     host.run(&["delete", "--force", "created", "nothing", "running", "paused", "other", "corrupt"]).ok();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn what_is_left_of_a_container_is_noticed() {
+    if !can_run() {
+        return;
+    }
+    // The check that the other tests rely on finds what is there while a container is.
+    let host = Host::new();
+    let bundle = host.bundle("b", SERVICE);
+    host.started("c", &bundle);
+    let state = std::fs::read_to_string(host.path("state/c/containers/c/state.json")).expect("a state");
+    let state: Value = serde_json::from_str(&state).expect("JSON");
+    let groups = host.control_groups();
+    assert_eq!(groups.is_empty(), state["cgroup"].is_null(), "{}", state["cgroup"]);
+    assert!(groups.iter().all(|group| state["cgroup"].to_string().contains(group.to_str().expect("text"))));
+    host.run(&["delete", "--force", "c"]).ok();
+    host.assert_nothing_left();
+    let (root, tmp) = (bundle.join("rootfs"), bundle.join("rootfs/tmp"));
+    rustix::mount::mount_bind(&root, &tmp).expect("mounted");
+    let checked = std::panic::catch_unwind(|| host.assert_nothing_left());
+    rustix::mount::unmount(&tmp, rustix::mount::UnmountFlags::empty()).expect("unmounted");
+    assert!(checked.is_err(), "a mount was not noticed");
     host.assert_nothing_left();
 }
 

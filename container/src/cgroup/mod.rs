@@ -98,6 +98,9 @@ pub enum Error {
     },
 }
 
+/// How long processes that have been killed may take to leave a group.
+const LEAVING: Duration = Duration::from_secs(5);
+
 /// The result of what is done with control groups.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -496,7 +499,7 @@ impl Cgroup {
     /// [`Error::Busy`] if some do not go away.
     pub fn kill(&self) -> Result<()> {
         let own = std::process::id().cast_signed();
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + LEAVING;
         let mut pause = Duration::from_millis(1);
         loop {
             let mut left: Vec<i32> = self.made().iter().flat_map(|made| pids_below(made)).collect();
@@ -541,6 +544,16 @@ impl Cgroup {
         }
         failed
     }
+
+    /// Removes the directories of a group of that name once they are empty, for whoever does not know any more what was
+    /// made for it. Nothing that is used is touched: the name may be somebody else's.
+    ///
+    /// # Errors
+    /// If it has no usable name, or processes or groups stay in it.
+    pub fn remove_empty(host: &Hierarchies, name: Name<'_>) -> Result<()> {
+        let planned = Self::plan(host, name)?;
+        planned.directories().into_iter().try_for_each(|directory| remove_once_empty(directory, LEAVING))
+    }
 }
 
 /// Removes a group, with those below it if it is the container's own; those can only be left by the guest's engine.
@@ -550,14 +563,19 @@ fn remove_directory(path: &Path, below: bool) -> Result<()> {
             remove_directory(&inner, true)?;
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(5);
+    remove_once_empty(path, if below { LEAVING } else { Duration::ZERO })
+}
+
+/// Removes a group without groups below it when its processes have left, for which they have some time.
+fn remove_once_empty(path: &Path, time: Duration) -> Result<()> {
+    let deadline = Instant::now() + time;
     let mut pause = Duration::from_millis(1);
     loop {
         match fs::remove_dir(path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             // Processes that have just died are still leaving.
-            Err(error) if below && is_busy(&error) && Instant::now() < deadline => {
+            Err(error) if is_busy(&error) && Instant::now() < deadline => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(100));
             }

@@ -514,3 +514,19 @@ fn only_a_lack_of_rights_is_done_without() {
         assert!(!error(errno).is_permission(), "{errno:?}");
     }
 }
+
+#[test]
+fn a_group_of_a_mere_name_goes_only_when_it_is_empty() {
+    let fake = Fake::new("/own");
+    let name = Name { path: Some("some"), id: &id("c1"), systemd: false };
+    // One that is not there is no error.
+    Cgroup::remove_empty(&fake.host, name).unwrap();
+    let group = Cgroup::plan(&fake.host, name).unwrap().directories()[0].to_owned();
+    let used = group.join("used");
+    fs::create_dir_all(&used).unwrap();
+    Cgroup::remove_empty(&fake.host, name).unwrap_err();
+    assert!(used.is_dir());
+    fs::remove_dir(&used).unwrap();
+    Cgroup::remove_empty(&fake.host, name).unwrap();
+    assert!(!group.exists() && group.parent().unwrap().exists());
+}

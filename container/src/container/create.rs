@@ -302,7 +302,7 @@ fn hierarchies(config: &Config) -> Option<Hierarchies> {
 
 /// The path of a control group that nobody has named, below the caller's own, as with `runc`. Containers of one name below different state directories do not
 /// share one.
-fn usual_cgroup(root: &Path, id: &Id) -> String {
+pub(super) fn usual_cgroup(root: &Path, id: &Id) -> String {
     // FNV-1a: the same in every version of this program.
     let hash = root.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

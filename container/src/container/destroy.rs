@@ -8,8 +8,9 @@ use std::time::Duration;
 use host::step::{Step, reach};
 use sandbox::control::{Client, Request};
 
+use super::create::usual_cgroup;
 use super::{CONTROL, Container, is_not_found};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Hierarchies, Name};
 use crate::error::{Error, Result};
 use crate::hooks::HookKind;
 use crate::id::{FullId, Id};
@@ -89,6 +90,13 @@ impl Container {
             }
             if is_root {
                 let _ = std::fs::remove_file(&control);
+            }
+            let path = usual_cgroup(root, id);
+            let name = Name { path: Some(&path), id, systemd: false };
+            // One with a name of its own cannot be found any more.
+            let removed = Hierarchies::of_host().and_then(|host| Cgroup::remove_empty(&host, name));
+            if let Err(error) = removed {
+                tracing::warn!("the control group may be left: {error}");
             }
             saver.destroy()?;
         }

@@ -228,7 +228,7 @@ impl Host {
         self.run(&["start", id]).ok();
     }
 
-    /// Fails if anything of a container is left.
+    /// Fails if anything of a container is left: files, processes, mounts, control groups.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
         assert_eq!(self.list(), Vec::<String>::new());
@@ -238,6 +238,40 @@ impl Host {
         let state = state.to_str().expect("text");
         // Whatever was forked from a command has its arguments.
         until("the end of all processes", || processes_with(state).is_empty());
+        assert_eq!(self.mounts(), Vec::<String>::new());
+        assert_eq!(self.control_groups(), Vec::<PathBuf>::new());
+    }
+
+    /// Mounts of the host in, or of, our directory.
+    pub fn mounts(&self) -> Vec<String> {
+        let text = std::fs::read_to_string("/proc/self/mountinfo").expect("a procfs");
+        let directory = self.directory.path().to_str().expect("text");
+        text.lines().filter(|line| line.contains(directory)).map(str::to_owned).collect()
+    }
+
+    /// Control groups of our containers, in all hierarchies: what they are called after the container's name depends on
+    /// the state directory (FNV-1a).
+    pub fn control_groups(&self) -> Vec<PathBuf> {
+        let state = self.path("state");
+        let hash =
+            state.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        let mut found = Vec::new();
+        find_groups(&format!(".{hash:016x}"), Path::new("/sys/fs/cgroup"), &mut found);
+        found
+    }
+}
+
+/// Directories of control groups whose names end like this.
+fn find_groups(end: &str, below: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(below).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if entry.file_name().to_string_lossy().ends_with(end) {
+                found.push(entry.path());
+            }
+            find_groups(end, &entry.path(), found);
+        }
     }
 }
 
