@@ -2,6 +2,7 @@
 #include "test.h"
 
 #include <poll.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -443,4 +444,131 @@ TEST(process_groups_own_files) {
     CHECK_ERR(fcntl(sockets[0], F_SETOWN_EX, &(struct f_owner_ex){7, 1}), EINVAL);
     CHECK_OK(fcntl(sockets[0], F_SETOWN, 0));
     CHECK_EQ(fcntl(sockets[0], F_GETOWN), 0);
+}
+
+/* --- the same file read again and again, large and small --- */
+
+enum { READ_MOST = 300 * 1000, READ_FILE = READ_MOST + 1000 };
+
+static unsigned char *allocate(size_t length) {
+    unsigned char *memory = malloc(length);
+    CHECK(memory != NULL);
+    return memory;
+}
+
+static unsigned char pattern_at(size_t offset) { return (unsigned char)(offset * 7 + offset / 256); }
+
+/* Reads at all kinds of places and lengths, over and over, and looks at every byte. */
+static void read_often(int fd, unsigned char *buffer, unsigned seed) {
+    static const size_t lengths[] = {1, 100, 4096, 65536, 131072, 131073, READ_MOST, 4096, 262144, 10};
+    for (unsigned round = 0; round < 60; round++) {
+        size_t length = lengths[(round + seed) % (sizeof lengths / sizeof *lengths)];
+        size_t offset = (round * 37 + seed) % 1000;
+        memset(buffer, 0, length);
+        CHECK_EQ(pread(fd, buffer, length, (off_t)offset), (ssize_t)length);
+        for (size_t i = 0; i < length; i++)
+            CHECK_EQ(buffer[i], pattern_at(offset + i));
+    }
+}
+
+static int open_pattern(const char *path) {
+    int fd = open_new(path);
+    unsigned char *bytes = allocate(READ_FILE);
+    for (size_t i = 0; i < READ_FILE; i++)
+        bytes[i] = pattern_at(i);
+    CHECK_EQ(write(fd, bytes, READ_FILE), READ_FILE);
+    free(bytes);
+    close(fd);
+    return CHECK_OK(open(path, O_RDONLY));
+}
+
+TEST(files_read_often_by_a_family) {
+    enter_scratch();
+    int fd = open_pattern("file");
+    unsigned char *buffer = allocate(READ_MOST);
+    read_often(fd, buffer, 0);
+    pid_t children[3];
+    for (unsigned i = 0; i < 3; i++)
+        children[i] = CHILD({
+            read_often(fd, buffer, i);
+            /* Another file by the same number. */
+            int other = open_pattern((char[]){'f', (char)('0' + i), 0});
+            CHECK_OK(ftruncate(open((char[]){'f', (char)('0' + i), 0}, O_WRONLY), 10));
+            CHECK_OK(dup2(other, fd));
+            for (int round = 0; round < 30; round++)
+                CHECK_EQ(pread(fd, buffer, READ_MOST, 3), 7);
+            close(fd);
+            CHECK_ERR(pread(fd, buffer, 1, 0), EBADF);
+            CHECK_EQ(pread(other, buffer, READ_MOST, 0), 10);
+        });
+    for (unsigned i = 0; i < 3; i++)
+        CHECK_EXIT(children[i], 0);
+    /* Its position is shared. */
+    CHECK_EQ(read(fd, buffer, 100000), 100000);
+    pid_t pid = CHILD({ CHECK_EQ(read(fd, buffer, 100000), 100000); });
+    CHECK_EXIT(pid, 0);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 200000);
+    CHECK_EQ(read(fd, buffer, READ_MOST), READ_FILE - 200000);
+    CHECK_EQ(read(fd, buffer, READ_MOST), 0);
+}
+
+TEST(many_files_read_often) {
+    enter_scratch();
+    int fds[9];
+    unsigned char *buffer = allocate(READ_MOST);
+    for (int i = 0; i < 9; i++)
+        fds[i] = open_pattern((char[]){'f', (char)('0' + i), 0});
+    for (int round = 0; round < 3; round++)
+        for (unsigned i = 0; i < 9; i++)
+            read_often(fds[i], buffer, i);
+    /* What is written shows at once; what is gone stays readable. */
+    int writing = CHECK_OK(open("f0", O_RDWR));
+    for (int round = 0; round < 40; round++) {
+        CHECK_EQ(pwrite(writing, &(char){(char)round}, 1, 77), 1);
+        CHECK_EQ(pread(fds[0], buffer, READ_MOST, 0), READ_MOST);
+        CHECK_EQ(buffer[77], round);
+    }
+    CHECK_OK(unlink("f1"));
+    read_often(fds[1], buffer, 1);
+    CHECK_OK(ftruncate(writing, 1000));
+    CHECK_EQ(pread(fds[0], buffer, READ_MOST, 990), 10);
+}
+
+TEST(large_reads_end_at_what_cannot_be_written) {
+    enter_scratch();
+    int fd = open_pattern("file");
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char *memory = mmap(NULL, 64 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    CHECK_OK(mprotect(memory + 40 * page, page, PROT_READ));
+    for (int round = 0; round < 40; round++) {
+        CHECK_EQ(pread(fd, memory, 64 * page, 0), (ssize_t)(40 * page));
+        CHECK_ERR(pread(fd, memory + 40 * page, page, 0), EFAULT);
+        CHECK_EQ(pread(fd, memory + 41 * page, 23 * page, 0), (ssize_t)(23 * page));
+    }
+    for (size_t i = 0; i < 40 * page; i++)
+        CHECK_EQ(memory[i], pattern_at(i));
+    CHECK_ERR(pread(fd, BAD, page, 0), EFAULT);
+    CHECK_ERR(pread(fd, memory, page, -1), EINVAL);
+}
+
+static void *read_in_a_thread(void *argument) {
+    int fd = *(int *)argument;
+    unsigned char *buffer = allocate(READ_MOST);
+    for (unsigned round = 0; round < 5; round++)
+        read_often(fd, buffer, round);
+    free(buffer);
+    return NULL;
+}
+
+TEST(threads_read_files_often) {
+    enter_scratch();
+    int fds[6];
+    pthread_t threads[6];
+    for (int i = 0; i < 6; i++) {
+        fds[i] = i % 2 ? CHECK_OK(dup(fds[0])) : open_pattern((char[]){'f', (char)('0' + i), 0});
+        CHECK_EQ(pthread_create(&threads[i], NULL, read_in_a_thread, &fds[i]), 0);
+    }
+    for (int i = 0; i < 6; i++)
+        CHECK_EQ(pthread_join(threads[i], NULL), 0);
 }

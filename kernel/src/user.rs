@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use abi::{Errno, SysResult};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -352,12 +353,12 @@ impl<'a> UserWriter<'a> {
 
     /// Fills the destination with what is at `offset` of a file of the host's. As for [`UserWriter::fill`], fewer bytes than
     /// fit are the end, and an error after the first is dropped.
-    pub fn fill_from(&mut self, file: &OwnedFd, offset: u64) -> SysResult<usize> {
+    pub fn fill_from(&mut self, file: &Arc<OwnedFd>, offset: u64) -> SysResult<usize> {
         let start = self.written;
         while let Destination::Guest(cursor) = &mut self.destination {
             let Some((address, length)) = cursor.piece() else { return Ok(self.written - start) };
             let at = offset + (self.written - start) as u64;
-            let read = cursor.task.context.borrow_mut().read_file(file.as_fd(), at, address, length);
+            let read = cursor.task.context.borrow_mut().read_file(file, at, address, length);
             match read {
                 Some(Ok(count)) => {
                     cursor.advance(count);

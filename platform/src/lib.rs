@@ -187,14 +187,15 @@ pub trait Context: Send {
     }
 
     /// Reads up to `length` bytes at `offset` of a file of the host's into guest memory at `address`, without a stop in the
-    /// kernel's memory; returns how many. Fewer where the file ends, or at the first page that cannot be written. `None`
+    /// kernel's memory; returns how many. Fewer where the file ends, or at the first page that cannot be written. What is read
+    /// often the platform may keep open for as long as the guest does not run after the file has been dropped. `None`
     /// if the caller had better read into a buffer of its own: nothing has been done then.
     ///
     /// # Errors
     /// What the file says, or `EFAULT` if not even one byte could be written to guest memory.
     fn read_file(
         &mut self,
-        file: BorrowedFd<'_>,
+        file: &Arc<OwnedFd>,
         offset: u64,
         address: u64,
         length: usize,

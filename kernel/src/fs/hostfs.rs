@@ -728,7 +728,7 @@ impl Inode for HostInode {
 }
 
 /// Reads at `offset` of a host file.
-pub fn read_host(fd: &OwnedFd, offset: u64, to: &mut UserWriter<'_>) -> SysResult<usize> {
+pub fn read_host(fd: &Arc<OwnedFd>, offset: u64, to: &mut UserWriter<'_>) -> SysResult<usize> {
     to.fill_from(fd, offset)
 }
 

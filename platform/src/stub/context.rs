@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -193,12 +193,14 @@ impl StubContext {
         let sites = self.space.sites.lock();
         // The copy gets no file that another thread is just being handed.
         let _files = self.space.files.lock();
+        let residents = self.space.residents.hold();
         let (space, thread) = self.space.shared.clone_process(self.slot(), caller, &|| {
             self.wait_done()?;
             self.result()
         })?;
         space.sites.lock().clone_from(&sites);
-        drop(sites);
+        space.residents.inherit(&residents);
+        drop((sites, residents));
         Ok(StubContext::new(space, thread, self.registers, &fpu))
     }
 
@@ -219,11 +221,16 @@ impl StubContext {
 
     /// Waits for the report after a command, or for the thread's first.
     fn wait_done(&self) -> SysResult<()> {
+        self.wait_done_for(COMMAND_TICKS)
+    }
+
+    /// [`StubContext::wait_done`] with a patience of so many ticks.
+    fn wait_done_for(&self, patience: u32) -> SysResult<()> {
         let rules = &self.space.shared.spinning;
         if !self.slot().is_here() {
             self.habits.spin(rules, false, |ticks| self.slot().spin(ticks));
         }
-        let waited = self.wait(&|ticks| if ticks < COMMAND_TICKS { Ok(()) } else { Err(Gone) });
+        let waited = self.wait(&|ticks| if ticks < patience { Ok(()) } else { Err(Gone) });
         if waited.is_err() {
             self.space.kill();
             return Err(Errno::ESRCH);
@@ -287,7 +294,7 @@ impl StubContext {
             let asked = expecting.call(Some(self.space.pidfd.as_fd()), libc::SYS_mmap, arguments);
             let answered = asked.and_then(|call| {
                 if arguments == memory::ASK {
-                    expecting.answer_with(&call, *file)
+                    expecting.answer_with(&call, *file, 0)
                 } else {
                     expecting.proceed_with(&call, *file)
                 }
@@ -422,6 +429,7 @@ impl StubContext {
     fn resume(&mut self) -> Result<Option<Event>, Gone> {
         self.hot = None;
         self.ready().map_err(|_| Gone)?;
+        self.space.residents.close_unused(|numbers| self.close(numbers));
         let command = self.prepare().map_err(|_| Gone)?;
         // Before it counts as running: what comes from then on must not be lost.
         self.slot().field(INTERRUPTED).store(0, Ordering::SeqCst);
@@ -562,7 +570,7 @@ impl Context for StubContext {
 
     fn read_file(
         &mut self,
-        file: BorrowedFd<'_>,
+        file: &Arc<OwnedFd>,
         offset: u64,
         address: u64,
         length: usize,

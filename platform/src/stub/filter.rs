@@ -15,6 +15,7 @@
 //! | `prctl(PR_SET_NAME)`, `prctl(PR_SET_MM, PR_SET_MM_MAP)` | the looks of the process in `/proc` | allow |
 //! | private `mmap` of fd 0 | mapping a file that the kernel has handed over | allow |
 //! | any other `mmap` of an fd | being handed a file, shared mappings, a forked stub's slots | ask the kernel |
+//! | `pread64` of a resident file ([`super::resident`]) | reading it into guest memory | allow |
 //! | `clone` | fork and threads | ask the kernel |
 //! | anything else | nobody | kill the process |
 //!
@@ -22,6 +23,8 @@
 //! than that, whoever makes it.
 
 use libc::sock_filter;
+
+use super::layout::FILES;
 
 const RET_ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const RET_TRAP: u32 = libc::SECCOMP_RET_TRAP;
@@ -116,6 +119,11 @@ pub fn program(text: u64, length: usize) -> Vec<sock_filter> {
         {
             rules.if_equal(operation.cast_unsigned(), RET_ALLOW);
         }
+        rules.ret(RET_KILL);
+    });
+    program.call(libc::SYS_pread64, |rules| {
+        rules.load(argument(0));
+        FILES.for_each(|number| rules.if_equal(number, RET_ALLOW));
         rules.ret(RET_KILL);
     });
     program.call(libc::SYS_mmap, |rules| {
@@ -232,6 +240,14 @@ mod tests {
         assert_eq!(stub(libc::SYS_mmap, [0, 0, 0, 2, u64::MAX, 0]), RET_NOTIFY);
         assert_eq!(stub(libc::SYS_mmap, [0, 0, 5, 0x12, 0, 0]), RET_ALLOW);
         assert_eq!(stub(libc::SYS_mmap, [0, 0, 5, 0x12, 1, 0]), RET_NOTIFY);
+        for number in FILES {
+            let number = u64::from(number);
+            assert_eq!(stub(libc::SYS_pread64, [number, 0, 0, 0, 0, 0]), RET_ALLOW);
+            assert_eq!(stub(libc::SYS_mmap, [0, 0, 5, 0x12, number, 0]), RET_NOTIFY);
+            assert_eq!(stub(libc::SYS_pwrite64, [number, 0, 0, 0, 0, 0]), RET_KILL);
+        }
+        assert_eq!(stub(libc::SYS_pread64, [0, 0, 0, 0, 0, 0]), RET_KILL);
+        assert_eq!(stub(libc::SYS_pread64, [FILES.end.into(), 0, 0, 0, 0, 0]), RET_KILL);
         for shared in [1, 3] {
             assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x10 | shared, 0, 0]), RET_NOTIFY);
         }

@@ -6,7 +6,7 @@
 //!
 //! - [`layout`]: the addresses and the slot's fields; [`text`]: the code in the stub; [`filter`]: what it may ask the
 //!   host for; [`frame`]: registers in signal frames.
-//! - [`patch`]: making system calls that do not trap.
+//! - [`patch`]: making system calls that do not trap; [`resident`]: files that the stub reads itself.
 //! - [`zygote`]: the process that stubs are forked from; [`space`]: a stub process; [`context`]: a guest thread;
 //!   [`slot`] and [`spin`]: taking turns; [`notify`]: answering what the filter asks; [`reaper`]: the end of processes.
 //!
@@ -15,8 +15,8 @@
 //! after (it starts two threads). From then on the backend makes no host call that is not in [`HOST_SYSCALLS`].
 //!
 //! # Lock order
-//! A pool's mother, then the zygote, then a space's call sites, then its files, then the right to make a process, then
-//! notifications, then the space's runners and threads, then its `unreaped`. The first five are held while a stub is waited
+//! A pool's mother, then the zygote, then a space's call sites, then its files, then its resident files, then the right to make a process, then
+//! notifications, then the space's runners and threads, then its `unreaped`. The first six are held while a stub is waited
 //! for, the others never.
 
 use std::io;
@@ -37,6 +37,7 @@ mod memory;
 mod notify;
 mod patch;
 mod reaper;
+mod resident;
 mod slot;
 mod space;
 mod spin;
@@ -96,6 +97,8 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_read,              // the same
     libc::SYS_pread64,           // how many threads want to run; files that guests read
     libc::SYS_pwrite64,          // files that guests write
+    libc::SYS_fstat,             // files that a stub is to read itself
+    libc::SYS_fcntl,             // the same, F_GETFL
     libc::SYS_clock_gettime,     // processor time of a stub
     libc::SYS_membarrier,        // memory barriers of guests
 ];

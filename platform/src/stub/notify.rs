@@ -197,24 +197,29 @@ impl Expecting<'_> {
 
     /// Lets an expected call proceed with `fd` as the caller's fd zero.
     pub fn proceed_with(&self, notification: &Notification, fd: BorrowedFd<'_>) -> Result<(), Gone> {
-        self.give(notification, fd)?;
+        self.give(notification, fd, 0)?;
         self.proceed(notification)
     }
 
-    /// Answers a call that asks for nothing but `fd`, which becomes the caller's fd zero.
-    pub fn answer_with(&self, notification: &Notification, fd: BorrowedFd<'_>) -> Result<(), Gone> {
+    /// Answers a call that asks for nothing but `fd`, which becomes the caller's fd `number`.
+    pub fn answer_with(
+        &self,
+        notification: &Notification,
+        fd: BorrowedFd<'_>,
+        number: u32,
+    ) -> Result<(), Gone> {
         let listener = &self.notifications.listener;
-        let Err(error) = listener.answer_with_fd(notification, fd, 0) else { return Ok(()) };
+        let Err(error) = listener.answer_with_fd(notification, fd, number) else { return Ok(()) };
         if error.raw_os_error() == Some(libc::EINVAL) {
-            self.give(notification, fd)?;
+            self.give(notification, fd, number)?;
             return listener.answer(notification, 0).map_err(|_| Gone);
         }
         tracing::warn!(%error, "cannot hand an fd to a stub");
         Err(Gone)
     }
 
-    fn give(&self, notification: &Notification, fd: BorrowedFd<'_>) -> Result<(), Gone> {
-        self.notifications.listener.add_fd(notification, fd, 0).map_err(|error| {
+    fn give(&self, notification: &Notification, fd: BorrowedFd<'_>, number: u32) -> Result<(), Gone> {
+        self.notifications.listener.add_fd(notification, fd, number).map_err(|error| {
             tracing::warn!(%error, "cannot hand an fd to a stub");
             Gone
         })

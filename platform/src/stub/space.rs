@@ -15,6 +15,7 @@ use super::Shared;
 use super::context::Interrupt;
 use super::layout::*;
 use super::patch::Sites;
+use super::resident::Residents;
 use super::slot::Slot;
 use crate::{AddressSpace, MemoryUsage, RangeUsage};
 
@@ -109,6 +110,8 @@ pub struct Space {
     pub sites: Mutex<Sites>,
     /// Locked while the process has a file, and while it is copied.
     pub files: Mutex<()>,
+    /// The files that it has for longer.
+    pub residents: Residents,
     runners: Runners,
     /// Whether it ever had a second thread.
     threaded: AtomicBool,
@@ -142,6 +145,7 @@ impl Space {
             contexts: AtomicUsize::new(1),
             sites: Mutex::default(),
             files: Mutex::default(),
+            residents: Residents::default(),
             runners: Runners::default(),
             threaded: AtomicBool::new(false),
             peak: AtomicU64::new(0),

@@ -5,13 +5,16 @@
 //! faster. A fault in the stub's copy ends it, and the kernel hears how far it got. What the stub says is the guest's
 //! word: no more than was asked for is believed, and the bytes in the buffer are what guest memory is, arbitrary.
 //!
-//! Between files and guest memory, the kernel fills or empties one half of the buffer while the stub copies the other.
+//! Between files and guest memory, the kernel fills or empties one half of the buffer while the stub copies the other. Files
+//! that the stub has itself ([`super::super::resident`]) it reads without that.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use abi::{Errno, SysResult};
 
 use super::super::layout::*;
+use super::super::memory;
 use super::StubContext;
 use crate::AddressSpace;
 
@@ -19,6 +22,11 @@ use crate::AddressSpace;
 const HALF: usize = BUFFER_SIZE / 2;
 /// The smallest piece of a transfer that is made in pieces.
 const PIECE: usize = 8 << 10;
+
+/// The largest piece of a read of a resident file.
+const RESIDENT_PIECE: usize = 128 << 10;
+/// For so many bytes it pays to wake the stub, to have them copied once and not twice.
+const WORTH_WAKING: usize = 256 << 10;
 
 /// The way of a copy, seen from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +43,15 @@ struct Pending {
 impl StubContext {
     /// Whether the stub is the one to copy `length` bytes at `address`.
     fn stub_copies(&self, address: u64, length: usize) -> bool {
-        let inside = address.checked_add(length as u64).is_some_and(|end| end <= GUEST.end);
-        inside
-            && !self.starting.get()
+        self.may_copy(address, length)
             && !self.slot().stub_sleeps()
             && self.habits.stub_spins(&self.space.shared.spinning)
+    }
+
+    /// Whether the stub can be let copy `length` bytes at `address`.
+    fn may_copy(&self, address: u64, length: usize) -> bool {
+        let inside = address.checked_add(length as u64).is_some_and(|end| end <= GUEST.end);
+        inside && !self.starting.get()
     }
 
     /// Tells the stub to copy, between guest memory and the buffer's bytes from `at` on. [`StubContext::end`] must follow,
@@ -79,13 +91,88 @@ impl StubContext {
     /// Reads from a file into guest memory; `None` if that is better done in another way.
     pub(super) fn copy_from_file(
         &self,
-        file: BorrowedFd<'_>,
+        file: &Arc<OwnedFd>,
         offset: u64,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
         let suitable = self.stub_copies(address, length);
-        suitable.then(|| self.transfer_from_file(file, offset, address, length))
+        if suitable || (length >= WORTH_WAKING && self.may_copy(address, length)) {
+            let read = || self.read_resident(file, offset, address, length);
+            let resident = read().or_else(|| {
+                let worth_it = self.space.residents.is_worth_it(file, length);
+                worth_it.then(|| self.make_resident(file)).and_then(|()| read())
+            });
+            if resident.is_some() {
+                return resident;
+            }
+        }
+        suitable.then(|| self.transfer_from_file(file.as_fd(), offset, address, length))
+    }
+
+    /// Has the stub read from a file that it has; `None` if it has not. Large reads are made in pieces, so that neither side
+    /// goes to sleep over one.
+    fn read_resident(
+        &self,
+        file: &Arc<OwnedFd>,
+        offset: u64,
+        address: u64,
+        length: usize,
+    ) -> Option<SysResult<usize>> {
+        let residents = &self.space.residents;
+        let mut done = 0;
+        let result = residents.with(file, |number| {
+            loop {
+                let piece = (length - done).min(RESIDENT_PIECE);
+                let (to, from) = (address + done as u64, offset.saturating_add(done as u64));
+                let call = [libc::SYS_pread64 as u64, number.into(), to, piece as u64, from, 0, 0, 0];
+                self.put(&[call])?;
+                // As long as the file takes; the guest could not be interrupted either.
+                self.wait_done_for(u32::MAX)?;
+                let count = usize::try_from(self.result()?).unwrap_or(usize::MAX).min(piece);
+                done += count;
+                if count < piece || done == length {
+                    return Ok(());
+                }
+            }
+        })?;
+        match result {
+            // Guest code has closed it.
+            Err(Errno::EBADF) if done == 0 => {
+                residents.forget(file);
+                None
+            }
+            // What is in guest memory counts, and an error after it is dropped.
+            Err(error) if done == 0 => Some(Err(error)),
+            _ => Some(Ok(done)),
+        }
+    }
+
+    /// Gives the stub a file to keep.
+    fn make_resident(&self, file: &Arc<OwnedFd>) {
+        self.space.residents.take(file, |number| {
+            let mut ask = [0; 8];
+            ask[0] = libc::SYS_mmap as u64;
+            ask[1..7].copy_from_slice(&memory::ASK);
+            let expecting = self.space.shared.notifications.calls_of(self.thread.id);
+            let given = self.put(&[ask]).is_ok()
+                && expecting
+                    .call(Some(self.space.pidfd.as_fd()), libc::SYS_mmap, &memory::ASK)
+                    .and_then(|call| expecting.answer_with(&call, file.as_fd(), number))
+                    .is_ok();
+            drop(expecting);
+            if !given {
+                self.space.kill();
+            }
+            given && self.wait_done().is_ok()
+        });
+    }
+
+    /// Closes files in the stub.
+    pub(super) fn close(&self, numbers: &[u32]) {
+        let close = |number: &u32| [libc::SYS_close as u64, (*number).into(), 0, 0, 0, 0, 0, CALL_ALWAYS];
+        // A stub that does not is gone.
+        let _ = self.calls(&numbers.iter().map(close).collect::<Vec<_>>());
     }
 
     /// Writes guest memory to a file; `None` if that is better done in another way.
@@ -310,5 +397,66 @@ mod tests {
         let other = std::fs::File::open("/proc/self/exe").expect("this program");
         assert_eq!(context.transfer_to_file(other.as_fd(), 0, DATA, 100_000), Err(Errno::EBADF));
         assert_eq!(context.transfer_from_file(file.as_fd(), 0, DATA, 10), Ok(10));
+    }
+
+    /// The numbers of the descriptors that a stub has.
+    fn descriptors(context: &StubContext) -> Vec<String> {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", context.process_id())).expect("a process");
+        let names = files.map(|file| file.expect("an entry").file_name().into_string().expect("a number"));
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_read_often_the_stub_reads_itself() {
+        let mut context = context();
+        let open = || Arc::new(OwnedFd::from(std::fs::File::open("/proc/self/exe").expect("this program")));
+        let file = open();
+        let mut bytes = vec![0; 150_000];
+        host::rustix::io::pread(&file, &mut bytes[..], 0).expect("read");
+        // Not what is read once, nor what it would disturb that it stays open.
+        assert!(!context.space.residents.is_worth_it(&open(), 1 << 20));
+        let writable = tempfile::tempfile().map(|file| Arc::new(OwnedFd::from(file))).expect("a file");
+        let named = tempfile::NamedTempFile::new().expect("a file");
+        let named = Arc::new(OwnedFd::from(named.as_file().try_clone().expect("a descriptor")));
+        for _ in 0..20 {
+            assert!(!context.space.residents.is_worth_it(&named, 1 << 20));
+        }
+        assert_eq!(descriptors(&context), [""; 0]);
+        let none = context.read_resident(&file, 0, DATA, 100);
+        assert_eq!(none, None);
+        context.make_resident(&file);
+        let inherited = context.copy().expect("a copy");
+        for context in [&context, &inherited] {
+            assert_eq!(descriptors(context), ["1"]);
+            assert_eq!(context.read_resident(&file, 0, DATA + 1, bytes.len()), Some(Ok(bytes.len())));
+            assert!(memory(context, DATA + 1, bytes.len()) == bytes);
+            // The end of memory, and the end of the file.
+            assert_eq!(context.read_resident(&file, 3, DATA + WRITABLE - 5, 100), Some(Ok(5)));
+            assert_eq!(memory(context, DATA + WRITABLE - 5, 5), bytes[3..8]);
+            assert_eq!(context.read_resident(&file, 3, DATA + WRITABLE, 100), Some(Err(Errno::EFAULT)));
+            assert_eq!(context.read_resident(&file, 1 << 40, DATA, 100), Some(Ok(0)));
+        }
+        // More than there is room for, each of which takes another's place.
+        let others: Vec<_> = (0..6).map(|_| open()).collect();
+        others.iter().for_each(|other| context.make_resident(other));
+        assert_eq!(descriptors(&context), ["1", "2", "3", "4"]);
+        let reads = |file| context.read_resident(file, 0, DATA, 10) == Some(Ok(10));
+        assert!(others.iter().any(reads) && !others.iter().all(reads));
+        drop(others);
+        // The guest may close them.
+        context.close(&[1, 2, 3, 4]);
+        assert_eq!(descriptors(&context), [""; 0]);
+        assert_eq!(context.read_resident(&file, 0, DATA, 10), None);
+        context.make_resident(&writable);
+        assert_eq!(context.read_resident(&writable, 0, DATA, 10), Some(Ok(0)));
+        // They go when the kernel has closed them.
+        drop((file, writable));
+        for context in [&mut context, &mut { inherited }] {
+            context.interrupt.wanted.store(true, std::sync::atomic::Ordering::SeqCst);
+            assert_eq!(context.run(), crate::Event::Interrupted);
+            assert_eq!(descriptors(context), [""; 0]);
+        }
     }
 }
