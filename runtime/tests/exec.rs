@@ -7,11 +7,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use bundles::{Host, can_run, gofers_of, is_alive, skip, until};
+use bundles::{Host, SERVICE, can_run, gofers_of, is_alive, skip, until};
 use serde_json::{Value, json};
-
-/// Runs until it is ended.
-const SERVICE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
 
 /// A container called `c` that runs.
 fn service(change: impl FnOnce(&mut Value)) -> Host {

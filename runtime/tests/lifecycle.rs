@@ -6,12 +6,9 @@ use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use bundles::{Host, can_run, is_alive, until};
+use bundles::{Host, SERVICE, can_run, is_alive, until};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
-
-/// Runs until it gets SIGTERM, and then ends with 7.
-const SERVICE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
 
 #[test]
 fn a_container_goes_through_its_life() {
@@ -406,15 +403,7 @@ fn an_attached_container_dies_with_its_caller() {
         return;
     }
     let host = Host::new();
-    let bundle = host.bundle("b", "echo ready; sleep 1000");
-    let output = std::fs::File::create(host.path("r.out")).expect("a file");
-    let mut command = host.command(&["run", "--bundle", bundle.to_str().expect("text"), "r"]);
-    let mut child = command.stdout(output).spawn().expect("started");
-    host.wait_for_output("r", "ready");
-    child.kill().expect("killed");
-    child.wait().expect("waited");
-    until("its end", || host.status("r") == "stopped");
-    host.run(&["delete", "r"]).ok();
+    host.assert_attached_dies_with_its_caller();
     host.assert_nothing_left();
 }
 

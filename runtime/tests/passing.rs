@@ -5,9 +5,7 @@ mod bundles;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use bundles::{Host, can_run};
-
-const SERVICE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
+use bundles::{Host, SERVICE, can_run};
 
 /// Runs a command with redirections, such as `3<FILE`.
 fn with(host: &Host, redirections: &str, arguments: &[&str]) -> (Option<i32>, String, String) {

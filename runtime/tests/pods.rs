@@ -6,12 +6,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use bundles::{Host, can_run, compile_meet, gofers_of, is_alive, until};
+use bundles::{Host, SERVICE, can_run, compile_meet, gofers_of, is_alive, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-
-/// Runs until it is ended.
-const SERVICE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
 
 /// A pod called `p`, whose first container runs.
 struct Pod {

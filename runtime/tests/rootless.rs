@@ -6,11 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use bundles::{Host, ORDINARY, can_run, is_alive, skip, until};
+use bundles::{Host, ORDINARY, SERVICE, can_run, is_alive, skip};
 use serde_json::{Value, json};
-
-/// Runs until it gets SIGTERM, and then ends with 7.
-const SERVICE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
 
 /// A host whose commands an ordinary user runs; says why there is none.
 fn ordinary() -> Option<Host> {
@@ -173,15 +170,7 @@ fn an_ordinary_user_cannot_touch_containers_of_another() {
 #[test]
 fn an_attached_container_of_an_ordinary_user_dies_with_its_caller() {
     let Some(host) = ordinary() else { return };
-    let bundle = host.bundle("b", SERVICE);
-    let output = std::fs::File::create(host.path("r.out")).expect("a file");
-    let mut child = host.command(&["run", "--bundle", bundle.to_str().expect("text"), "r"]);
-    let mut child = child.stdout(output).spawn().expect("started");
-    host.wait_for_output("r", "ready");
-    child.kill().expect("killed");
-    child.wait().expect("waited");
-    until("its end", || host.status("r") == "stopped");
-    host.run(&["delete", "r"]).ok();
+    host.assert_attached_dies_with_its_caller();
     host.assert_nothing_left();
 }
 

@@ -12,6 +12,9 @@ use tempfile::TempDir;
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The script of a program that runs until it gets SIGTERM, and then ends with 7.
+pub const SERVICE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
+
 /// Says why a test does not run; fails instead if everything is to run.
 pub fn skip(why: &str) {
     assert!(std::env::var_os("NACELLE_REQUIRE_ALL").is_none(), "cannot be tested here: {why}");
@@ -226,6 +229,20 @@ impl Host {
     pub fn started(&self, id: &str, bundle: &Path) {
         self.create(id, bundle, &[]).ok();
         self.run(&["start", id]).ok();
+    }
+
+    /// Kills whoever runs an attached container, and fails unless the container ends.
+    #[track_caller]
+    pub fn assert_attached_dies_with_its_caller(&self) {
+        let bundle = self.bundle("b", SERVICE);
+        let output = std::fs::File::create(self.path("r.out")).expect("a file");
+        let mut command = self.command(&["run", "--bundle", bundle.to_str().expect("text"), "r"]);
+        let mut child = command.stdout(output).spawn().expect("started");
+        self.wait_for_output("r", "ready");
+        child.kill().expect("killed");
+        child.wait().expect("waited");
+        until("its end", || self.status("r") == "stopped");
+        self.run(&["delete", "r"]).ok();
     }
 
     /// Fails if anything of a container is left: files, processes, mounts, control groups.
