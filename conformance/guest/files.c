@@ -2,6 +2,7 @@
 #include "test.h"
 
 #include <linux/openat2.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -1362,4 +1363,59 @@ TEST(appends_to_a_large_file_lose_nothing) {
         CHECK_EXIT(pids[index], 0);
     }
     CHECK_EQ(status_of("file").st_size, (1 << 20) + 4000);
+}
+
+/* --- calls that are made often --- */
+
+TEST(arguments_of_hot_calls_are_what_memory_holds) {
+    enter_scratch();
+    put_file("short", "x", 0644);
+    char *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(pages != MAP_FAILED);
+    CHECK_OK(mprotect(pages + 4096, 4096, PROT_NONE));
+    char longer[200];
+    memset(longer, '/', sizeof longer);
+    memcpy(longer, ".", 1);
+    strcpy(longer + 150, "short");
+    int ends[2];
+    CHECK_OK(pipe(ends));
+    for (int round = 0; round < 300; round++) {
+        struct stat status;
+        CHECK_OK(stat("short", &status));
+        CHECK_EQ(status.st_size, 1);
+        CHECK_OK(fstat(ends[0], &status));
+        CHECK(S_ISFIFO(status.st_mode));
+        CHECK_OK(stat(longer, &status));
+        CHECK_ERR(stat("", &status), ENOENT);
+        /* Right before memory that cannot be read, and running into it. */
+        char *path = strcpy(pages + 4096 - sizeof "short", "short");
+        CHECK_OK(stat(path, &status));
+        memcpy(pages + 4096 - 5, "short", 5);
+        CHECK_ERR(stat(pages + 4096 - 5, &status), EFAULT);
+        CHECK_ERR(stat(pages + 4096, &status), EFAULT);
+        CHECK_ERR(stat(BAD, &status), EFAULT);
+        CHECK_ERR(stat((char *)(uintptr_t)0xffff800000000000, &status), EFAULT);
+        CHECK_ERR(stat((char *)(uintptr_t)0x0123456789abcdef, &status), EFAULT);
+        /* The answer lies over the path. */
+        union {
+            char path[sizeof(struct stat)];
+            struct stat status;
+        } both = {.path = "short"};
+        CHECK_OK(syscall(SYS_stat, &both, &both));
+        CHECK_EQ(both.status.st_size, 1);
+        CHECK_ERR(stat(both.path, &status), ENOENT);
+        char byte = (char)round, found = 0;
+        CHECK_EQ(write(ends[1], &byte, 1), 1);
+        struct pollfd fd = {.fd = ends[0], .events = round % 2 ? POLLIN : POLLOUT, .revents = -1};
+        CHECK_EQ(poll(&fd, 1, 0), round % 2);
+        CHECK_EQ(fd.revents, round % 2 ? POLLIN : 0);
+        CHECK_EQ(read(ends[0], &found, 1), 1);
+        CHECK_EQ(found, byte);
+        CHECK_EQ(write(ends[1], longer + 140, 60), 60);
+        char copy[60];
+        CHECK_EQ(read(ends[0], copy, 60), 60);
+        CHECK(!memcmp(copy, longer + 140, 60));
+        CHECK_ERR(write(ends[1], pages + 4096, 1), EFAULT);
+        CHECK_ERR(write(ends[1], BAD, 1), EFAULT);
+    }
 }

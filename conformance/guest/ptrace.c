@@ -186,6 +186,27 @@ TEST(memory_is_read_and_written) {
     CHECK_EXIT(pid, 0);
 }
 
+TEST(a_tracer_changes_the_path_of_a_hot_call) {
+    static char path[] = "/missing";
+    pid_t pid = CHILD({
+        for (int i = 0; i < 300; i++) {
+            CHECK_ERR(access(path, F_OK), ENOENT);
+        }
+        trace_me();
+        /* The tracer makes it another path, at the same address. */
+        _exit(access(path, F_OK) == 0 ? 0 : 1);
+    });
+    CHECK_EQ(stop_of(pid), SIGSTOP);
+    CHECK_OK(TRACE(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACESYSGOOD));
+    do {
+        go(pid, PTRACE_SYSCALL, 0);
+        CHECK_EQ(stop_of(pid), SIGTRAP | 0x80);
+    } while (registers_of(pid).rdi != (uintptr_t)path);
+    CHECK_OK(TRACE(PTRACE_POKEDATA, pid, path, '/'));
+    go(pid, PTRACE_CONT, 0);
+    CHECK_EXIT(pid, 0);
+}
+
 TEST(memory_that_the_tracee_may_not_touch_is_open_too) {
     char *hidden = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(hidden != MAP_FAILED);

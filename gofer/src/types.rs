@@ -2,7 +2,7 @@
 
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
-use host::rustix::fs::{Statx, StatxFlags, StatxTimestamp};
+use host::rustix::fs::{Stat, Statx, StatxFlags, StatxTimestamp};
 
 use crate::wire::{Input, Malformed, Wire, wire_enum, wire_struct};
 
@@ -143,6 +143,29 @@ impl From<&Statx> for Attributes {
             modified: time(stat.stx_mtime),
             changed: time(stat.stx_ctime),
             born: (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(stat.stx_btime)),
+        }
+    }
+}
+
+impl From<&Stat> for Attributes {
+    /// Without [`Attributes::born`], which `fstat(2)` does not tell.
+    fn from(stat: &Stat) -> Attributes {
+        let time = |sec, nsec| TimeSpec { sec, nsec: i64::try_from(nsec).unwrap_or(0) };
+        Attributes {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            mode: stat.st_mode,
+            links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            rdev: stat.st_rdev,
+            size: stat.st_size.cast_unsigned(),
+            block_size: u32::try_from(stat.st_blksize).unwrap_or(u32::MAX),
+            blocks: stat.st_blocks.cast_unsigned(),
+            accessed: time(stat.st_atime, stat.st_atime_nsec),
+            modified: time(stat.st_mtime, stat.st_mtime_nsec),
+            changed: time(stat.st_ctime, stat.st_ctime_nsec),
+            born: None,
         }
     }
 }

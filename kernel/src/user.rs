@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use abi::{Errno, SysResult};
+use platform::SENT_MAX;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::task::CurrentTask;
@@ -116,7 +117,12 @@ impl CurrentTask {
     /// Copies what can be read of guest memory at `address`; returns the number of bytes. Grows the stack where the
     /// access would.
     pub fn read_some(&self, address: u64, buffer: &mut [u8]) -> usize {
-        let mut done = self.context.borrow_mut().read(address, buffer);
+        let mut context = self.context.borrow_mut();
+        if buffer.len() <= SENT_MAX && context.read_sent(address, buffer) > 0 {
+            return buffer.len();
+        }
+        let mut done = context.read(address, buffer);
+        drop(context);
         while done < buffer.len() && self.grow_stack(address.wrapping_add(done as u64)) {
             let more = self.context.borrow_mut().read(address.wrapping_add(done as u64), &mut buffer[done..]);
             if more == 0 {
@@ -172,6 +178,12 @@ impl CurrentTask {
     /// Copies the zero-terminated string at `address`, without the zero. `ENAMETOOLONG` if there is none within
     /// `limit` bytes.
     pub fn read_string(&self, address: u64, limit: usize) -> SysResult<Vec<u8>> {
+        let mut early = [0; SENT_MAX];
+        let room = limit.min(early.len());
+        let sent = self.context.borrow_mut().read_sent(address, &mut early[..room]);
+        if let Some(end) = early[..sent].iter().position(|byte| *byte == 0) {
+            return Ok(early[..end].to_vec());
+        }
         let mut string = Vec::new();
         let mut at = address;
         while string.len() < limit {

@@ -64,6 +64,9 @@ pub struct Vdso {
     pub data: Range<u64>,
 }
 
+/// The most that is sent along with a call: [`Context::read_sent`].
+pub const SENT_MAX: usize = 64;
+
 /// Guest memory, shared by the contexts in it.
 ///
 /// Reads and writes may be made by any kernel thread at any time, whether the guest's threads run or not. They honour
@@ -175,6 +178,20 @@ pub trait Context: Send {
     /// Atomically replaces the 32-bit word at the aligned guest address by `new` if it is `expected`; returns what it
     /// was. `EFAULT` if it cannot be written.
     fn compare_exchange(&mut self, address: u64, expected: u32, new: u32) -> SysResult<u32>;
+
+    /// Says that the call `number` uses the memory that its argument `argument` points to, so that the beginning of it
+    /// may be sent along with the call: [`Context::read_sent`]. A thread has none at first.
+    fn set_pointer(&mut self, _number: u32, _argument: usize) {}
+
+    /// Reads guest memory like [`Context::read`] as far as it was sent along with the call that has just been made;
+    /// returns how many bytes, zero for nothing. It may be used once, by who knows that the memory has not been changed
+    /// since.
+    fn read_sent(&mut self, _address: u64, _buffer: &mut [u8]) -> usize {
+        0
+    }
+
+    /// Forgets what was sent along: the memory may have been changed.
+    fn forget_sent(&mut self) {}
 
     /// Reads guest memory like [`AddressSpace::read`], if need be with the guest thread's own help, which is stopped.
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> usize {

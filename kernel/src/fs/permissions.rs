@@ -25,6 +25,10 @@ bitflags! {
 
 /// `EACCES` unless the access is allowed.
 pub fn check(inode: &InodeRef, credentials: &Credentials, access: Access) -> SysResult<()> {
+    // Then it does not matter whose directory it is and what its mode says, which the host would have to be asked for.
+    if inode.file_type() == FileType::Directory && credentials.has_over_all(Capability::DAC_OVERRIDE) {
+        return Ok(());
+    }
     check_metadata(&inode.metadata()?, credentials, access)
 }
 

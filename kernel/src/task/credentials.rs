@@ -131,6 +131,11 @@ impl Credentials {
             && namespace.number(IdKind::Group, gid).is_some()
     }
 
+    /// Whether the task may use the capability now on all files, whomever they belong to.
+    pub fn has_over_all(&self, capability: Capability) -> bool {
+        self.has_own(capability) && *self.user_namespace == *UserNamespace::root()
+    }
+
     /// The kernel's id of the user namespace's root user; `None` if it is not mapped.
     pub fn root_user(&self) -> Option<u32> {
         self.user_namespace.id_of(IdKind::User, 0).ok()

@@ -22,6 +22,33 @@ mod number {
     pub const GETTID: u32 = 186;
 }
 
+/// The calls whose first or second argument, counted from zero, points to what they begin with: a path, or a few bytes.
+/// None of them reads that memory again and again to see whether others have changed it.
+const POINTERS: [(u32, usize); 22] = [
+    (2, 0),   // open
+    (4, 0),   // stat
+    (6, 0),   // lstat
+    (7, 0),   // poll
+    (21, 0),  // access
+    (76, 0),  // truncate
+    (80, 0),  // chdir
+    (82, 0),  // rename
+    (83, 0),  // mkdir
+    (84, 0),  // rmdir
+    (87, 0),  // unlink
+    (89, 0),  // readlink
+    (90, 0),  // chmod
+    (257, 1), // openat
+    (258, 1), // mkdirat
+    (262, 1), // newfstatat
+    (263, 1), // unlinkat
+    (267, 1), // readlinkat
+    (268, 1), // fchmodat
+    (269, 1), // faccessat
+    (332, 1), // statx
+    (439, 1), // faccessat2
+];
+
 impl CurrentTask {
     /// Runs the guest thread until it ends. Called on its kernel thread; the caller then takes the task down.
     pub fn run(&self) {
@@ -74,8 +101,11 @@ impl CurrentTask {
         event
     }
 
-    /// Tells the platform what it may answer by itself: nothing if somebody wants to see all calls.
+    /// Tells the platform what it sends along with calls, and what it may answer by itself: nothing if somebody wants to see all calls.
     fn set_answers(&self) {
+        for (number, argument) in POINTERS {
+            self.context.borrow_mut().set_pointer(number, argument);
+        }
         if self.kernel.strace.is_some() {
             return;
         }
@@ -121,6 +151,10 @@ impl CurrentTask {
         let hot = self.context.borrow_mut().hot_call().filter(|_| !self.ptrace.is_traced());
         if let (Some(code), Some(memory)) = (hot, self.memory()) {
             memory.patch_call(&mut **self.context.borrow_mut(), &code);
+        }
+        if self.seccomp.is_active() || self.ptrace.is_traced() {
+            // Whoever watches the call may have changed what it is about.
+            self.context.borrow_mut().forget_sent();
         }
         match crate::syscalls::dispatch(self) {
             Ok(value) => self.context.borrow_mut().registers_mut().rax = value,

@@ -47,6 +47,8 @@ pub struct StubContext {
     /// Whether the stub thread has yet to report for the first time.
     starting: Cell<bool>,
     habits: Habits,
+    /// Which guest memory the stub has sent along with the call that it is in.
+    sent: Cell<Option<u64>>,
     /// What the host is to be told with the next calls.
     described: Cell<Option<Description>>,
 }
@@ -146,6 +148,7 @@ impl StubContext {
         let slot = &thread.slot;
         slot.field(MAGIC).store(if space.shared.patching { MAGIC_VALUE } else { 0 }, Ordering::Relaxed);
         slot.field(INTERRUPTED).store(0, Ordering::Relaxed);
+        (0..POINTER_COUNT / 8).for_each(|index| slot.memory().store(POINTERS + 8 * index, 0));
         (0..ANSWER_COUNT).for_each(|number| slot.field(ANSWERS + 4 * number).store(0, Ordering::Relaxed));
         let stop = Cell::new(Stop::Frame(frame::build(slot, fpu)));
         let interrupt = Arc::new(Interrupt {
@@ -171,6 +174,7 @@ impl StubContext {
             interrupt,
             starting: Cell::new(true),
             habits: Habits::default(),
+            sent: Cell::default(),
             described: Cell::default(),
         }
     }
@@ -345,6 +349,7 @@ impl StubContext {
                 self.patched += 1;
                 frame::load_call(slot, &mut self.called);
                 self.registers = self.called;
+                self.sent.set(self.pointer());
                 return Ok(Some(self.called_kernel()));
             }
             KIND_INTERRUPTED => {
@@ -395,6 +400,24 @@ impl StubContext {
         }
     }
 
+    /// The address of what the stub says that it has sent along with a patched call.
+    fn pointer(&self) -> Option<u64> {
+        let slot = self.slot();
+        let number = usize::try_from(self.called.rax).ok().filter(|number| *number < POINTER_COUNT)?;
+        if slot.field(SENT).load(Ordering::Relaxed) as usize != SENT_SIZE {
+            return None;
+        }
+        let word = slot.memory().load(POINTERS + (number & !7));
+        let Registers { rdi, rsi, .. } = self.called;
+        let address = match (word >> (8 * (number & 7)) & 0xff) as usize * 8 {
+            FAST_RDI => rdi,
+            FAST_RSI => rsi,
+            _ => return None,
+        };
+        let end = address.checked_add(SENT_SIZE as u64)?;
+        (GUEST.start <= address && end <= GUEST.end).then_some(address)
+    }
+
     /// The registers of a thread that has made a system call.
     fn called_kernel(&mut self) -> Event {
         self.registers.orig_rax = self.registers.rax;
@@ -428,6 +451,7 @@ impl StubContext {
     /// Resumes the guest once.
     fn resume(&mut self) -> Result<Option<Event>, Gone> {
         self.hot = None;
+        self.sent.set(None);
         self.ready().map_err(|_| Gone)?;
         self.space.residents.close_unused(|numbers| self.close(numbers));
         let command = self.prepare().map_err(|_| Gone)?;
@@ -558,6 +582,27 @@ impl Context for StubContext {
         self.post(COMMAND_EXCHANGE);
         self.wait_done()?;
         self.result().map(|found| found as u32)
+    }
+
+    fn set_pointer(&mut self, number: u32, argument: usize) {
+        let number = number as usize;
+        let field = [FAST_RDI, FAST_RSI].get(argument);
+        if let (Some(field), true) = (field, number < POINTER_COUNT) {
+            self.slot().memory().write(POINTERS + number, &[(field / 8) as u8]);
+        }
+    }
+
+    fn read_sent(&mut self, address: u64, buffer: &mut [u8]) -> usize {
+        if self.sent.get_mut().take_if(|sent| *sent == address).is_none() {
+            return 0;
+        }
+        let count = buffer.len().min(SENT_SIZE);
+        self.slot().memory().read(SENT_BYTES, &mut buffer[..count]);
+        count
+    }
+
+    fn forget_sent(&mut self) {
+        self.sent.set(None);
     }
 
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> usize {

@@ -106,6 +106,17 @@ pub const FAST_R12: usize = 0x108;
 pub const FAST_R13: usize = 0x110;
 pub const FAST_R14: usize = 0x118;
 pub const FAST_R15: usize = 0x120;
+/// How many bytes the stub has sent along with a patched call: all of `SENT_SIZE`, or none.
+pub const SENT: usize = 0x128;
+/// What it has sent along: the beginning of the guest memory that an argument points to.
+pub const SENT_BYTES: usize = 0x130;
+/// Bytes of it.
+pub const SENT_SIZE: usize = crate::SENT_MAX;
+/// For each call number below [`POINTER_COUNT`] a byte that says which argument that is: an eighth of the offset of its
+/// `FAST_*` field; zero for none.
+pub const POINTERS: usize = 0xc00;
+/// How many call numbers can have one.
+pub const POINTER_COUNT: usize = 512;
 /// For each call number below [`ANSWER_COUNT`] what the stub returns by itself, plus one; zero for nothing.
 pub const ANSWERS: usize = 0x800;
 /// How many call numbers can have such an answer.

@@ -81,6 +81,7 @@ impl StubContext {
     }
 
     pub(super) fn copy_out(&self, address: u64, bytes: &[u8]) -> usize {
+        self.sent.set(None);
         if bytes.len() > BUFFER_SIZE || !self.stub_copies(address, bytes.len()) {
             return self.space.write(address, bytes);
         }
