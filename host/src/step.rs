@@ -2,7 +2,7 @@
 //! be held, for tests that kill a process there.
 //!
 //! A process that comes to a [`Step`] whose name is in the environment variable [`VARIABLE`] calls the thread that is
-//! there by [`Step::mark`] from then on, so that a test can see it, and waits for [`HOLD`]. Nothing else changes: what happens to it
+//! there by [`Step::mark`] while it waits for [`HOLD`], so that a test can see it. Nothing else changes: what happens to it
 //! then could happen at any time. Builds without debug assertions hold nobody.
 
 use std::sync::OnceLock;
@@ -143,6 +143,8 @@ fn hold(step: Step) {
             let _ = rustix::thread::set_name(&mark);
         }
         std::thread::sleep(HOLD);
+        // Others may come to the step later, and are to be told from this one.
+        let _ = rustix::thread::set_name(c"went on");
     }
 }
 
