@@ -181,6 +181,8 @@ pub(crate) fn serve(
     }
     begin.wait();
     confine()?;
+    // Answering takes little of the code that it took to start.
+    host::process::release_code();
     begin.wait();
     for thread in threads {
         let _ = thread.join();

@@ -1,4 +1,4 @@
-//! Other processes: their memory, their processor time, signals to their threads.
+//! Processes: their memory, their processor time, signals to their threads.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -185,9 +185,59 @@ pub(crate) fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Lets go of the pages of this program's code that are in memory, for a process that will do little from now on: what it
+/// needs again comes back from the host's page cache, and the rest of what it needed to start is not counted as its any more.
+pub fn release_code() {
+    unsafe extern "C" fn release(
+        info: *mut libc::dl_phdr_info,
+        _: usize,
+        _: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the C library passes what describes a loaded object, with all of its program headers.
+        let (base, headers) = unsafe {
+            let info = &*info;
+            (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()))
+        };
+        let code = headers.iter().filter(|it| it.p_type == libc::PT_LOAD && it.p_flags & libc::PF_X != 0);
+        for header in code.filter(|it| it.p_flags & libc::PF_W == 0) {
+            let start = (base + header.p_vaddr) & !4095;
+            let length = base + header.p_vaddr + header.p_memsz - start;
+            // SAFETY: these pages are a private mapping of a file that has never been writable, so that they are the same
+            // when they come back.
+            unsafe { libc::madvise(start as *mut libc::c_void, length as usize, libc::MADV_DONTNEED) };
+        }
+        // The first object is the program itself, the others' pages are shared with others.
+        1
+    }
+    // SAFETY: the callback takes what the C library passes and no data.
+    unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Kilobytes of this program's code in memory.
+    fn code_in_memory() -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let program = std::env::current_exe().unwrap();
+        let mut lines = maps.lines();
+        let own = |line: &str| line.contains(" r-xp ") && line.ends_with(program.to_str().unwrap());
+        lines.find(|line| own(line)).expect("this program is mapped");
+        let resident = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn code_that_has_been_released_comes_back() {
+        // Other threads bring some of it back at once.
+        let less = |_| {
+            let before = code_in_memory();
+            release_code();
+            code_in_memory() < before
+        };
+        assert!((0..100).any(less));
+    }
 
     #[test]
     fn own_memory_can_be_read_and_written() {

@@ -71,6 +71,8 @@ const SIGTSTP: u32 = 20;
 /// # Errors
 /// What the host says of the signals; whatever happens to the link is an [`Ending`].
 pub fn stand_in(link: &OwnedFd, signals: &Signals, keys: Keys) -> io::Result<Ending> {
+    // All it does is wait, but for as long as the container lives.
+    host::process::release_code();
     loop {
         let mut fds = [PollFd::new(link, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         match poll(&mut fds, None) {
