@@ -47,7 +47,7 @@ impl Container {
     }
 
     /// Passes on all signals that this process gets to the container's first process, or to the foreground job of its
-    /// terminal, as long as `ended` says that it goes on.
+    /// terminal, as long as its sandbox takes them.
     ///
     /// # Errors
     /// If signals cannot be received.
