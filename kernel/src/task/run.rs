@@ -101,7 +101,8 @@ impl CurrentTask {
         event
     }
 
-    /// Tells the platform what it sends along with calls, and what it may answer by itself: nothing if somebody wants to see all calls.
+    /// Tells the platform what it sends along with calls, and what it may answer by itself: nothing if somebody wants to see
+    /// all calls.
     fn set_answers(&self) {
         for (number, argument) in POINTERS {
             self.context.borrow_mut().set_pointer(number, argument);

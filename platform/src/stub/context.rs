@@ -113,6 +113,11 @@ impl Interrupt {
         self.in_guest.load(Ordering::SeqCst)
     }
 
+    /// Whether somebody wants the context back.
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst)
+    }
+
     /// Makes the guest stop for a moment.
     pub fn signal(&self) {
         let _ = self.space.signal_thread(self.thread, INTERRUPT_SIGNAL);
@@ -225,16 +230,16 @@ impl StubContext {
 
     /// Waits for the report after a command, or for the thread's first.
     fn wait_done(&self) -> SysResult<()> {
-        self.wait_done_for(COMMAND_TICKS)
+        self.wait_done_while(|| false)
     }
 
-    /// [`StubContext::wait_done`] with a patience of so many ticks.
-    fn wait_done_for(&self, patience: u32) -> SysResult<()> {
+    /// [`StubContext::wait_done`], and beyond a command's time as long as `go_on` says so.
+    fn wait_done_while(&self, go_on: impl Fn() -> bool) -> SysResult<()> {
         let rules = &self.space.shared.spinning;
         if !self.slot().is_here() {
             self.habits.spin(rules, false, |ticks| self.slot().spin(ticks));
         }
-        let waited = self.wait(&|ticks| if ticks < patience { Ok(()) } else { Err(Gone) });
+        let waited = self.wait(&|ticks| if ticks < COMMAND_TICKS || go_on() { Ok(()) } else { Err(Gone) });
         if waited.is_err() {
             self.space.kill();
             return Err(Errno::ESRCH);

@@ -20,6 +20,8 @@ use super::layout::FILES;
 /// How much reading makes a file resident: each call counts as one, and as another for each of so many bytes.
 const CREDIT: u64 = 16;
 const BYTES_PER_CREDIT: usize = 8 << 10;
+/// In place of credit: the file had better not be asked about again.
+const REFUSED: u64 = u64::MAX;
 
 /// What is resident, by number.
 pub type Files = [Option<Weak<OwnedFd>>; FILES.end as usize - FILES.start as usize];
@@ -70,10 +72,20 @@ impl Residents {
         if !is(Some(last), file) {
             (*last, *credit) = (Arc::downgrade(file), 0);
         }
+        if *credit == REFUSED {
+            return false;
+        }
         let before = *credit;
         *credit = before.saturating_add(1 + (length / BYTES_PER_CREDIT) as u64);
         // What a single read costs is not worth it, however large.
-        before > 0 && *credit >= CREDIT && may_stay_open(file)
+        if before == 0 || *credit < CREDIT {
+            return false;
+        }
+        let may = may_stay_open(file);
+        if !may {
+            *credit = REFUSED;
+        }
+        may
     }
 
     /// Makes a file resident by what `give` does with a number for it.

@@ -128,8 +128,8 @@ impl StubContext {
                 let (to, from) = (address + done as u64, offset.saturating_add(done as u64));
                 let call = [libc::SYS_pread64 as u64, number.into(), to, piece as u64, from, 0, 0, 0];
                 self.put(&[call])?;
-                // As long as the file takes; the guest could not be interrupted either.
-                self.wait_done_for(u32::MAX)?;
+                // As long as the file takes, unless somebody wants the thread back: guest code may have spoilt the command.
+                self.wait_done_while(|| !self.interrupt.is_wanted())?;
                 let count = usize::try_from(self.result()?).unwrap_or(usize::MAX).min(piece);
                 done += count;
                 if count < piece || done == length {
