@@ -188,6 +188,8 @@ pub fn process(config: &ProcessConfig, streams: Streams) -> ProcessSpec {
             .map(|limit| LimitSpec { resource: limit.resource, soft: limit.soft, hard: limit.hard })
             .collect(),
         oom_score_adj: config.oom_score_adj.unwrap_or(0),
+        nice: 0,
+        ignored_signals: 0,
         streams,
         files: Vec::new(),
         executable: None,

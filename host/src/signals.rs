@@ -14,6 +14,15 @@ pub fn forwardable() -> Vec<i32> {
         .collect()
 }
 
+/// The signals that this process was started to ignore, as by `nohup(1)`: a bit each, SIGHUP being the lowest. SIGPIPE is
+/// not among them, which every Rust program ignores.
+pub fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
+    set & !(1 << (libc::SIGPIPE - 1))
+}
+
 /// A signal that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {

@@ -180,6 +180,23 @@ fn environment_user_and_directory_are_as_asked() {
 }
 
 #[test]
+fn a_program_begins_with_what_its_caller_has() {
+    let script = "nice; cut -d' ' -f19 /proc/self/stat; cat /proc/self/oom_score_adj; ulimit -a; umask; \
+        grep SigIgn /proc/$$/status; kill -HUP $$; echo goes on";
+    let caller = r#"trap '' HUP QUIT; umask 027; ulimit -S -t 1000 -s 4096 -c 0 -n 300 -l 64; ulimit -S -e 0
+        echo 300 > /proc/self/oom_score_adj; exec nice -n 5 "$@""#;
+    let run = |prefix: &[&str]| {
+        let mut command = Command::new("bash");
+        command.args(["-c", caller, "bash"]).args(prefix).args(["bash", "-c", script]);
+        command.stdin(Stdio::null()).output().expect("a shell")
+    };
+    let (native, ours) = (run(&[]), run(&[env!("CARGO_BIN_EXE_nacelle"), "do", "--"]));
+    let text = String::from_utf8_lossy(&native.stdout);
+    assert!(text.starts_with("5\n5\n300\n") && text.ends_with("0000005\ngoes on\n"), "{text}");
+    assert_eq!(String::from_utf8_lossy(&ours.stdout), text, "{}", String::from_utf8_lossy(&ours.stderr));
+}
+
+#[test]
 fn strace_shows_calls_by_name() {
     let output = nacelle()
         .args(["do", "--strace=openat", "--", "cat", "/etc/hostname"])

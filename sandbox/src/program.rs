@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 use abi::fs::OpenFlags;
+use abi::signal::SignalSet;
 use kernel::Kernel;
 use kernel::container::{Container, InitSpec, Prepared, Role};
 use kernel::error::SysError;
@@ -70,6 +71,8 @@ pub fn prepare(
         filters: container.filters.clone(),
         terminal,
         oom_score_adj: spec.oom_score_adj,
+        nice: spec.nice.clamp(-20, 19),
+        ignored_signals: SignalSet(spec.ignored_signals),
     };
     let prepared = container.prepare(init).map_err(|error| cannot_run(&spec.program, error))?;
     Ok(Program { prepared, console })

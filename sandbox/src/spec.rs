@@ -256,6 +256,12 @@ pub struct ProcessSpec {
     /// `/proc/self/oom_score_adj`.
     #[serde(default)]
     pub oom_score_adj: i32,
+    /// Its nice value.
+    #[serde(default)]
+    pub nice: i32,
+    /// The signals that it ignores until it says otherwise, a bit each, SIGHUP being the lowest.
+    #[serde(default)]
+    pub ignored_signals: u64,
     /// Standard input, output and error.
     pub streams: Streams,
     /// Further open files of the host, and which descriptors they are inside.

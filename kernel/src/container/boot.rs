@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use abi::signal::SignalSet;
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 
@@ -54,6 +55,10 @@ pub struct InitSpec {
     pub terminal: Option<Arc<crate::tty::Terminal>>,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: i32,
+    /// The nice value, -20..=19.
+    pub nice: i32,
+    /// The signals that it ignores until it says otherwise.
+    pub ignored_signals: SignalSet,
 }
 
 /// A process with its program loaded, which has not run. Dropping it frees everything.
@@ -126,7 +131,8 @@ impl Prepared {
         let (pid, container) = (self.pid, Arc::clone(&self.container));
         let limits = self.spec.limits.clone();
         let namespace = container.pid_namespace();
-        let group = ThreadGroup::new(pid, namespace, &container, GroupSignals::default(), limits);
+        let signals = GroupSignals::ignoring(self.spec.ignored_signals);
+        let group = ThreadGroup::new(pid, namespace, &container, signals, limits);
         group.oom_score_adj.store(self.spec.oom_score_adj, Ordering::Relaxed);
         let new = NewTask {
             tid: pid,
@@ -139,7 +145,7 @@ impl Prepared {
             signals: TaskSignals::default(),
             namespaces: Arc::new(container.namespaces.clone()),
             seccomp: Seccomp::with_filters(&self.spec.filters),
-            scheduling: crate::task::sched::Scheduling::default(),
+            scheduling: crate::task::sched::Scheduling::with_nice(self.spec.nice),
         };
         let task = Task::create(&self.kernel, new, loaded.context);
         task.set_comm(&loaded.name);

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use abi::fs::OpenFlags;
+use abi::signal::SignalSet;
 use platform::mock::{Guest, MockPlatform};
 
 use super::*;
@@ -107,6 +108,8 @@ impl Machine {
             filters: Vec::new(),
             terminal: None,
             oom_score_adj: 0,
+            nice: 0,
+            ignored_signals: SignalSet::default(),
         }
     }
 

@@ -166,6 +166,17 @@ impl Default for GroupSignals {
 }
 
 impl GroupSignals {
+    /// The state of a group that ignores some signals.
+    pub fn ignoring(signals: SignalSet) -> GroupSignals {
+        let signals = signals.difference(SignalSet::UNBLOCKABLE);
+        let action = |index: usize| {
+            let handler = if signals.0 & 1 << index == 0 { SIG_DFL } else { SIG_IGN };
+            SigAction { handler, ..SigAction::default() }
+        };
+        let actions = Arc::new(Mutex::new(std::array::from_fn(action)));
+        GroupSignals { actions: Mutex::new(actions), ..GroupSignals::default() }
+    }
+
     /// The state of a new group: actions are shared (`CLONE_SIGHAND`) or copied.
     pub fn for_clone(parent: &GroupSignals, flags: CloneFlags) -> GroupSignals {
         let actions = Arc::clone(&parent.actions.lock());

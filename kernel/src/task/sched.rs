@@ -54,6 +54,11 @@ impl Default for Scheduling {
 }
 
 impl Scheduling {
+    /// The usual one, but for the nice value, -20..=19.
+    pub fn with_nice(nice: i32) -> Scheduling {
+        Scheduling { nice: AtomicI32::new(nice), ..Scheduling::default() }
+    }
+
     /// That of a new task.
     pub fn inherit(&self) -> Scheduling {
         let mut policy = *self.policy.lock();

@@ -151,7 +151,9 @@ fn spec(
             },
             no_new_privileges: false,
             limits: own_limits(),
-            oom_score_adj: 0,
+            oom_score_adj: container::oom_score::own().unwrap_or(0),
+            nice: host::rustix::process::getpriority_process(None).unwrap_or(0),
+            ignored_signals: host::signals::ignored(),
             streams,
             files: Vec::new(),
             executable: None,
@@ -266,15 +268,22 @@ fn environment(changes: &[String]) -> Vec<String> {
 fn own_limits() -> Vec<LimitSpec> {
     use host::rustix::process::{Resource as Host, getrlimit};
     let pairs = [
-        (Resource::Stack, Host::Stack),
-        (Resource::Core, Host::Core),
-        (Resource::OpenFiles, Host::Nofile),
+        (Resource::Cpu, Host::Cpu),
         (Resource::FileSize, Host::Fsize),
         (Resource::Data, Host::Data),
-        (Resource::AddressSpace, Host::As),
-        (Resource::LockedMemory, Host::Memlock),
-        (Resource::PendingSignals, Host::Sigpending),
+        (Resource::Stack, Host::Stack),
+        (Resource::Core, Host::Core),
+        (Resource::ResidentSet, Host::Rss),
         (Resource::Processes, Host::Nproc),
+        (Resource::OpenFiles, Host::Nofile),
+        (Resource::LockedMemory, Host::Memlock),
+        (Resource::AddressSpace, Host::As),
+        (Resource::Locks, Host::Locks),
+        (Resource::PendingSignals, Host::Sigpending),
+        (Resource::MessageQueue, Host::Msgqueue),
+        (Resource::Nice, Host::Nice),
+        (Resource::RealtimePriority, Host::Rtprio),
+        (Resource::RealtimeTime, Host::Rttime),
     ];
     let limit = |(resource, host): (Resource, Host)| {
         let limit = getrlimit(host);

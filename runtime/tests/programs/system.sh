@@ -4,9 +4,9 @@
 set -u
 export LC_ALL=C
 sleep 43210 & sleeper=$!
-ps aux | head -1 | tr -s ' '; ps aux | awk -v pid=$sleeper '$2 == pid { sub(/N/, "", $8); print $1 == "'"$(id -un)"'" || $1 == "'"$(id -u)"'", $3 < 50, $7, $8, $9 ~ /^[0-9:A-Za-z]+$/, $10, $11, $12 }'
+ps aux | head -1 | tr -s ' '; ps aux | awk -v pid=$sleeper '$2 == pid { print $1 == "'"$(id -un)"'" || $1 == "'"$(id -u)"'", $3 < 50, $7, $8, $9 ~ /^[0-9:A-Za-z]+$/, $10, $11, $12 }'
 ps -o pid= -p $sleeper | grep -c $sleeper; ps -o ppid= -p $sleeper | tr -d ' ' | grep -cx $$; ps -o comm=,args= -p $sleeper
-ps -eo pid,ppid,pgid,sid,tty,stat,nlwp,rss,vsz,etimes,comm | tr -d N | awk -v pid=$sleeper '$1 == pid { print $6, $7, ($8 > 0), ($9 > $8), ($10 >= 0 && $10 < 60), $11 }'
+ps -eo pid,ppid,pgid,sid,tty,stat,nlwp,rss,vsz,etimes,comm | awk -v pid=$sleeper '$1 == pid { print $6, $7, ($8 > 0), ($9 > $8), ($10 >= 0 && $10 < 60), $11 }'
 ps -o lstart= -p $sleeper | awk '{ print NF }'; test "$(date -d "$(ps -o lstart= -p $sleeper)" +%s)" -ge "$(($(date +%s) - 60))" && echo 'started just now'
 ps -ef | awk -v pid=$sleeper '$2 == pid' | grep -c 'sleep 43210'; ps -L -p $$ -o lwp= | tr -d ' ' | grep -cx $$; pgrep -f 'sleep 4321[0]' | grep -cx $sleeper
 ps --forest -o pid,comm -p $$,$sleeper | awk 'NR > 1 { $1 = ""; print }'
