@@ -1,21 +1,17 @@
 //! How readily the host kills a sandbox when it runs out of memory.
 //!
-//! The memory of a guest process is that of a process of the host, the stub, and the host is to kill the one that has too
-//! much of it. Stubs inherit the value that the sandbox is born with. The sandbox process itself stands for all of its
-//! containers: it gets less than the lowest of their values, where that is permitted. The container that only holds a
-//! pod together has no say.
+//! Stubs, which run guest code, get what the container asks for, and more where their sandbox process may not have less:
+//! see [`sandbox::oom_score`]. The sandbox process stands for all of its containers: it gets less than the lowest of their
+//! values, where that is permitted. The container that only holds a pod together has no say.
 
 use std::io;
 
 use rustix::io::Errno;
+pub use sandbox::oom_score::own;
+use sandbox::oom_score::write;
 
 use crate::process::ProcessIdentity;
 use crate::spec::ContainerType;
-
-/// How much less the sandbox process gets, in thousandths of the memory that there is.
-const MARGIN: i32 = 500;
-/// The lowest value of a process that can be killed.
-const LOWEST: i32 = -999;
 
 /// What the stubs of a sandbox get that is made for a container of this kind. Of a pod it is not known what its containers
 /// will ask for.
@@ -35,28 +31,15 @@ pub fn of_sandbox<'a>(
     asked.filter_map(|(_, value)| value).min().unwrap_or(inherited)
 }
 
-/// The caller's own value, which what it starts inherits.
-///
-/// # Errors
-/// If `/proc` cannot be read.
-pub fn own() -> io::Result<i32> {
-    let text = std::fs::read_to_string("/proc/self/oom_score_adj")?;
-    text.trim().parse().map_err(io::Error::other)
-}
-
 /// Sets the value of a sandbox process whose containers ask for `value`: lower than that, if the caller may do so.
 ///
 /// # Errors
 /// If even `value` cannot be set.
 pub fn set_sandbox(process: &ProcessIdentity, value: i32) -> io::Result<()> {
-    if process.is_alive() && write(process, (value - MARGIN).max(LOWEST)).is_ok() {
+    if process.is_alive() && sandbox::oom_score::spare(process.pid, value).is_ok() {
         return Ok(());
     }
     set(process, value)
-}
-
-fn write(process: &ProcessIdentity, value: i32) -> io::Result<()> {
-    std::fs::write(format!("/proc/{}/oom_score_adj", process.pid), value.to_string())
 }
 
 /// Sets the value of a process. One that has ended does not matter; and where the caller may not lower a value, a
@@ -68,7 +51,7 @@ pub fn set(process: &ProcessIdentity, value: i32) -> io::Result<()> {
     if !process.is_alive() {
         return Ok(());
     }
-    match write(process, value) {
+    match write(process.pid, value) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             tracing::warn!("process.oomScoreAdj: the sandbox cannot have {value}: {error}");
             Ok(())

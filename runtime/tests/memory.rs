@@ -3,7 +3,7 @@
 mod bundles;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use bundles::{Host, can_run};
 use serde_json::json;
@@ -18,6 +18,14 @@ const HUNGRY: &str = "\
     kill $other; wait $other; echo status $?
     echo still there > /tmp/file; cat /tmp/file";
 const ANSWER: &str = "status 137\nstatus 137\nstatus 137\nalive\nstatus 143\nstill there\n";
+
+/// No process has too much, but there are too many: one of them dies, although the sandbox has more than any of them.
+const CROWDED: &str = "\
+    mkfifo /tmp/ends
+    for number in $(seq 60); do
+        ( (a=xxxxxxxx; for i in $(seq 18); do a=$a$a; done; sleep 600; :); echo status $? > /tmp/ends) &
+    done
+    head -n 1 /tmp/ends; echo alive; exit 3";
 
 /// What was said, without the shell's messages about who was killed.
 fn answer(output: &str) -> String {
@@ -45,8 +53,8 @@ fn a_process_with_too_much_memory_dies_alone_in_a_container() {
 struct Group(PathBuf);
 
 impl Group {
-    fn new() -> Option<Group> {
-        let name = format!("nacelle-memory-{}", std::process::id());
+    fn new(name: &str) -> Option<Group> {
+        let name = format!("nacelle-{name}-{}", std::process::id());
         for (parent, file) in
             [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
         {
@@ -73,29 +81,44 @@ impl Drop for Group {
     }
 }
 
+/// Runs a script with `nacelle do` in a control group of the caller's; `None` if there is none to be had.
+fn run_in_group(host: &Host, name: &str, script: &str) -> Option<Output> {
+    let Some(group) = Group::new(name) else {
+        bundles::skip("there is no memory controller for us");
+        return None;
+    };
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.0.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", &enter, "sh"]);
+    let nacelle = host.command(&["do", "--", "busybox", "sh", "-c", script]);
+    command.arg(nacelle.get_program()).args(nacelle.get_args());
+    Some(command.stdin(Stdio::null()).output().expect("a shell"))
+}
+
 #[test]
 fn a_process_with_too_much_memory_dies_alone_in_a_group_of_the_caller() {
     if !can_run() {
         return;
     }
-    let Some(group) = Group::new() else {
-        return bundles::skip("there is no memory controller for us");
-    };
-    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.0.display());
-    let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        &enter,
-        "sh",
-        env!("CARGO_BIN_EXE_nacelle"),
-        "do",
-        "--",
-        "busybox",
-        "sh",
-        "-c",
-        HUNGRY,
-    ]);
-    let output = command.stdin(Stdio::null()).output().expect("a shell");
-    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!((answer(&out).as_str(), output.status.code()), (ANSWER, Some(0)), "{error}");
+    for (host, name) in [(Host::new(), "hungry"), (Host::ordinary(), "hungry-ordinary")] {
+        let Some(output) = run_in_group(&host, name, HUNGRY) else { return };
+        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!((answer(&out).as_str(), output.status.code()), (ANSWER, Some(0)), "{name}: {error}");
+    }
+}
+
+#[test]
+fn it_is_a_guest_that_dies_of_many_that_are_small() {
+    if !can_run() {
+        return;
+    }
+    for (host, name) in [(Host::new(), "crowded"), (Host::ordinary(), "crowded-ordinary")] {
+        let Some(output) = run_in_group(&host, name, CROWDED) else { return };
+        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            (answer(&out).as_str(), output.status.code()),
+            ("status 137\nalive\n", Some(3)),
+            "{name}: {error}"
+        );
+    }
 }

@@ -13,7 +13,7 @@ use crate::control::{Client, Request};
 use crate::link::Keys;
 use crate::spec::{ContainerSpec, Descriptor, Streams};
 use crate::terminal::RawMode;
-use crate::{Boot, Tuning, link};
+use crate::{Boot, Tuning, link, oom_score};
 
 /// The death of a process that breaks the rules of `seccomp`.
 const SIGSYS: i32 = 31;
@@ -58,6 +58,7 @@ pub fn run(
     }
     let boot = Boot { connection: theirs, listener: None, log, kept: Vec::new(), tuning };
     let pid = crate::spawn(boot)?;
+    spare([std::process::id().cast_signed(), gofer.pid]);
     let (our_link, their_link) = link::pair().context("cannot make a socket")?;
     spec.link = Some(Descriptor(descriptors.len()));
     descriptors.push(their_link);
@@ -68,7 +69,6 @@ pub fn run(
     client.run(Request::Create(Box::new(spec)), &borrowed)?;
     drop(borrowed);
     drop(descriptors);
-    spare(pid);
     client.run(Request::Start { container }, &[])?;
     let ending = link::stand_in(&our_link, &signals, Keys::ToJob).context("cannot wait for the program")?;
     // The sandbox is about to end, or has.
@@ -87,15 +87,13 @@ pub fn run(
     Ok(ending.status())
 }
 
-/// When the host runs out of memory it is to end the guest process that has too much of it, not the sandbox. What runs guest
-/// code is there by now and keeps its value. Only root may lower one.
-fn spare(sandbox: i32) {
-    const MARGIN: i32 = 500;
-    const LOWEST: i32 = -999;
-    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
-    let own: i32 = own.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let value = (own - MARGIN).max(LOWEST);
-    let _ = std::fs::write(format!("/proc/{sandbox}/oom_score_adj"), value.to_string());
+/// The program is not to die because one of the processes dies that it needs.
+fn spare(processes: [i32; 2]) {
+    let score = oom_score::own().unwrap_or(0);
+    for pid in processes {
+        // Where this is not permitted, those that run guest code have a higher score.
+        let _ = oom_score::spare(pid, score);
+    }
 }
 
 /// The exit status that a shell gives to a status of `wait(2)`: 128+N for a signal.

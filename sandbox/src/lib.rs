@@ -12,6 +12,7 @@ pub mod attached;
 pub mod control;
 mod descriptors;
 pub mod link;
+pub mod oom_score;
 mod process;
 mod program;
 mod restrict;

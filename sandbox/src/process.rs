@@ -16,6 +16,7 @@ use platform::stub::{HostVdso, StubPlatform, Tuning, Zygote};
 
 use crate::control::message::{ErrorCode, Failure};
 use crate::control::server::{self, Server};
+use crate::oom_score::{self, AsStub};
 use crate::seccomp;
 use crate::supervisor::Supervisor;
 
@@ -51,14 +52,16 @@ impl Boot<'_> {
 pub fn spawn(boot: Boot<'_>) -> anyhow::Result<i32> {
     let (ready, start) = pipe()?;
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+    let score = oom_score::own().unwrap_or(0);
     let mut given = Some((boot, ready, null));
     let pid = host::namespace::fork_follower(host::namespace::SANDBOX, || match given.take() {
-        Some((boot, ready, null)) => child(boot, ready, null),
+        Some((boot, ready, null)) => child(boot, ready, null, score),
         None => 1,
     })
     .context("cannot create the sandbox's namespaces (are user namespaces allowed?)")?;
     drop(given);
     host::namespace::map_ids(pid).context("cannot map the sandbox's user ids")?;
+    let _ = oom_score::spare(pid, score);
     rustix::io::write(&start, &[1])?;
     Ok(pid)
 }
@@ -67,8 +70,8 @@ fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("cannot make a pipe")
 }
 
-/// The sandbox process's life, until it exits with what this returns.
-fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
+/// The sandbox process's life, until it exits with what this returns. `score` is its maker's oom score.
+fn child(boot: Boot<'_>, ready: OwnedFd, null: File, score: i32) -> i32 {
     reach(Step::SandboxForked);
     let Boot { connection, listener, log, kept, tuning } = boot;
     let streams = rustix::stdio::dup2_stdin(&null)
@@ -86,12 +89,12 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
     let closed = host::process::close_others(&keep);
     // They are closed now, and their numbers may be used again.
     std::mem::forget((null, log));
-    // The maker maps our ids before it says go.
+    // The maker maps our ids and gives us our score before it says go.
     let mut go = [0];
     if streams.is_err() || closed.is_err() || File::from(ready).read_exact(&mut go).is_err() {
         return 1;
     }
-    match prepare(tuning) {
+    match prepare(tuning, score) {
         Ok((platform, info)) => serve(connection, listener, platform, info),
         Err(error) => {
             server::refuse_first(&connection, Failure::new(ErrorCode::Internal, format!("{error:#}")));
@@ -101,7 +104,7 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File) -> i32 {
 }
 
 /// Shuts the process in.
-fn prepare(tuning: Tuning) -> anyhow::Result<(StubPlatform, HostInfo)> {
+fn prepare(tuning: Tuning, score: i32) -> anyhow::Result<(StubPlatform, HostInfo)> {
     host::namespace::follow_parent().context("cannot follow the parent process")?;
     host::namespace::raise_open_files();
     let mut boot_id = [0; 16];
@@ -114,9 +117,11 @@ fn prepare(tuning: Tuning) -> anyhow::Result<(StubPlatform, HostInfo)> {
     } else {
         kernel::fs::hostfs::Owners::UnmappedAreRoot
     });
+    let score = AsStub::begin(score);
     let procfs = host::namespace::enter_empty_root().context("cannot enter an empty root")?;
     reach(Step::SandboxRoot);
     let zygote = Zygote::spawn(vdso).context("cannot start the first stub process")?;
+    drop(score);
     reach(Step::SandboxZygote);
     // Before there are other threads: privileges are a thread's own.
     host::namespace::drop_privileges().context("cannot drop privileges")?;

@@ -132,6 +132,8 @@ impl Container {
         let mut gofer =
             gofer::spawn(&parcel.files, config.mode).map_err(|error| Error::Spawn(error.to_string()))?;
         reach(Step::CreateGofer);
+        // The container is not to die because its gofer does.
+        let _ = sandbox::oom_score::spare(gofer.pid, self.inherited_oom_score);
         for channel in std::mem::take(&mut gofer.channels) {
             spec.gofer.push(parcel.add(channel));
         }
