@@ -37,6 +37,8 @@ pub fn run(
     files: Files,
     tuning: Tuning,
 ) -> anyhow::Result<u32> {
+    // Before the terminal is changed: none of them is to end this process then.
+    let signals = Signals::receive(&forwardable()).context("cannot receive signals")?;
     let raw = match &mut spec.process.streams {
         Streams::Terminal { input, settings, .. } => {
             let input = descriptors.get(input.0).context("there is no descriptor for the terminal")?;
@@ -46,7 +48,6 @@ pub fn run(
         }
         Streams::Files(_) => None,
     };
-    let signals = Signals::receive(&forwardable()).context("cannot receive signals")?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .context("cannot make a socket")?;
     let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);

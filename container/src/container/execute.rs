@@ -5,6 +5,7 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use host::signals::{Signals, forwardable};
 use host::step::{Step, reach};
 use sandbox::control::{ClientError, Request, Response};
 use sandbox::link::{self, Keys};
@@ -47,6 +48,9 @@ impl Container {
         if wanted.terminal && execution.detach && execution.console_socket.is_none() {
             return Err(Error::Arguments("a terminal needs a console socket when detached"));
         }
+        // Before the terminal is changed: none of them is to end this process then.
+        let signals = (!execution.detach).then(|| Signals::receive(&forwardable())).transpose();
+        let signals = signals.map_err(Error::host("receive signals"))?;
         let mut streams = streams(wanted, execution.console_socket.as_deref(), &mut parcel)?;
         let raw = own_terminal(&mut streams, execution.console_socket.as_deref(), &parcel)?;
         let terminal = terminal_of(&streams, &parcel)?;
@@ -56,9 +60,7 @@ impl Container {
         let link = Some(parcel.add(inner));
         let request = Request::Execute { container: self.name(), process, link };
         let borrowed: Vec<_> = parcel.descriptors.iter().map(AsFd::as_fd).collect();
-        if !execution.detach {
-            let signals = host::signals::Signals::receive(&host::signals::forwardable())
-                .map_err(Error::host("receive signals"))?;
+        if let Some(signals) = signals {
             reach(Step::ExecReady);
             let pid = executed(self.call(request, &borrowed)?)?;
             reach(Step::ExecAnswered);
