@@ -12,6 +12,7 @@ mod limits;
 mod run;
 mod signals;
 mod streams;
+mod undertaker;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -110,6 +111,9 @@ pub struct Container {
     pub sandbox: Option<Sandbox>,
     /// Its control group.
     pub cgroup: Option<Cgroup>,
+    /// Who made it and waits for it, if it lives and dies with its maker.
+    #[serde(default)]
+    maker: Option<ProcessIdentity>,
     /// The oom score of whoever made it.
     #[serde(default)]
     inherited_oom_score: i32,

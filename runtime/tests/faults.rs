@@ -186,6 +186,7 @@ impl Family {
     fn find(&self, victim: Victim, held: i32) -> Option<i32> {
         // A gofer cannot gain privileges; a stand-in could.
         let is_gofer = |pid: i32| read(pid, "status").contains("NoNewPrivs:\t1");
+        let is_undertaker = |pid: i32| read(pid, "comm").trim() == "nacelle-after";
         let rest =
             || self.own.iter().copied().filter(|pid| *pid != self.command && Some(*pid) != self.sandbox);
         match victim {
@@ -194,7 +195,7 @@ impl Family {
             Victim::Sandbox => self.sandbox,
             Victim::Stub => self.stubs.last().copied(),
             Victim::Gofer => rest().find(|pid| is_gofer(*pid)),
-            Victim::StandIn => rest().find(|pid| !is_gofer(*pid)),
+            Victim::StandIn => rest().find(|pid| !is_gofer(*pid) && !is_undertaker(*pid)),
         }
     }
 }

@@ -69,6 +69,8 @@ impl Container {
             }
             _ => FullId::root(id.clone()),
         };
+        let maker = args.attached.then(ProcessIdentity::own).transpose();
+        let maker = maker.map_err(Error::host("look at this process"))?;
         let mut saver = StateFile::new(&config.root, full);
         saver.lock_for_new()?;
         reach(Step::CreateLocked);
@@ -83,6 +85,7 @@ impl Container {
             stand_in: None,
             sandbox: None,
             cgroup: None,
+            maker,
             inherited_oom_score: oom_score::own().unwrap_or(0),
             saver,
             terminal: None,

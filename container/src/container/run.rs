@@ -1,7 +1,9 @@
 //! `run`: a container made, started, and followed to its end by its maker, which is the parent of its stand-in.
 
+use super::undertaker::Undertaker;
 use super::{Args, Config, Container};
 use crate::error::{Error, Result};
+use crate::id::Id;
 
 const SIGCHLD: i32 = 17;
 
@@ -14,16 +16,19 @@ pub fn run(config: &Config, args: &Args) -> Result<u32> {
     // Before there is anybody who would be lost if this process was killed.
     let signals = host::signals::Signals::receive(&[host::signals::forwardable(), vec![SIGCHLD]].concat())
         .map_err(Error::host("receive signals"))?;
+    let id = Id::new(args.id.as_str())?;
+    let undertaker = args.attached.then(|| Undertaker::spawn(&config.root, &id)).transpose()?;
     let mut container = Container::new(config, args)?;
     if let Err(error) = container.start() {
         let _ = container.destroy();
         return Err(error);
     }
-    if !args.attached {
-        return Ok(0);
-    }
+    let Some(undertaker) = undertaker else { return Ok(0) };
     let waited = follow_child(&container, &signals);
     let destroyed = container.destroy();
+    if destroyed.is_ok() {
+        undertaker.dismiss();
+    }
     let status = waited?;
     destroyed?;
     Ok(status)

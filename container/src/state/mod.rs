@@ -441,7 +441,14 @@ pub fn remove_leftovers(root: &Path, id: &Id) -> Result<bool> {
     for sandbox_id in ids_in(root)? {
         let mut file = StateFile::new(root, FullId { sandbox_id, container_id: id.clone() });
         let directory = file.container_dir();
-        if !directory.exists() || exists(&directory) {
+        if !directory.exists() {
+            // Perhaps it was about to be made, and those above it were: the root is locked meanwhile.
+            if let Some(_root) = storage::lock(root, TryLock::Block)? {
+                remove_directories(root, &directory)?;
+            }
+            continue;
+        }
+        if exists(&directory) {
             continue;
         }
         match file.take_lock(TryLock::Try) {

@@ -17,8 +17,16 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
 
 /// Makes a directory and those above it. Only the owner can list them; others may know a name and enter.
 pub fn make_directories(path: &Path) -> Result<()> {
-    step().map_err(failed("make", path))?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(failed("make", path))
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
+    let missing: Vec<&Path> = path.ancestors().take_while(missing).collect();
+    for directory in missing.into_iter().rev() {
+        step().map_err(failed("make", directory))?;
+        match std::fs::DirBuilder::new().mode(0o711).create(directory) {
+            Err(_) if directory.is_dir() => {}
+            made => made.map_err(failed("make", directory))?,
+        }
+    }
+    Ok(())
 }
 
 /// Locks a directory. `None` if, when the lock was there, the path led to another directory or nowhere.

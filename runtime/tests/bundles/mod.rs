@@ -241,8 +241,8 @@ impl Host {
         self.wait_for_output("r", "ready");
         child.kill().expect("killed");
         child.wait().expect("waited");
-        until("its end", || self.status("r") == "stopped");
-        self.run(&["delete", "r"]).ok();
+        until("its end", || self.list().is_empty());
+        self.assert_nothing_left();
     }
 
     /// Fails if anything of a container is left: files, processes, mounts, control groups.
