@@ -191,6 +191,7 @@ pub fn process(config: &ProcessConfig, streams: Streams) -> ProcessSpec {
         nice: 0,
         ignored_signals: 0,
         streams,
+        stream_names: BTreeMap::new(),
         files: Vec::new(),
         executable: None,
     }

@@ -152,6 +152,32 @@ fn a_file_as_a_standard_stream_keeps_its_offset() {
 }
 
 #[test]
+fn a_file_as_a_standard_stream_has_its_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("stream");
+    let script = "readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2
+        [ /dev/stdin -ef stream ] && [ /proc/self/fd/1 -ef stream ] && echo same; realpath /dev/stdout
+        grep -r also . ; cat < stream";
+    let run = |mut command: Command, script: &str| {
+        std::fs::write(&path, "").expect("a file");
+        let file = || File::options().read(true).append(true).open(&path).expect("the file");
+        let command = command.args(["sh", "-c", script]).current_dir(directory.path());
+        command.stdin(file()).stdout(file()).stderr(file()).status().expect("it starts");
+        std::fs::read_to_string(&path).expect("the file")
+    };
+    let mut command = nacelle();
+    command.args(["do", "--"]);
+    let (native, ours) = (run(Command::new("env"), script), run(command, script));
+    assert!(native.contains("same\n") && native.contains("is also the output"), "{native}");
+    assert_eq!(ours, native);
+
+    // Whoever has another root does not hear of places outside it.
+    let mut command = nacelle();
+    command.args(["do", "--root", "/usr", "--env", "PATH=/bin", "--"]);
+    assert_eq!(run(command, "readlink /proc/self/fd/1"), "host:[1]\n");
+}
+
+#[test]
 fn hard_links_stay_one_file_when_it_is_changed() {
     let directory = std::env::temp_dir().join(format!("nacelle-links-{}", std::process::id()));
     std::fs::create_dir(&directory).expect("a directory");

@@ -9,7 +9,7 @@ use kernel::Kernel;
 use kernel::container::{Container, InitSpec, Prepared, Role};
 use kernel::error::SysError;
 use kernel::fs::file::Place;
-use kernel::fs::host_file::HostFile;
+use kernel::fs::host_file::{HostFile, HostName};
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
 use kernel::fs::{File, FileType};
 use kernel::task::credentials::ALL_CAPABILITIES;
@@ -52,7 +52,7 @@ pub fn prepare(
         environment.push(format!("HOME={}", home(&state, &credentials, spec.uid)));
     }
     let (mut files, terminal, console) = streams(kernel, terminals, &state, &credentials, spec, descriptors)?;
-    files.extend(host_files(&spec.files, descriptors)?);
+    files.extend(host_files(&spec.files, descriptors, |_| None)?);
     files.sort_by_key(|(number, _)| *number);
     if let Some(pair) = files.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         return Err(Failure::new(ErrorCode::Invalid, format!("descriptor {} is given twice", pair[0].0)));
@@ -182,10 +182,11 @@ fn read_file(state: &FsState, credentials: &Credentials, path: &[u8]) -> Result<
 /// The highest descriptor that may be given: a table of descriptors has room for all below it.
 const MAX_DESCRIPTOR: u32 = 1 << 16;
 
-/// Descriptors of the host as open files.
+/// Descriptors of the host as open files; `name_of` knows what some of them are called.
 fn host_files(
     files: &[(u32, Descriptor)],
     descriptors: &mut Descriptors,
+    name_of: impl Fn(u32) -> Option<HostName>,
 ) -> Result<Vec<(u32, Arc<File>)>, Failure> {
     let mut opened = Vec::new();
     for (number, descriptor) in files {
@@ -193,7 +194,10 @@ fn host_files(
             let text = format!("descriptor {number} is more than {MAX_DESCRIPTOR}");
             return Err(Failure::new(ErrorCode::Invalid, text));
         }
-        let file = HostFile::open(descriptors.take(*descriptor)?, &format!("host:[{number}]"));
+        let descriptor = descriptors.take(*descriptor)?;
+        let nameless = || HostName { text: format!("host:[{number}]"), device: None };
+        let name = name_of(*number).unwrap_or_else(nameless);
+        let file = HostFile::open(descriptor, name);
         let file = file.map_err(failed(format!("cannot use descriptor {number}")))?;
         // What is below it would be out of reach of all mounts.
         if *number > 2 && file.inode().is_some_and(|inode| inode.file_type() == FileType::Directory) {
@@ -205,10 +209,19 @@ fn host_files(
     Ok(opened)
 }
 
+/// The device of a path in the container. Its last component is not looked at, whose attributes would be remembered.
+fn device_of(state: &FsState, credentials: &Credentials, path: &str) -> Option<u64> {
+    let directory = path.rsplit_once('/')?.0;
+    let walker = Walker::new(state.clone(), credentials, None, Walk::FOLLOW);
+    let found = walker.walk(state.root.clone(), format!("{directory}/").as_bytes()).ok()?;
+    Some(found.place.mount.file_system.device())
+}
+
 /// A file of the host as a program.
 fn executable(descriptor: Descriptor, descriptors: &mut Descriptors) -> Result<Arc<File>, Failure> {
     // The C library wants a path that begins like one in `/proc/self/exe`.
-    let file = HostFile::open(descriptors.take(descriptor)?, "/[program]");
+    let name = HostName { text: "/[program]".to_owned(), device: None };
+    let file = HostFile::open(descriptors.take(descriptor)?, name);
     let file = file.map_err(failed("cannot use the descriptor of the program"))?;
     let metadata = file.inode().and_then(|inode| inode.metadata().ok());
     match metadata.map(|metadata| metadata.mode) {
@@ -229,7 +242,14 @@ fn streams(
     descriptors: &mut Descriptors,
 ) -> Result<Opened, Failure> {
     match &spec.streams {
-        Streams::Files(files) => Ok((host_files(files, descriptors)?, None, None)),
+        Streams::Files(files) => {
+            let name = |number| {
+                let text = spec.stream_names.get(&number)?.clone();
+                let device = device_of(state, credentials, &text);
+                Some(HostName { text, device })
+            };
+            Ok((host_files(files, descriptors, name)?, None, None))
+        }
         Streams::Terminal { input, output, settings, size: _ } => {
             let terminal = terminals.make(spec.uid).map_err(failed("cannot make a terminal"))?;
             terminal.unlock();

@@ -264,6 +264,9 @@ pub struct ProcessSpec {
     pub ignored_signals: u64,
     /// Standard input, output and error.
     pub streams: Streams,
+    /// The paths at which the program finds what is behind its streams, where it does; by descriptor.
+    #[serde(default)]
+    pub stream_names: BTreeMap<u32, String>,
     /// Further open files of the host, and which descriptors they are inside.
     #[serde(default)]
     pub files: Vec<(u32, Descriptor)>,

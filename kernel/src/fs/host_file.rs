@@ -37,25 +37,38 @@ struct HostFileInode {
     common: InodeCommon,
     fd: Arc<OwnedFd>,
     kind: FileType,
+    /// The device that it is shown on, if not the host's.
+    device: Option<u64>,
+}
+
+/// What a regular file or a directory is called.
+#[derive(Clone, Debug, Default)]
+pub struct HostName {
+    /// As `readlink(2)` of `/proc/self/fd/N` shows it.
+    pub text: String,
+    /// The device on which guests find the same file by that name, if they do.
+    pub device: Option<u64>,
 }
 
 impl HostFile {
-    /// The open file for a descriptor, with the access mode that the host has it open for. `name` is what a regular file
-    /// or a directory is called.
-    pub fn open(fd: OwnedFd, name: &str) -> SysResult<Arc<File>> {
+    /// The open file for a descriptor, with the access mode that the host has it open for. Pipes, sockets and devices do not
+    /// have that name, but one of their own.
+    pub fn open(fd: OwnedFd, name: HostName) -> SysResult<Arc<File>> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         let flags = OpenFlags::from_bits_truncate(flags.bits())
             & (OpenFlags::ACCESS_MODE | OpenFlags::APPEND | OpenFlags::NONBLOCK);
         let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
         let kind = FileType::from_mode(stat.stx_mode.into());
         let fd = Arc::new(fd);
-        let inode = Arc::new(HostFileInode { common: InodeCommon::new(), fd: Arc::clone(&fd), kind });
+        let device = name.device;
+        let inode = HostFileInode { common: InodeCommon::new(), fd: Arc::clone(&fd), kind, device };
+        let inode = Arc::new(inode);
         let file = HostFile { fd, kind, queue: WaitQueue::new(), watcher: parking_lot::Mutex::default() };
         let name = match kind {
             FileType::Fifo => format!("pipe:[{}]", stat.stx_ino),
             FileType::Socket => format!("socket:[{}]", stat.stx_ino),
             FileType::CharDevice => device_name(stat.stx_rdev_major, stat.stx_rdev_minor),
-            _ => name.to_owned(),
+            _ => name.text,
         };
         let place = super::file::Place::Anonymous { name, inode: Some(inode) };
         Ok(File::new(place, Arc::new(file), flags))
@@ -270,7 +283,8 @@ impl Inode for HostFileInode {
     }
 
     fn metadata(&self) -> SysResult<Metadata> {
-        host_metadata(&self.fd)
+        let metadata = host_metadata(&self.fd)?;
+        Ok(Metadata { device: self.device.unwrap_or(metadata.device), ..metadata })
     }
 
     fn set_attributes(&self, attributes: &SetAttributes) -> SysResult<()> {

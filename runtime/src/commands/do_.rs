@@ -116,6 +116,7 @@ fn spec(
         let open = [(0, input), (1, output), (2, error)];
         Streams::Files(open.into_iter().filter_map(|(number, fd)| Some((number, add(fd?)))).collect())
     };
+    let stream_names = stream_names(&arguments.root);
     let all = if uid == 0 { ALL_CAPABILITIES } else { 0 };
     Ok(ContainerSpec {
         id: "do".to_owned(),
@@ -155,6 +156,7 @@ fn spec(
             nice: host::rustix::process::getpriority_process(None).unwrap_or(0),
             ignored_signals: host::signals::ignored(),
             streams,
+            stream_names,
             files: Vec::new(),
             executable: None,
         },
@@ -202,6 +204,17 @@ fn own_directory(root: &std::path::Path) -> String {
         Some(format!("/{}", below.to_str()?))
     });
     inside.unwrap_or_else(|| "/".to_owned())
+}
+
+/// The paths of the standard streams in the sandbox, of those that have one. Where its root is not the host's, they are told
+/// of nothing else.
+fn stream_names(root: &Path) -> BTreeMap<u32, String> {
+    let Ok(root) = root.canonicalize() else { return BTreeMap::new() };
+    let name = |number: u32| {
+        let path = std::fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
+        Some((number, format!("/{}", path.strip_prefix(&root).ok()?.to_str()?)))
+    };
+    (0..3).filter_map(name).collect()
 }
 
 /// `SRC:DST[:ro]`.
