@@ -251,10 +251,10 @@ fn either_side_sees_what_the_other_does_to_a_shared_directory() {
             "c",
             "sh",
             "-c",
-            "exec 3< /v/file; while [ -e /v/file ]; do sleep 0.01; done; cat <&3 > /v/copy",
+            "exec 3< /v/file; : > /v/opened; while [ -e /v/file ]; do sleep 0.01; done; cat <&3 > /v/copy",
         ])
         .ok();
-        until("the program", || host.run(&["ps", "c"]).ok().contains("exec 3<"));
+        until("the program", || volume.join("opened").exists());
         fs::remove_file(volume.join("file")).expect("removed");
         until("the copy", || {
             fs::read_to_string(volume.join("copy")).is_ok_and(|text| text == "of v\nmore\n")
