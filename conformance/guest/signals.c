@@ -1049,3 +1049,181 @@ TEST(rt_sigreturn_of_garbage_kills) {
                  }),
                  SIGSEGV);
 }
+
+/* What the kernel takes and gives, of which libc's structure is another. */
+struct action {
+    unsigned long handler, flags, restorer, mask;
+};
+
+enum { RESTORER_FLAG = 0x04000000 };
+
+/* One place that calls, so that a runtime may come to treat it as one that calls often. */
+__attribute__((noinline)) static long action_call(int signal, const void *new, void *old, size_t size) {
+    register long result __asm__("rax");
+    register size_t fourth __asm__("r10") = size;
+    __asm__ volatile("mov $13, %%eax\n\tsyscall"
+                     : "=r"(result)
+                     : "D"(signal), "S"(new), "d"(old), "r"(fourth)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+static struct action action_of(int signal) {
+    struct action old = {1, 1, 1, 1};
+    CHECK_EQ(action_call(signal, NULL, &old, 8), 0);
+    return old;
+}
+
+static void check_action(int signal, unsigned long handler, unsigned long flags, unsigned long restorer) {
+    struct action action = action_of(signal);
+    CHECK_EQ(action.handler, handler);
+    CHECK_EQ(action.flags, flags);
+    CHECK_EQ(action.restorer, restorer);
+    CHECK_EQ(action.mask, 0);
+}
+
+static void make_action_call_hot(void) {
+    static const struct action zero;
+    for (int signal = 1; signal <= 64; signal++) {
+        action_call(signal, &zero, NULL, 8);
+    }
+    for (int index = 0; index < 500; index++) {
+        action_of(SIGUSR1);
+    }
+}
+
+static const struct action again = {0, RESTORER_FLAG, 0x1234, 0};
+
+/* Sets the default of every signal anew, as posix_spawn(3) does. */
+static void restore_all_twice(void) {
+    for (int round = 0; round < 2; round++) {
+        for (int signal = 1; signal <= 64; signal++) {
+            if (signal == SIGKILL || signal == SIGSTOP) {
+                CHECK_EQ(action_call(signal, &again, NULL, 8), -EINVAL);
+                check_action(signal, 0, 0, 0);
+                continue;
+            }
+            struct action old = {1, 1, 1, 1};
+            CHECK_EQ(action_call(signal, &again, &old, 8), 0);
+            CHECK_EQ(old.handler, 0);
+            CHECK_EQ(old.flags, round ? RESTORER_FLAG : 0);
+            CHECK_EQ(old.restorer, round ? 0x1234 : 0);
+            CHECK_EQ(old.mask, 0);
+            check_action(signal, 0, RESTORER_FLAG, 0x1234);
+        }
+    }
+}
+
+TEST(default_actions_by_a_hot_call) {
+    make_action_call_hot();
+    restore_all_twice();
+    /* Other restorers, flags and masks are not mixed up with that one. */
+    struct action other = {0, RESTORER_FLAG, 0x5678, 0};
+    CHECK_EQ(action_call(SIGTERM, &other, NULL, 8), 0);
+    check_action(SIGTERM, 0, RESTORER_FLAG, 0x5678);
+    check_action(SIGHUP, 0, RESTORER_FLAG, 0x1234);
+    CHECK_EQ(action_call(SIGHUP, &again, NULL, 8), 0);
+    check_action(SIGHUP, 0, RESTORER_FLAG, 0x1234);
+    check_action(SIGTERM, 0, RESTORER_FLAG, 0x5678);
+    other = (struct action){0, RESTORER_FLAG | SA_RESTART, 0x1234, 0};
+    CHECK_EQ(action_call(SIGINT, &other, NULL, 8), 0);
+    check_action(SIGINT, 0, RESTORER_FLAG | SA_RESTART, 0x1234);
+    other = (struct action){0, 0, 0, 0};
+    CHECK_EQ(action_call(SIGQUIT, &other, NULL, 8), 0);
+    check_action(SIGQUIT, 0, 0, 0);
+    other = (struct action){0, RESTORER_FLAG, 0x1234, 1UL << (SIGUSR2 - 1)};
+    CHECK_EQ(action_call(SIGUSR1, &other, NULL, 8), 0);
+    CHECK_EQ(action_of(SIGUSR1).mask, 1UL << (SIGUSR2 - 1));
+    /* What Linux refuses. */
+    CHECK_EQ(action_call(0, NULL, &other, 8), -EINVAL);
+    CHECK_EQ(action_call(65, NULL, &other, 8), -EINVAL);
+    CHECK_EQ(action_call(-1, NULL, &other, 8), -EINVAL);
+    CHECK_EQ(action_call(SIGHUP, NULL, &other, 4), -EINVAL);
+    CHECK_EQ(action_call(SIGHUP, BAD, NULL, 8), -EFAULT);
+    CHECK_EQ(action_call(SIGHUP, NULL, BAD, 8), -EFAULT);
+    CHECK_EQ(action_call(SIGHUP, NULL, NULL, 8), 0);
+    /* The registers and flags that a call leaves alone. */
+    unsigned long flags, r8 = 8, r9 = 9;
+    __asm__ volatile("stc\n\tmov $8, %%r8\n\tmov $9, %%r9\n\tmov $13, %%eax\n\tsyscall\n\tpushf\n\tpop %0\n\tmov %%r8, "
+                     "%1\n\tmov %%r9, %2"
+                     : "=&b"(flags), "=&r"(r8), "=&r"(r9)
+                     : "D"(SIGHUP), "S"(0), "d"(&other)
+                     : "rax", "rcx", "r8", "r9", "r10", "r11", "memory", "cc");
+    CHECK_EQ(r8, 8);
+    CHECK_EQ(r9, 9);
+    CHECK_EQ(flags & 1, 1);
+}
+
+TEST(handlers_and_defaults_by_a_hot_call) {
+    make_action_call_hot();
+    restore_all_twice();
+    handle(SIGUSR1, on_signal, 0);
+    CHECK_EQ(action_of(SIGUSR1).handler, (unsigned long)on_signal);
+    CHECK_OK(raise(SIGUSR1));
+    CHECK_EQ(count, 1);
+    struct action old;
+    CHECK_EQ(action_call(SIGUSR1, &again, &old, 8), 0);
+    CHECK_EQ(old.handler, (unsigned long)on_signal);
+    CHECK_KILLED(CHILD({ raise(SIGUSR1); }), SIGUSR1);
+    signal(SIGUSR2, SIG_IGN);
+    CHECK_EQ(action_of(SIGUSR2).handler, 1);
+    CHECK_EQ(action_call(SIGUSR2, &again, &old, 8), 0);
+    CHECK_EQ(old.handler, 1);
+    CHECK_KILLED(CHILD({ raise(SIGUSR2); }), SIGUSR2);
+    /* To set the default discards what waits and is ignored by default. */
+    block_signals(SIGNALS(SIGCHLD, SIGTERM));
+    raise(SIGCHLD);
+    raise(SIGTERM);
+    CHECK_EQ(action_call(SIGCHLD, &again, NULL, 8), 0);
+    CHECK_EQ(action_call(SIGTERM, &again, NULL, 8), 0);
+    sigset_t pending;
+    CHECK_OK(sigpending(&pending));
+    CHECK(!sigismember(&pending, SIGCHLD));
+    CHECK(sigismember(&pending, SIGTERM));
+    /* One that resets itself keeps its flags. */
+    handle(SIGHUP, on_signal, SA_RESETHAND);
+    CHECK_OK(raise(SIGHUP));
+    CHECK_EQ(action_of(SIGHUP).handler, 0);
+    CHECK_EQ(action_of(SIGHUP).flags & SA_RESETHAND, SA_RESETHAND);
+}
+
+static void *set_default(void *argument UNUSED) {
+    check_action(SIGUSR1, 0, RESTORER_FLAG, 0x1234);
+    CHECK_EQ(action_of(SIGUSR2).handler, (unsigned long)on_signal);
+    CHECK_EQ(action_call(SIGUSR2, &again, NULL, 8), 0);
+    return NULL;
+}
+
+TEST(actions_by_a_hot_call_in_children_and_threads) {
+    make_action_call_hot();
+    CHECK_EQ(action_call(SIGUSR1, &again, NULL, 8), 0);
+    CHECK_EQ(action_call(SIGUSR1, &again, NULL, 8), 0);
+    /* A child begins with its parent's actions, and changes its own. */
+    CHECK_EXIT(CHILD({
+                   check_action(SIGUSR1, 0, RESTORER_FLAG, 0x1234);
+                   check_action(SIGALRM, 0, 0, 0);
+                   CHECK_EQ(action_call(SIGALRM, &again, NULL, 8), 0);
+                   check_action(SIGALRM, 0, RESTORER_FLAG, 0x1234);
+               }),
+               0);
+    pid_t child = vfork();
+    if (child == 0) {
+        check_action(SIGUSR1, 0, RESTORER_FLAG, 0x1234);
+        CHECK_EQ(action_call(SIGALRM, &again, NULL, 8), 0);
+        check_action(SIGALRM, 0, RESTORER_FLAG, 0x1234);
+        _exit(0);
+    }
+    CHECK_EXIT(CHECK_OK(child), 0);
+    check_action(SIGALRM, 0, 0, 0);
+    /* Threads share them. */
+    handle(SIGUSR2, on_signal, 0);
+    pthread_t thread;
+    for (int round = 0; round < 3; round++) {
+        handle(SIGUSR2, on_signal, 0);
+        CHECK_EQ(pthread_create(&thread, NULL, set_default, NULL), 0);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        check_action(SIGUSR2, 0, RESTORER_FLAG, 0x1234);
+        CHECK_EQ(action_call(SIGALRM, &again, NULL, 8), 0);
+        check_action(SIGALRM, 0, RESTORER_FLAG, 0x1234);
+    }
+}

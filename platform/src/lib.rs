@@ -260,8 +260,32 @@ pub trait Context: Send {
         let _ = (number, answer);
     }
 
+    /// Sets about which signals `rt_sigaction(2)` from patched code is served without an event, which are none at first.
+    fn set_default_actions(&mut self, actions: DefaultActions) {
+        let _ = actions;
+    }
+
+    /// The signals that are in [`DefaultActions::restored`] by now, as the guest's own memory says.
+    fn restored_actions(&self) -> u64 {
+        0
+    }
+
     /// Processor time that guest code has used in this thread (time in the kernel is the kernel thread's own).
     fn cpu_time(&self) -> Duration;
+}
+
+/// Signals whose action is the default, as sets whose bit zero is signal 1. The platform tells what their actions are, and
+/// moves signals from `pristine` to `restored` when the guest sets the default anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DefaultActions {
+    /// Those whose `struct sigaction` is all zero.
+    pub pristine: u64,
+    /// Those that differ from that by `SA_RESTORER` and `restorer` only.
+    pub restored: u64,
+    /// Those for which to set the default anew does nothing else.
+    pub settable: u64,
+    /// The address that handlers return to.
+    pub restorer: u64,
 }
 
 /// What the host shows of an address space.

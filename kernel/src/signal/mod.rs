@@ -7,11 +7,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use abi::signal::{
-    SA_NOCLDSTOP, SA_NOCLDWAIT, SI_KERNEL, SI_TIMER, SI_USER, SIG_DFL, SIG_IGN, SS_DISABLE, SigAction,
-    SigAltStack, SigInfo, Signal, SignalSet,
+    SA_NOCLDSTOP, SA_NOCLDWAIT, SA_RESTORER, SI_KERNEL, SI_TIMER, SI_USER, SIG_DFL, SIG_IGN, SS_DISABLE,
+    SigAction, SigAltStack, SigInfo, Signal, SignalSet,
 };
 use parking_lot::Mutex;
 use platform::Fault;
@@ -22,6 +22,7 @@ use crate::task::clone::CloneFlags;
 use crate::task::{CurrentTask, Task, ThreadGroup};
 use crate::wait::{Events, WaitQueue};
 
+mod defaults;
 mod deliver;
 mod frame;
 pub mod syscalls;
@@ -139,6 +140,10 @@ pub type Actions = Arc<Mutex<[SigAction; 64]>>;
 /// The signal state of a thread group.
 pub struct GroupSignals {
     actions: Mutex<Actions>,
+    /// Whether several tasks have used these actions at once.
+    shared: AtomicBool,
+    /// Where handlers return to, as far as is known.
+    restorer: AtomicU64,
     state: Mutex<GroupState>,
     death_signal: AtomicI32,
     /// Woken when a signal is queued, for `signalfd(2)`.
@@ -158,6 +163,8 @@ impl Default for GroupSignals {
     fn default() -> GroupSignals {
         GroupSignals {
             actions: Mutex::new(Arc::new(Mutex::new([SigAction::default(); 64]))),
+            shared: AtomicBool::new(false),
+            restorer: AtomicU64::new(0),
             state: Mutex::default(),
             death_signal: AtomicI32::new(0),
             queue: WaitQueue::new(),
@@ -191,7 +198,17 @@ impl GroupSignals {
             }
             Arc::new(Mutex::new(copy))
         };
-        GroupSignals { actions: Mutex::new(actions), ..GroupSignals::default() }
+        GroupSignals {
+            actions: Mutex::new(actions),
+            shared: AtomicBool::new(flags.contains(CloneFlags::SIGHAND)),
+            restorer: AtomicU64::new(parent.restorer.load(Ordering::Relaxed)),
+            ..GroupSignals::default()
+        }
+    }
+
+    /// Notes that another task will use the same actions.
+    pub fn share(&self) {
+        self.shared.store(true, Ordering::SeqCst);
     }
 
     /// All actions, as the object that is shared.
@@ -210,6 +227,9 @@ impl GroupSignals {
     pub fn set_action(&self, signal: Signal, action: SigAction) -> SigAction {
         let actions = Arc::clone(&self.actions.lock());
         let mut actions = actions.lock();
+        if action.flags & SA_RESTORER != 0 {
+            self.restorer.store(action.restorer, Ordering::Relaxed);
+        }
         std::mem::replace(&mut actions[signal.number() as usize - 1], action)
     }
 
@@ -451,6 +471,8 @@ pub fn reset_for_exec(task: &CurrentTask) {
     }
     *actions = Arc::new(Mutex::new(copy));
     drop(actions);
+    task.group.signals.shared.store(false, Ordering::SeqCst);
+    task.group.signals.restorer.store(0, Ordering::Relaxed);
     task.signals.state.lock().stack = disabled();
 }
 

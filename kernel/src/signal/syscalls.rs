@@ -36,6 +36,7 @@ pub fn rt_sigaction(
     if new.is_some() && SignalSet::UNBLOCKABLE.contains(signal) {
         return Err(Errno::EINVAL);
     }
+    task.learn_default_actions();
     let before = match new {
         None => task.group.signals.action(signal),
         Some(mut action) => {
@@ -52,6 +53,9 @@ pub fn rt_sigaction(
             before
         }
     };
+    if new.is_some() {
+        task.offer_default_actions();
+    }
     match old.non_null() {
         Some(old) => task.write_object(old, &before),
         None => Ok(()),

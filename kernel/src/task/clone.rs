@@ -187,6 +187,11 @@ impl CurrentTask {
             if has(CloneFlags::THREAD) { &self.group.pid_namespace } else { &namespaces.pid_for_children };
         let tid = self.kernel.tasks.with(|tree| tree.allocate_pid(pids))?;
         let reserved = ReservedPid { kernel: &self.kernel, pid: tid };
+        self.learn_default_actions();
+        if has(CloneFlags::SIGHAND) {
+            self.group.signals.share();
+            self.offer_default_actions();
+        }
         let group = if has(CloneFlags::THREAD) {
             Arc::clone(&self.group)
         } else {

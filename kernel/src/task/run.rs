@@ -107,10 +107,11 @@ impl CurrentTask {
         for (number, argument) in POINTERS {
             self.context.borrow_mut().set_pointer(number, argument);
         }
+        self.learn_default_actions();
+        self.offer_default_actions();
         if self.kernel.strace.is_some() {
             return;
         }
-        let traced = self.ptrace.is_traced();
         let credentials = self.credentials();
         let pids = [(number::GETPID, self.group.number), (number::GETTID, self.number())];
         let ids = [
@@ -125,12 +126,16 @@ impl CurrentTask {
         let ids = ids.map(|(number, id)| (number, unmapped.then_some(id)));
         // Who runs when is the host's matter.
         let pids = [pids[0], pids[1], (number::SCHED_YIELD, Some(0))];
-        // Filters are asked about every call.
-        let filtered = self.seccomp.is_active() || traced;
-        let pids = pids.map(|(number, pid)| (number, pid.filter(|_| !filtered)));
-        let ids = ids.map(|(number, id)| (number, id.filter(|_| !filtered)));
+        let watched = self.calls_are_watched();
+        let pids = pids.map(|(number, pid)| (number, pid.filter(|_| !watched)));
+        let ids = ids.map(|(number, id)| (number, id.filter(|_| !watched)));
         let mut context = self.context.borrow_mut();
         pids.into_iter().chain(ids).for_each(|(number, answer)| context.set_answer(number, answer));
+    }
+
+    /// Whether somebody wants to know of every call: a filter, a tracer, `--strace`.
+    pub(crate) fn calls_are_watched(&self) -> bool {
+        self.kernel.strace.is_some() || self.seccomp.is_active() || self.ptrace.is_traced()
     }
 
     /// Serves a system call of a task that is traced.

@@ -18,7 +18,9 @@ use super::slot::{Gone, Patience, Slot};
 use super::space::{Space, Thread};
 use super::spin::Habits;
 use super::{memory, text};
-use crate::{AddressSpace, Context, Description, Event, Fault, Interrupter, MemoryOp, Registers};
+use crate::{
+    AddressSpace, Context, DefaultActions, Description, Event, Fault, Interrupter, MemoryOp, Registers,
+};
 
 mod copy;
 
@@ -155,6 +157,7 @@ impl StubContext {
         slot.field(INTERRUPTED).store(0, Ordering::Relaxed);
         (0..POINTER_COUNT / 8).for_each(|index| slot.memory().store(POINTERS + 8 * index, 0));
         (0..ANSWER_COUNT).for_each(|number| slot.field(ANSWERS + 4 * number).store(0, Ordering::Relaxed));
+        [PRISTINE, RESTORED].iter().for_each(|set| slot.memory().store(*set, 0));
         let stop = Cell::new(Stop::Frame(frame::build(slot, fpu)));
         let interrupt = Arc::new(Interrupt {
             wanted: AtomicBool::new(false),
@@ -668,6 +671,19 @@ impl Context for StubContext {
             let answer = answer.and_then(|answer| answer.checked_add(1)).unwrap_or(0);
             self.slot().field(ANSWERS + 4 * number).store(answer, Ordering::Relaxed);
         }
+    }
+
+    fn set_default_actions(&mut self, actions: DefaultActions) {
+        let DefaultActions { pristine, restored, settable, restorer } = actions;
+        for (field, value) in
+            [(PRISTINE, pristine), (RESTORED, restored), (SETTABLE, settable), (RESTORER, restorer)]
+        {
+            self.slot().memory().store(field, value);
+        }
+    }
+
+    fn restored_actions(&self) -> u64 {
+        self.slot().memory().load(RESTORED)
     }
 
     fn cpu_time(&self) -> Duration {

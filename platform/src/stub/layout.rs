@@ -121,6 +121,14 @@ pub const POINTER_COUNT: usize = 512;
 pub const ANSWERS: usize = 0x800;
 /// How many call numbers can have such an answer.
 pub const ANSWER_COUNT: usize = 256;
+/// The signals, from bit zero, whose action is all zero,
+pub const PRISTINE: usize = 0x170;
+/// those of which only the restorer is not, namely [`RESTORER`],
+pub const RESTORED: usize = 0x178;
+/// and those that may come from the former to the latter without the kernel.
+pub const SETTABLE: usize = 0x180;
+/// See [`RESTORED`].
+pub const RESTORER: usize = 0x188;
 /// See [`MAGIC`]. No address, no small number.
 pub const MAGIC_VALUE: u32 = 0xb5c3_97e1;
 

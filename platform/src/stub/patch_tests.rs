@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use abi::signal::SA_RESTORER;
+
 use super::common::*;
 use super::layout::{FAST_RAX, INTERRUPTED, MAGIC, SLOTS, TRAMPOLINES};
 use super::{HostVdso, Patching, StubPlatform, Tuning, Zygote, layout, text};
 use crate::guest_code;
-use crate::{Context, Event, MemoryOp};
+use crate::{Context, DefaultActions, Event, MemoryOp};
 
 // A call in each pattern, in a loop that counts in r12.
 guest_code!(moves, "nop", "nop", "2: mov eax, 39", "syscall", "inc r12", "jmp 2b");
@@ -73,6 +75,32 @@ guest_code!(
     "jmp 2b"
 );
 guest_code!(yields, "nop", "nop", "2: mov eax, 24", "syscall", "inc r12", "jmp 2b");
+// rt_sigaction(2) of signal 5; what it must not change makes the guest fail if it does.
+guest_code!(
+    actions,
+    "nop",
+    "nop",
+    "2: mov edi, 5",
+    "mov rsi, r13",
+    "mov rdx, r14",
+    "mov r10d, 8",
+    "mov r8d, 71",
+    "mov r9d, 72",
+    "mov ebx, 73",
+    "stc",
+    "mov eax, 13",
+    "syscall",
+    "jnc 3f",
+    "mov r15, rax",
+    "lea eax, [r8 + r9]",
+    "add eax, ebx",
+    "add eax, r10d",
+    "cmp eax, 224",
+    "jne 3f",
+    "inc r12",
+    "jmp 2b",
+    "3: ud2",
+);
 guest_code!(
     yields_with_flags,
     "nop",
@@ -266,10 +294,16 @@ fn sites_are_patched_while_others_execute_them() {
 fn every_interrupt_gets_through() {
     let platform = platform();
     // Calls that come to the kernel, and calls that the stub answers: a guest that never comes by itself.
-    for (code, number, answer) in [(moves(), 39, None), (moves(), 39, Some(4711)), (yields(), 24, Some(0))] {
+    let cases =
+        [(moves(), 39, None), (moves(), 39, Some(4711)), (yields(), 24, Some(0)), (actions(), 13, None)];
+    for (code, number, answer) in cases {
         let mut context = start(&platform, code);
+        context.registers_mut().r14 = DATA + 32;
         patch_next(&mut *context);
         context.set_answer(number, answer);
+        context.set_default_actions(DEFAULTS);
+        context.write(DATA, AGAIN.as_flattened());
+        context.registers_mut().r13 = DATA;
         let interrupter = context.interrupter();
         const COUNT: u32 = 1000;
         let (go, gone) = mpsc::channel();
@@ -333,6 +367,87 @@ fn answers_are_given_and_withdrawn() {
     context.set_answer(1000, Some(1));
     assert_eq!(syscall(&mut *context), 39);
     assert_eq!(syscall(&mut *context), 1000);
+}
+
+/// Signal 5 has the default action, and may be given it again with the restorer 0x1234.
+const DEFAULTS: DefaultActions =
+    DefaultActions { pristine: 0x10, restored: 0, settable: 0x10, restorer: 0x1234 };
+/// The action that it then has.
+const AGAIN: [[u8; 8]; 4] = [[0; 8], SA_RESTORER.to_ne_bytes(), 0x1234u64.to_ne_bytes(), [0; 8]];
+
+#[test]
+fn default_actions_are_told_and_set_without_the_kernel() {
+    let platform = platform();
+    let mut context = start(&platform, actions());
+    // Runs the guest until it comes with a call, or for so long; returns how many it has made without the kernel.
+    let run = |context: &mut dyn Context, (new, old): (u64, u64), patience: Duration| {
+        (context.registers_mut().r13, context.registers_mut().r14) = (new, old);
+        let before = context.registers().r12;
+        let interrupter = context.interrupter();
+        let (tell, told) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let stop = told.recv_timeout(patience).is_err();
+            if stop {
+                interrupter.interrupt();
+            }
+            stop
+        });
+        let event = context.run();
+        let count = context.registers().r12 - before;
+        let _ = tell.send(());
+        // An interrupt that comes just before an answer makes the kernel give it.
+        if thread.join().expect("the interrupting thread") && event == Event::Syscall {
+            assert_eq!(context.run(), Event::Interrupted);
+        }
+        count
+    };
+    // The first call is the one that the guest was stopped in.
+    let served = |context: &mut dyn Context, new, old| {
+        assert!(run(context, (new, old), Duration::from_secs(60)) <= 1, "{new:#x} {old:#x}");
+        assert_eq!(context.registers().orig_rax, 13);
+    };
+    let answered = |context: &mut dyn Context, new, old| {
+        let some = (0..20).any(|_| run(context, (new, old), Duration::from_millis(50)) > 100);
+        assert!(some, "{new:#x} {old:#x}");
+    };
+    context.write(DATA, AGAIN.as_flattened());
+    patch_next(&mut *context);
+    // Nothing is offered yet, or another signal.
+    for defaults in
+        [DefaultActions::default(), DefaultActions { pristine: !0x10, settable: !0x10, ..DEFAULTS }]
+    {
+        context.set_default_actions(defaults);
+        served(&mut *context, 0, 0);
+    }
+    context.set_default_actions(DEFAULTS);
+    let action = |context: &mut dyn Context| {
+        let mut bytes = [0; 32];
+        assert_eq!(context.read(DATA + 64, &mut bytes), 32);
+        bytes
+    };
+    // Asking.
+    context.write(DATA + 64, &[1; 32]);
+    answered(&mut *context, 0, DATA + 64);
+    assert_eq!(action(&mut *context), [0; 32]);
+    assert_eq!(context.restored_actions(), 0);
+    // Setting; from then on it is what is told.
+    answered(&mut *context, DATA, 0);
+    assert_eq!(context.registers().r15, 0);
+    assert_eq!(context.restored_actions(), 0x10);
+    answered(&mut *context, 0, DATA + 64);
+    assert_eq!(action(&mut *context), AGAIN.as_flattened());
+    // What is not the default is the kernel's business, and what cannot be read or written.
+    for (place, value) in [(0, 1), (8, 0), (8, SA_RESTORER | 1), (16, 0x1235), (24, 1)] {
+        context.write(DATA, AGAIN.as_flattened());
+        context.write(DATA + place, &u64::to_ne_bytes(value));
+        served(&mut *context, DATA, 0);
+    }
+    for (new, old) in [(8, 0), (0, 8), (SLOTS - 8, 0), (u64::MAX, 0), (0, u64::MAX)] {
+        served(&mut *context, new, old);
+    }
+    // A new thread, and a copy, know nothing.
+    let copy = context.fork().expect("a copy");
+    assert_eq!((copy.restored_actions(), context.restored_actions()), (0, 0x10));
 }
 
 #[test]
