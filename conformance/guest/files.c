@@ -9,6 +9,7 @@
 #include <sys/sendfile.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
 
@@ -1366,6 +1367,82 @@ TEST(appends_to_a_large_file_lose_nothing) {
 }
 
 /* --- calls that are made often --- */
+
+static off_t offset_of(int fd) {
+    return CHECK_OK(lseek(fd, 0, SEEK_CUR));
+}
+
+/* Reads into memory far below what the stack has been used for so far. */
+__attribute__((noinline)) static void read_deep_in_the_stack(int fd, size_t size) {
+    volatile char *room = __builtin_alloca(size);
+    CHECK_EQ(pread(fd, (char *)room, 100, 0), 100);
+    CHECK_EQ(room[0], 'a');
+    CHECK_EQ(room[99], 'a' + 99 % 26);
+}
+
+static volatile sig_atomic_t ticks;
+
+static void on_tick(int signal UNUSED) {
+    ticks++;
+}
+
+TEST(results_of_hot_calls_get_to_memory_or_count_as_not_given) {
+    enter_scratch();
+    char content[8192];
+    for (unsigned index = 0; index < sizeof content; index++) {
+        content[index] = 'a' + index % 26;
+    }
+    int fd = open_new("file");
+    CHECK_EQ(write(fd, content, sizeof content), sizeof content);
+    char *pages = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(pages != MAP_FAILED);
+    char *constant = pages + 4096, *missing = pages + 2 * 4096;
+    memset(constant, '.', 4096);
+    CHECK_OK(mprotect(constant, 4096, PROT_READ));
+    CHECK_OK(munmap(missing, 4096));
+    char *bad[] = {constant, missing, BAD, (char *)(uintptr_t)0xffff800000000000, (char *)(uintptr_t)0x7ff200000000};
+    int ends[2];
+    CHECK_OK(pipe(ends));
+    struct itimerval often = {{0, 1000}, {0, 1000}};
+    for (int round = 0; round < 300; round++) {
+        if (round == 200) {
+            /* From now on there are signals to deliver before the guest goes on. */
+            handle(SIGALRM, on_tick, SA_RESTART);
+            CHECK_OK(setitimer(ITIMER_REAL, &often, NULL));
+        }
+        CHECK_OK(lseek(fd, 10, SEEK_SET));
+        char buffer[300];
+        CHECK_EQ(read(fd, buffer, sizeof buffer), sizeof buffer);
+        CHECK(!memcmp(buffer, content + 10, sizeof buffer));
+        CHECK_EQ(offset_of(fd), 310);
+        CHECK_EQ(pread(fd, pages, 4096, 4000), 4096);
+        CHECK(!memcmp(pages, content + 4000, 4096));
+        CHECK_EQ(pread(fd, pages, 4096, sizeof content - 7), 7);
+        CHECK_EQ(pread(fd, pages, 4096, sizeof content), 0);
+        for (unsigned index = 0; index < sizeof bad / sizeof *bad; index++) {
+            CHECK_ERR(read(fd, bad[index], 100), EFAULT);
+            CHECK_EQ(offset_of(fd), 310);
+            CHECK_ERR(pread(fd, bad[index], 100, 5), EFAULT);
+            CHECK_ERR(fstat(fd, (struct stat *)bad[index]), EFAULT);
+            CHECK_ERR(stat("file", (struct stat *)bad[index]), EFAULT);
+            CHECK_ERR(syscall(SYS_readlink, "/proc/self/exe", bad[index], 100), EFAULT);
+            CHECK_ERR(syscall(SYS_getcwd, bad[index], 4096), EFAULT);
+            CHECK_ERR(syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, bad[index], 8), EFAULT);
+        }
+        struct pollfd *polled = (struct pollfd *)constant;
+        CHECK_ERR(poll(polled, 1, 0), EFAULT);
+        /* What fits before memory that cannot be written was read. */
+        CHECK_EQ(read(fd, constant - 20, 100), 20);
+        CHECK(!memcmp(constant - 20, content + 310, 20));
+        CHECK_EQ(offset_of(fd), 330);
+        CHECK_EQ(pread(fd, constant - 1, 4096, 3), 1);
+        CHECK_EQ(constant[-1], content[3]);
+        CHECK_ERR(fstat(fd, (struct stat *)(constant - 20)), EFAULT);
+        CHECK_EQ(constant[0], '.');
+        read_deep_in_the_stack(fd, 16384 + round * 1024);
+    }
+    CHECK(ticks > 0);
+}
 
 TEST(arguments_of_hot_calls_are_what_memory_holds) {
     enter_scratch();

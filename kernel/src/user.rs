@@ -292,17 +292,38 @@ enum Destination<'a> {
 pub struct UserWriter<'a> {
     destination: Destination<'a>,
     written: usize,
+    delivery: WriterDelivery,
+}
+
+/// Whether what is written may get to the guest when it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriterDelivery {
+    No,
+    /// The first write may.
+    First,
+    /// The first write does, unless another follows.
+    Underway,
 }
 
 impl<'a> UserWriter<'a> {
     /// Writes to guest buffers, one after the other.
     pub fn guest(task: &'a CurrentTask, vectors: Vec<IoVec>) -> UserWriter<'a> {
-        UserWriter { destination: Destination::Guest(Cursor::new(task, vectors)), written: 0 }
+        let destination = Destination::Guest(Cursor::new(task, vectors));
+        UserWriter { destination, written: 0, delivery: WriterDelivery::No }
+    }
+
+    /// The same, for a source from which a byte that cannot be written may be read again: what is written may get to the
+    /// guest when it goes on.
+    #[must_use]
+    pub fn delivering(self) -> UserWriter<'a> {
+        let may = self.task().is_some_and(CurrentTask::may_deliver);
+        UserWriter { delivery: if may { WriterDelivery::First } else { WriterDelivery::No }, ..self }
     }
 
     /// Appends to a buffer of the kernel's, at most `limit` bytes.
     pub fn buffer(bytes: &'a mut Vec<u8>, limit: usize) -> UserWriter<'a> {
-        UserWriter { destination: Destination::Buffer { bytes, remaining: limit }, written: 0 }
+        let destination = Destination::Buffer { bytes, remaining: limit };
+        UserWriter { destination, written: 0, delivery: WriterDelivery::No }
     }
 
     /// The task whose memory is written, if it is a guest's.
@@ -329,8 +350,26 @@ impl<'a> UserWriter<'a> {
     /// Writes as much of `data` as fits; returns how much that was. `EFAULT` if not even one byte could be written.
     pub fn write(&mut self, data: &[u8]) -> SysResult<usize> {
         let mut done = 0;
+        let delivery = std::mem::replace(&mut self.delivery, WriterDelivery::No);
         match &mut self.destination {
             Destination::Guest(cursor) => {
+                if delivery == WriterDelivery::Underway {
+                    let missing = cursor.task.settle_read();
+                    if missing > 0 {
+                        self.written -= missing;
+                        return Err(Errno::EFAULT);
+                    }
+                } else if delivery == WriterDelivery::First
+                    && let Some((address, length)) = cursor.piece()
+                    && data.len() <= length
+                    && cursor.task.context.borrow_mut().deliver(address, data)
+                {
+                    cursor.task.delivers_read(address, data.len());
+                    cursor.advance(data.len());
+                    self.delivery = WriterDelivery::Underway;
+                    self.written += data.len();
+                    return Ok(data.len());
+                }
                 while done < data.len() {
                     let Some((address, length)) = cursor.piece() else { break };
                     let length = length.min(data.len() - done);
@@ -367,6 +406,20 @@ impl<'a> UserWriter<'a> {
     /// fit are the end, and an error after the first is dropped.
     pub fn fill_from(&mut self, file: &Arc<OwnedFd>, offset: u64) -> SysResult<usize> {
         let start = self.written;
+        if self.delivery == WriterDelivery::First
+            && let Destination::Guest(cursor) = &mut self.destination
+            && let Some((address, length)) = cursor.piece()
+            && length == cursor.remaining
+            && let Some(count) =
+                cursor.task.context.borrow_mut().deliver_file(file.as_fd(), offset, address, length)
+        {
+            let count = count?;
+            cursor.task.delivers_read(address, count);
+            cursor.advance(count);
+            self.delivery = WriterDelivery::Underway;
+            self.written += count;
+            return Ok(count);
+        }
         while let Destination::Guest(cursor) = &mut self.destination {
             let Some((address, length)) = cursor.piece() else { return Ok(self.written - start) };
             let at = offset + (self.written - start) as u64;

@@ -203,6 +203,40 @@ pub trait Context: Send {
         self.space().write(address, bytes)
     }
 
+    /// Has these bytes in guest memory before the guest goes on, which the thread does on its way if nothing else is asked of it
+    /// before: a *delivery*. If some cannot be written, [`Event::Undelivered`] comes in place of what the guest does next. False
+    /// if the caller had better write them; nothing has been done then.
+    fn deliver(&mut self, address: u64, bytes: &[u8]) -> bool {
+        let _ = (address, bytes);
+        false
+    }
+
+    /// [`Context::deliver`] of up to `length` bytes at `offset` of a file of the host's; returns how many there are.
+    ///
+    /// # Errors
+    /// What the file says.
+    fn deliver_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        address: u64,
+        length: usize,
+    ) -> Option<SysResult<usize>> {
+        let _ = (file, offset, address, length);
+        None
+    }
+
+    /// Writes what is to be delivered, without the guest; returns how many bytes have got there if not all have.
+    fn settle(&mut self) -> Option<usize> {
+        None
+    }
+
+    /// After a delivery has failed: writes what of it has not been written, from byte `done` on. Returns how many bytes.
+    fn deliver_again(&mut self, done: usize) -> usize {
+        let _ = done;
+        0
+    }
+
     /// Reads up to `length` bytes at `offset` of a file of the host's into guest memory at `address`, without a stop in the
     /// kernel's memory; returns how many. Fewer where the file ends, or at the first page that cannot be written. What is read
     /// often the platform may keep open for as long as the guest does not run after the file has been dropped. `None`
@@ -317,6 +351,8 @@ pub enum Event {
     Fault(Fault),
     /// [`Interrupter::interrupt`] was called.
     Interrupted,
+    /// Of what was to be delivered only so many bytes could be written; the guest has not gone on.
+    Undelivered(usize),
     /// The host process is gone without the kernel's doing: killed by the host (out of memory), or for an attempt to
     /// leave its limits. No further `run` is possible.
     Died,

@@ -179,6 +179,12 @@ impl File {
         }
     }
 
+    /// Moves the offset back over what has turned out not to have been read.
+    pub(crate) fn take_back(&self, count: u64) {
+        let mut offset = self.offset.lock();
+        *offset = offset.saturating_sub(count);
+    }
+
     /// Tells watchers of a read of so many bytes, which it returns.
     fn accessed(&self, count: usize) -> usize {
         if count > 0 {

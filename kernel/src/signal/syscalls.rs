@@ -57,7 +57,7 @@ pub fn rt_sigaction(
         task.offer_default_actions();
     }
     match old.non_null() {
-        Some(old) => task.write_object(old, &before),
+        Some(old) => task.write_result_object(old, &before),
         None => Ok(()),
     }
 }
@@ -83,7 +83,7 @@ pub fn rt_sigprocmask(
         task.set_signal_mask(mask);
     }
     match old.non_null() {
-        Some(old) => task.write_object(old, &before),
+        Some(old) => task.write_result_object(old, &before),
         None => Ok(()),
     }
 }

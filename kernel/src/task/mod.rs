@@ -25,6 +25,7 @@ use crate::wait::{WaitQueue, Waiter};
 
 pub mod clone;
 pub mod credentials;
+pub(crate) mod delivery;
 mod elf;
 pub mod exec;
 pub mod exit;
@@ -213,7 +214,12 @@ impl Task {
             ending: pidfd::Ending::default(),
             group: new.group,
         });
-        CurrentTask { task, context: RefCell::new(context), restart: RefCell::new(None) }
+        CurrentTask {
+            task,
+            context: RefCell::new(context),
+            restart: RefCell::new(None),
+            delivery: RefCell::new(None),
+        }
     }
 
     /// The thread id.
@@ -439,6 +445,8 @@ pub struct CurrentTask {
     /// What runs its guest code. Borrowed only for single operations, never across a call that may borrow it again.
     pub context: RefCell<Box<dyn Context>>,
     restart: RefCell<Option<RestartFunction>>,
+    /// What the system call that has just been served gives the guest when it goes on.
+    pub(crate) delivery: RefCell<Option<delivery::Delivery>>,
 }
 
 impl Deref for CurrentTask {

@@ -63,6 +63,7 @@ impl CurrentTask {
         let mut restart = None;
         loop {
             if self.attention.swap(false, Ordering::SeqCst) || restart.is_some() {
+                self.settle_delivery();
                 self.park_while_paused();
                 signal::deliver(self, restart.take());
             }
@@ -80,6 +81,7 @@ impl CurrentTask {
                 Event::Syscall => restart = self.serve(),
                 Event::Fault(fault) => self.fault(fault),
                 Event::Interrupted => {}
+                Event::Undelivered(done) => self.delivery_failed(done),
                 // The host killed the stub: the guest's processes die as they would by the host's hand.
                 Event::Died => {
                     self.exit_group(ExitStatus::Signaled { signal: Signal::SIGKILL, core: false });

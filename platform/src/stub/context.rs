@@ -1,6 +1,6 @@
 //! A guest thread.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ const INTERRUPT_TICKS: u32 = 5;
 /// For how many ticks a stub may carry out a command. Guest code in another thread may have spoilt it; and the host may
 /// have to unmap a great deal of memory.
 const COMMAND_TICKS: u32 = 20;
+/// The most bytes of a delivery: to copy more than that twice costs more than to wait.
+const DELIVERY_MAX: usize = 16 << 10;
 
 /// One guest thread and the host thread that runs it.
 pub struct StubContext {
@@ -51,6 +53,12 @@ pub struct StubContext {
     habits: Habits,
     /// Which guest memory the stub has sent along with the call that it is in.
     sent: Cell<Option<u64>>,
+    /// What is to be in guest memory before the guest goes on: the first so many bytes of the buffer.
+    delivery: Cell<Option<Delivery>>,
+    /// How much of a delivery has got there, if not all has and nobody has been told.
+    undelivered: Cell<Option<usize>>,
+    /// The delivery that has failed last.
+    failed: RefCell<Option<(u64, Vec<u8>)>>,
     /// What the host is to be told with the next calls.
     described: Cell<Option<Description>>,
 }
@@ -59,6 +67,13 @@ impl std::fmt::Debug for StubContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StubContext").field("pid", &self.space.pid).field("thread", &self.thread.id).finish()
     }
+}
+
+/// Bytes for guest memory that lie in the buffer.
+#[derive(Clone, Copy, Debug)]
+struct Delivery {
+    address: u64,
+    length: usize,
 }
 
 /// How the guest was stopped.
@@ -157,6 +172,7 @@ impl StubContext {
         slot.field(INTERRUPTED).store(0, Ordering::Relaxed);
         (0..POINTER_COUNT / 8).for_each(|index| slot.memory().store(POINTERS + 8 * index, 0));
         (0..ANSWER_COUNT).for_each(|number| slot.field(ANSWERS + 4 * number).store(0, Ordering::Relaxed));
+        slot.field(DELIVERY).store(0, Ordering::Relaxed);
         [PRISTINE, RESTORED].iter().for_each(|set| slot.memory().store(*set, 0));
         let stop = Cell::new(Stop::Frame(frame::build(slot, fpu)));
         let interrupt = Arc::new(Interrupt {
@@ -183,6 +199,9 @@ impl StubContext {
             starting: Cell::new(true),
             habits: Habits::default(),
             sent: Cell::default(),
+            delivery: Cell::default(),
+            undelivered: Cell::default(),
+            failed: RefCell::default(),
             described: Cell::default(),
         }
     }
@@ -199,6 +218,7 @@ impl StubContext {
 
     /// `fork(2)`: a thread in a copy of the address space, with the same state.
     pub fn copy(&self) -> SysResult<StubContext> {
+        self.flush();
         self.ready()?;
         let fpu = self.fpu_bytes();
         let caller = (self.thread.id, self.space.pidfd.as_fd());
@@ -278,6 +298,7 @@ impl StubContext {
 
     /// Tells the stub to make system calls.
     fn put(&self, calls: &[memory::Call]) -> SysResult<()> {
+        self.flush();
         self.ready()?;
         let described = self.described.take().map(|described| {
             memory::description(&described, slot_address(self.slot().index) + place_of_record(calls.len()))
@@ -332,6 +353,7 @@ impl StubContext {
         if let Stop::Frame(frame) = self.stop.get() {
             return Ok(frame);
         }
+        self.flush();
         self.ready()?;
         self.post(COMMAND_MATERIALISE);
         self.wait_done()?;
@@ -359,6 +381,11 @@ impl StubContext {
                 self.registers = self.called;
                 self.sent.set(self.pointer());
                 return Ok(Some(self.called_kernel()));
+            }
+            KIND_DONE if let Some(delivery) = self.delivery.take() => {
+                let done = usize::try_from(slot.result()).unwrap_or(0).min(delivery.length);
+                *self.failed.borrow_mut() = Some((delivery.address, self.delivery_bytes(delivery)));
+                return Ok(Some(Event::Undelivered(done)));
             }
             KIND_INTERRUPTED => {
                 return Ok(self.interrupt.wanted.swap(false, Ordering::SeqCst).then_some(Event::Interrupted));
@@ -463,6 +490,9 @@ impl StubContext {
         self.ready().map_err(|_| Gone)?;
         self.space.residents.close_unused(|numbers| self.close(numbers));
         let command = self.prepare().map_err(|_| Gone)?;
+        if let Some(done) = self.undelivered.take() {
+            return Ok(Some(Event::Undelivered(done)));
+        }
         // Before it counts as running: what comes from then on must not be lost.
         self.slot().field(INTERRUPTED).store(0, Ordering::SeqCst);
         self.interrupt.in_guest.store(true, Ordering::SeqCst);
@@ -472,6 +502,11 @@ impl StubContext {
         if self.interrupt.wanted.swap(false, Ordering::SeqCst) {
             self.interrupt.in_guest.store(false, Ordering::SeqCst);
             return Ok(Some(Event::Interrupted));
+        }
+        let delivery = self.delivery.get();
+        if let Some(Delivery { address, length }) = delivery {
+            self.slot().memory().store(DELIVERY_ADDRESS, address);
+            self.slot().field(DELIVERY).store(length as u32, Ordering::Relaxed);
         }
         self.post(command);
         self.interrupt.unanswered.store(0, Ordering::Relaxed);
@@ -486,9 +521,13 @@ impl StubContext {
         drop(running);
         let reported = slot.reported();
         let ran = reported.wrapping_sub(slot.memory().load(RESUMED));
-        self.habits.guest_done(rules, reported, Some(ran), slot.is_here());
+        let delivered = slot.field(KIND).load(Ordering::Relaxed) != KIND_DONE;
+        self.habits.guest_done(rules, reported, delivered.then_some(ran), slot.is_here());
         self.interrupt.in_guest.store(false, Ordering::SeqCst);
         waited?;
+        if delivered {
+            self.delivery.set(None);
+        }
         self.event()
     }
 }
@@ -559,6 +598,7 @@ impl Context for StubContext {
     }
 
     fn spawn(&mut self) -> SysResult<Box<dyn Context>> {
+        self.flush();
         self.ready()?;
         let fpu = self.fpu_bytes();
         if let Some(thread) = self.space.unpark() {
@@ -582,6 +622,7 @@ impl Context for StubContext {
         if !GUEST.contains(&address) {
             return Err(Errno::EFAULT);
         }
+        self.flush();
         self.ready()?;
         let memory = self.slot().memory();
         memory.store(ARGUMENTS, address);
@@ -619,6 +660,43 @@ impl Context for StubContext {
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> usize {
         self.copy_out(address, bytes)
+    }
+
+    fn deliver(&mut self, address: u64, bytes: &[u8]) -> bool {
+        if !self.may_deliver(address, bytes.len()) {
+            return false;
+        }
+        self.slot().memory().write(BUFFER, bytes);
+        self.delivery.set(Some(Delivery { address, length: bytes.len() }));
+        true
+    }
+
+    fn deliver_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        address: u64,
+        length: usize,
+    ) -> Option<SysResult<usize>> {
+        if !self.may_deliver(address, length) {
+            return None;
+        }
+        let read = self.slot().memory().read_file(file, offset, BUFFER, length);
+        if let Ok(length @ 1..) = read {
+            self.delivery.set(Some(Delivery { address, length }));
+        }
+        Some(read.map_err(Errno::from))
+    }
+
+    fn settle(&mut self) -> Option<usize> {
+        self.flush();
+        self.undelivered.take()
+    }
+
+    fn deliver_again(&mut self, done: usize) -> usize {
+        let failed = self.failed.borrow();
+        let Some((address, bytes)) = &*failed else { return 0 };
+        bytes.get(done..).map_or(0, |rest| self.space.write(address + done as u64, rest))
     }
 
     fn read_file(
@@ -692,6 +770,29 @@ impl Context for StubContext {
 }
 
 impl StubContext {
+    /// Whether so many bytes may be delivered: nothing else is waiting to be.
+    fn may_deliver(&self, address: u64, length: usize) -> bool {
+        self.flush();
+        length <= DELIVERY_MAX && self.may_copy(address, length) && self.undelivered.get().is_none()
+    }
+
+    /// Makes room for something else in the buffer: what was to be delivered is written by other means.
+    fn flush(&self) {
+        let Some(delivery) = self.delivery.take() else { return };
+        let bytes = self.delivery_bytes(delivery);
+        let done = self.space.write(delivery.address, &bytes);
+        if done < bytes.len() {
+            self.undelivered.set(Some(done));
+            *self.failed.borrow_mut() = Some((delivery.address, bytes));
+        }
+    }
+
+    fn delivery_bytes(&self, delivery: Delivery) -> Vec<u8> {
+        let mut bytes = vec![0; delivery.length];
+        self.slot().memory().read(BUFFER, &mut bytes);
+        bytes
+    }
+
     /// Makes the stub start a host thread on `slot`; returns its id.
     fn start_thread(&self, slot: &Slot) -> SysResult<i32> {
         let stack = slot_stack(slot.index);

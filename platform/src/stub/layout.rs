@@ -129,6 +129,11 @@ pub const RESTORED: usize = 0x178;
 pub const SETTABLE: usize = 0x180;
 /// See [`RESTORED`].
 pub const RESTORER: usize = 0x188;
+/// How many bytes at the beginning of the buffer the stub copies to guest memory before it resumes the guest; zero when it
+/// has done so.
+pub const DELIVERY: usize = 0x190;
+/// Where to.
+pub const DELIVERY_ADDRESS: usize = 0x198;
 /// See [`MAGIC`]. No address, no small number.
 pub const MAGIC_VALUE: u32 = 0xb5c3_97e1;
 

@@ -342,7 +342,7 @@ pub fn readlinkat(
     }
     let target = inode.readlink(Some(task))?;
     let length = target.len().min(size);
-    task.write_bytes(buffer, &target[..length])?;
+    task.write_result(buffer, &target[..length])?;
     Ok(length)
 }
 
@@ -472,6 +472,6 @@ pub fn getcwd(task: &CurrentTask, buffer: u64, size: usize) -> SyscallResult<usi
     if path.len() > size {
         return Err(SysError::Errno(Errno::ERANGE));
     }
-    task.write_bytes(buffer, &path)?;
+    task.write_result(buffer, &path)?;
     Ok(path.len())
 }

@@ -77,7 +77,7 @@ fn poll_until(
     for (place, entry) in places.into_iter().zip(&entries) {
         records[place].revents = entry.found.bits() as u16;
     }
-    task.write_array(fds, &records)?;
+    task.write_result(fds.address(), records.as_bytes())?;
     Ok(ready)
 }
 
@@ -290,7 +290,7 @@ fn epoll_until(
         Err(SysError::Restart(_)) => return Err(Restart::NoHand.into()),
         result => result?,
     };
-    task.write_array(events, &reports)?;
+    task.write_result(events.address(), reports.as_bytes())?;
     Ok(reports.len())
 }
 

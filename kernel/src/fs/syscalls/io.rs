@@ -25,7 +25,12 @@ fn check_not_directory(file: &File) -> SyscallResult<()> {
 pub fn read(task: &CurrentTask, fd: Fd, buffer: u64, count: usize) -> SyscallResult<usize> {
     let file = task.file(fd)?;
     check_not_directory(&file)?;
-    file.read(task, &mut task.writer(buffer, count))
+    if !file.ops().has_positions() {
+        return file.read(task, &mut task.writer(buffer, count));
+    }
+    let count = file.read(task, &mut task.writer(buffer, count).delivering())?;
+    task.delivers_at_offset(&file);
+    Ok(count)
 }
 
 /// `write(2)`.
@@ -43,7 +48,7 @@ pub fn pread64(task: &CurrentTask, fd: Fd, buffer: u64, count: usize, offset: i6
     let offset = position(offset)?;
     let file = task.file(fd)?;
     check_not_directory(&file)?;
-    file.read_at(offset, &mut task.writer(buffer, count))
+    file.read_at(offset, &mut task.writer(buffer, count).delivering())
 }
 
 /// `pwrite64(2)`.

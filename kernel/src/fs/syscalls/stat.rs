@@ -99,7 +99,7 @@ pub fn newfstatat(
     }
     let path = if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { Vec::new() } else { task.read_path(path)? };
     let (metadata, _) = look(task, directory, &path, flags.0)?;
-    Ok(task.write_object(buffer, &to_stat(task, &metadata))?)
+    Ok(task.write_result_object(buffer, &to_stat(task, &metadata))?)
 }
 
 /// `stat(2)`.
@@ -115,7 +115,7 @@ pub fn lstat(task: &CurrentTask, path: UserPath, buffer: UserPtr<Stat>) -> Sysca
 /// `fstat(2)`.
 pub fn fstat(task: &CurrentTask, fd: Fd, buffer: UserPtr<Stat>) -> SyscallResult<()> {
     let metadata = file_metadata(&*task.file(fd)?)?;
-    Ok(task.write_object(buffer, &to_stat(task, &metadata))?)
+    Ok(task.write_result_object(buffer, &to_stat(task, &metadata))?)
 }
 
 /// `struct statx_timestamp`.
@@ -205,7 +205,7 @@ pub fn statx(
         mount: place.map_or(0, |place| place.mount.id),
         ..Statx::default()
     };
-    Ok(task.write_object(buffer, &statx)?)
+    Ok(task.write_result_object(buffer, &statx)?)
 }
 
 /// `faccessat2(2)`.

@@ -49,7 +49,7 @@ impl StubContext {
     }
 
     /// Whether the stub can be let copy `length` bytes at `address`.
-    fn may_copy(&self, address: u64, length: usize) -> bool {
+    pub(super) fn may_copy(&self, address: u64, length: usize) -> bool {
         let inside = address.checked_add(length as u64).is_some_and(|end| end <= GUEST.end);
         inside && !self.starting.get()
     }
@@ -72,6 +72,7 @@ impl StubContext {
     }
 
     pub(super) fn copy_in(&self, address: u64, buffer: &mut [u8]) -> usize {
+        self.flush();
         if buffer.len() > BUFFER_SIZE || !self.stub_copies(address, buffer.len()) {
             return self.space.read(address, buffer);
         }
@@ -82,6 +83,7 @@ impl StubContext {
 
     pub(super) fn copy_out(&self, address: u64, bytes: &[u8]) -> usize {
         self.sent.set(None);
+        self.flush();
         if bytes.len() > BUFFER_SIZE || !self.stub_copies(address, bytes.len()) {
             return self.space.write(address, bytes);
         }
@@ -97,6 +99,7 @@ impl StubContext {
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
+        self.flush();
         let suitable = self.stub_copies(address, length);
         if suitable || (length >= WORTH_WAKING && self.may_copy(address, length)) {
             let read = || self.read_resident(file, offset, address, length);
@@ -184,6 +187,7 @@ impl StubContext {
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
+        self.flush();
         let suitable = self.stub_copies(address, length);
         suitable.then(|| self.transfer_to_file(file, offset, address, length))
     }
