@@ -430,6 +430,37 @@ TEST(wait4_reports_resource_usage) {
     CHECK(usage.ru_utime.tv_sec > 0 || usage.ru_utime.tv_usec > 0);
 }
 
+TEST(the_most_memory_is_remembered) {
+    /* In kilobytes; the kernel's count is exact to some pages of each processor. */
+    enum { MUCH = 64 << 20, COUNTED = 60 << 10 };
+    pid_t pid = CHILD({
+        pid_t below = CHILD({
+            char *memory = mmap(NULL, MUCH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            CHECK(memory != MAP_FAILED);
+            memset(memory, 1, MUCH);
+            CHECK_OK(munmap(memory, MUCH));
+            struct rusage own;
+            CHECK_OK(getrusage(RUSAGE_SELF, &own));
+            CHECK(own.ru_maxrss >= COUNTED);
+        });
+        struct rusage children;
+        CHECK_OK(getrusage(RUSAGE_CHILDREN, &children));
+        CHECK_EQ(children.ru_maxrss, 0);
+        CHECK_EXIT(below, 0);
+        CHECK_OK(getrusage(RUSAGE_CHILDREN, &children));
+        CHECK(children.ru_maxrss >= COUNTED);
+        struct rusage own;
+        CHECK_OK(getrusage(RUSAGE_SELF, &own));
+        CHECK(own.ru_maxrss > 0 && own.ru_maxrss < COUNTED);
+    });
+    struct rusage usage;
+    CHECK_EQ(wait4(pid, NULL, 0, &usage), pid);
+    CHECK(usage.ru_maxrss >= COUNTED);
+    struct rusage children;
+    CHECK_OK(getrusage(RUSAGE_CHILDREN, &children));
+    CHECK_EQ(children.ru_maxrss, usage.ru_maxrss);
+}
+
 TEST(wait_is_interrupted_by_a_handler) {
     handle(SIGUSR1, do_nothing, 0);
     pid_t parent = getpid();

@@ -83,6 +83,9 @@ pub trait AddressSpace: Send + Sync {
     /// What the host accounts to this address space.
     fn usage(&self) -> MemoryUsage;
 
+    /// The most bytes that have been in memory at a time. Takes longer than [`AddressSpace::usage`].
+    fn peak(&self) -> u64;
+
     /// The same by ranges of addresses, in order; empty where the host does not tell. Takes its time.
     fn usage_by_range(&self) -> Vec<RangeUsage> {
         Vec::new()
@@ -102,8 +105,6 @@ pub struct MemoryUsage {
     pub resident: u64,
     /// Resident bytes that belong to files or shared memory.
     pub shared: u64,
-    /// The largest `resident` so far.
-    pub peak: u64,
 }
 
 /// What the host accounts to a range of addresses, in bytes.

@@ -184,6 +184,7 @@ impl Prepared {
             subreaper: false,
             executed: true,
             children_time: (Duration::ZERO, Duration::ZERO),
+            children_peak: 0,
         };
         self.kernel.tasks.with(|tree| {
             if self.container.is_ending() {

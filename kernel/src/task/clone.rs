@@ -328,6 +328,7 @@ impl CurrentTask {
                 subreaper: false,
                 executed: false,
                 children_time: (Duration::ZERO, Duration::ZERO),
+                children_peak: 0,
             };
             tree.add_process(&child.task, process);
             Ok(())

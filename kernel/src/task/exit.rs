@@ -37,7 +37,7 @@ impl CurrentTask {
         }
         if let Some(memory) = self.memory().filter(|memory| Arc::strong_count(memory) == 2) {
             // Nobody else's: all that was used in it is this process's.
-            self.group.set_space_time(memory.space().cpu_time());
+            self.group.set_space_usage(memory.space().cpu_time(), memory.space().peak());
         }
         let (user, system) = (self.context.borrow().cpu_time(), self.without_others(host_thread_time()));
         // From here on its time counts as that of a task that has ended.

@@ -537,6 +537,8 @@ pub struct ThreadGroup {
     replaced_time: Mutex<Duration>,
     /// Processor time in guest code in the last address space, once it is given up.
     space_time: Mutex<Option<Duration>>,
+    /// The most bytes that it had in memory at a time, once its address space is given up.
+    peak: AtomicU64,
     last_uid: AtomicU32,
     /// Whether the process has ended, for its pidfds.
     pub ending: pidfd::Ending,
@@ -572,6 +574,7 @@ impl ThreadGroup {
             ended_time: Mutex::default(),
             replaced_time: Mutex::default(),
             space_time: Mutex::default(),
+            peak: AtomicU64::new(0),
             last_uid: AtomicU32::new(0),
             ending: pidfd::Ending::default(),
         })
@@ -595,9 +598,15 @@ impl ThreadGroup {
         *self.replaced_time.lock() += user;
     }
 
-    /// Notes what was used in the last address space, when it is given up.
-    pub(crate) fn set_space_time(&self, user: Duration) {
+    /// Notes what was used in the last address space, when it is given up: processor time, and bytes at a time.
+    pub(crate) fn set_space_usage(&self, user: Duration, peak: u64) {
         *self.space_time.lock() = Some(user);
+        self.peak.store(peak, Ordering::Relaxed);
+    }
+
+    /// The most bytes that a group that has ended had in memory at a time.
+    pub fn final_peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
     }
 
     /// Processor time of a group that has ended: in guest code, in the kernel.

@@ -61,6 +61,8 @@ pub struct Process {
     pub executed: bool,
     /// Processor time of children that were waited for: in guest code, in the kernel.
     pub children_time: (std::time::Duration, std::time::Duration),
+    /// The most bytes that one of those, or one of theirs, had in memory at a time.
+    pub children_peak: u64,
 }
 
 /// The tables behind the lock.

@@ -38,11 +38,11 @@ pub fn getrusage(task: &CurrentTask, who: i32, usage: UserPtr<Rusage>) -> SysRes
         1 => thread_time(task),
         _ => return Err(Errno::EINVAL),
     };
-    let mut result = rusage(times);
-    if let Some(memory) = task.memory().filter(|_| who != -1) {
-        result.max_rss = (memory.space().usage().peak / 1024).cast_signed();
-    }
-    task.write_object(usage, &result)
+    let peak = match who {
+        -1 => task.kernel.tasks.with(|tree| tree.process(task.group.pid).map_or(0, |own| own.children_peak)),
+        _ => task.memory().map_or(0, |memory| memory.space().peak()),
+    };
+    task.write_object(usage, &rusage(times, peak))
 }
 
 fn ticks(duration: Duration) -> i64 {

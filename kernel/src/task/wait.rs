@@ -142,7 +142,7 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Re
         if process.telling {
             return Err(Looked::Telling);
         }
-        let rusage = rusage(process.group.time());
+        let rusage = rusage(process.group.time(), process.group.final_peak().max(process.children_peak));
         let found = info(tree, pid, event).ok_or(Looked::Failed(Errno::ECHILD.into()))?;
         if options & WNOWAIT == 0 {
             if let Some(process) = tree.process_mut(pid) {
@@ -155,6 +155,8 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Re
                 if let Some(own) = tree.process_mut(parent) {
                     own.children_time.0 += user + child.children_time.0;
                     own.children_time.1 += system + child.children_time.1;
+                    own.children_peak =
+                        own.children_peak.max(child.children_peak).max(child.group.final_peak());
                 }
             }
         }
@@ -198,9 +200,10 @@ fn find_tracee(tree: &Tree, task: &Task, selection: &Selection, options: u32) ->
     (found, any)
 }
 
-/// Processor times as `struct rusage` has them.
-pub fn rusage((user, system): (std::time::Duration, std::time::Duration)) -> Rusage {
-    Rusage { user: user.into(), system: system.into(), ..Rusage::default() }
+/// Processor times, and bytes in memory, as `struct rusage` has them.
+pub fn rusage((user, system): (std::time::Duration, std::time::Duration), peak: u64) -> Rusage {
+    let max_rss = (peak / 1024).cast_signed();
+    Rusage { user: user.into(), system: system.into(), max_rss, ..Rusage::default() }
 }
 
 /// `wait4(2)`.

@@ -278,7 +278,11 @@ impl AddressSpace for MockSpace {
         };
         let shared = count(|contents| matches!(contents, Contents::Shared(_) | Contents::File(..)));
         let resident = shared + count(|contents| matches!(contents, Contents::Private(_)));
-        MemoryUsage { resident, shared, peak: resident }
+        MemoryUsage { resident, shared }
+    }
+
+    fn peak(&self) -> u64 {
+        self.usage().resident
     }
 
     fn cpu_time(&self) -> std::time::Duration {

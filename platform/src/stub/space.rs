@@ -1,7 +1,7 @@
 //! A stub process: one guest address space.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -115,7 +115,6 @@ pub struct Space {
     runners: Runners,
     /// Whether it ever had a second thread.
     threaded: AtomicBool,
-    peak: AtomicU64,
 }
 
 impl Space {
@@ -148,8 +147,17 @@ impl Space {
             residents: Residents::default(),
             runners: Runners::default(),
             threaded: AtomicBool::new(false),
-            peak: AtomicU64::new(0),
         })
+    }
+
+    /// What the host tells of the process in one of its files, or the beginning of it.
+    fn read_procfs<'a>(&self, name: &str, bytes: &'a mut [u8]) -> Option<&'a str> {
+        let procfs = self.shared.procfs.as_ref()?;
+        let file = self.with_pid(|pid| {
+            openat(procfs, format!("{pid}/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+        })??;
+        let length = host::rustix::io::read(&file, &mut *bytes).ok()?;
+        std::str::from_utf8(&bytes[..length]).ok()
     }
 
     /// Runs `operation` with the process id if the process has not been reaped; it cannot be while `operation` runs.
@@ -353,19 +361,23 @@ impl AddressSpace for Space {
 
     fn usage(&self) -> MemoryUsage {
         let statm = || {
-            let procfs = self.shared.procfs.as_ref()?;
-            let file = self.with_pid(|pid| {
-                openat(procfs, format!("{pid}/statm"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
-            })??;
             let mut bytes = [0; 128];
-            let length = host::rustix::io::read(&file, &mut bytes[..]).ok()?;
-            let text = std::str::from_utf8(&bytes[..length]).ok()?;
+            let text = self.read_procfs("statm", &mut bytes)?;
             let mut pages = text.split_ascii_whitespace().map(|field| field.parse::<u64>().ok());
             Some((pages.nth(1)?? * PAGE, pages.next()?? * PAGE))
         };
         let (resident, shared) = statm().unwrap_or((0, 0));
-        let peak = self.peak.fetch_max(resident, Ordering::Relaxed).max(resident);
-        MemoryUsage { resident, shared, peak }
+        MemoryUsage { resident, shared }
+    }
+
+    fn peak(&self) -> u64 {
+        let status = || {
+            let mut bytes = [0; 2048];
+            let text = self.read_procfs("status", &mut bytes)?;
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+        };
+        status().unwrap_or(0)
     }
 
     fn cpu_time(&self) -> Duration {

@@ -346,7 +346,7 @@ fn status(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool, reade
         kib(peak),
         kib(size),
         kib(memory.as_ref().map_or(0, |memory| memory.locked())),
-        kib(usage.peak),
+        kib(memory.as_ref().map_or(0, |memory| memory.space().peak())),
         kib(usage.resident),
         task.group.limit(Resource::PendingSignals),
         task.signals.pending().0,
