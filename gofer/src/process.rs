@@ -149,7 +149,7 @@ fn prepare() -> Result<(), Error> {
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"nacelle-gofer");
     rustix::process::umask(rustix::fs::Mode::empty());
-    host::namespace::raise_open_files();
+    host::namespace::raise_limits();
     rustix::thread::set_no_new_privs(true).map_err(failed("give up new privileges"))?;
     let own = rustix::thread::capabilities(None).map_err(failed("read capabilities"))?;
     let kept = own.permitted & CAPABILITIES;

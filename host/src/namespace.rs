@@ -166,9 +166,13 @@ pub fn is_mapped(uid: u32) -> bool {
     })
 }
 
-/// Raises the limit of open files as far as it goes: a sandbox holds those of all its guests.
-pub fn raise_open_files() {
-    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+/// Raises those of the calling process's limits as far as they go that would hold back a process which serves guests: they
+/// are for what the guests do, and the kernel sees to that.
+pub fn raise_limits() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    for resource in [Resource::Nofile, Resource::Fsize, Resource::As, Resource::Data, Resource::Cpu] {
+        let mut limit = getrlimit(resource);
+        limit.current = limit.maximum;
+        let _ = setrlimit(resource, limit);
+    }
 }

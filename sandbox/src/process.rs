@@ -106,7 +106,7 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File, score: i32) -> i32 {
 /// Shuts the process in.
 fn prepare(tuning: Tuning, score: i32) -> anyhow::Result<(StubPlatform, HostInfo)> {
     host::namespace::follow_parent().context("cannot follow the parent process")?;
-    host::namespace::raise_open_files();
+    host::namespace::raise_limits();
     let mut boot_id = [0; 16];
     rustix::rand::getrandom(&mut boot_id, rustix::rand::GetRandomFlags::empty())?;
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
