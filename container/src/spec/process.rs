@@ -187,18 +187,14 @@ fn capabilities(sets: Option<&oci::LinuxCapabilities>, warnings: &mut Vec<String
     };
     let effective = asked.effective & asked.permitted;
     let ambient = asked.ambient & asked.permitted & asked.inheritable;
-    let mut left_out = |set: &str, bits: u64, without: &str| {
-        let names: Vec<_> =
-            Capability::ALL.iter().filter(|one| bits & one.mask() != 0).map(|one| one.name()).collect();
-        if !names.is_empty() {
-            warnings.push(format!(
-                "process.capabilities.{set}: ignoring [{}], which are not {without}",
-                names.join(" ")
-            ));
-        }
-    };
-    left_out("effective", asked.effective & !effective, "permitted");
-    left_out("ambient", asked.ambient & !ambient, "permitted and inheritable");
+    let lost = asked.effective & !effective;
+    let lost: Vec<_> =
+        Capability::ALL.iter().filter(|one| lost & one.mask() != 0).map(|one| one.name()).collect();
+    if !lost.is_empty() {
+        let lost = lost.join(" ");
+        warnings.push(format!("process.capabilities.effective: ignoring [{lost}], which are not permitted"));
+    }
+    // No word of the ambient ones: Linux grants no others either, and `runc spec` asks for them.
     CapabilitySets { effective, ambient, ..asked }
 }
 
