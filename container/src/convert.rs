@@ -165,10 +165,10 @@ fn device(device: &DeviceConfig) -> DeviceSpec {
 pub fn process(config: &ProcessConfig, streams: Streams) -> ProcessSpec {
     let sets = &config.capabilities;
     ProcessSpec {
-        program: config.arguments.first().cloned().unwrap_or_default(),
-        arguments: config.arguments.clone(),
-        environment: config.environment.clone(),
-        cwd: config.cwd.clone(),
+        program: config.arguments.first().cloned().unwrap_or_default().into(),
+        arguments: config.arguments.iter().cloned().map(Into::into).collect(),
+        environment: config.environment.iter().cloned().map(Into::into).collect(),
+        cwd: config.cwd.clone().into(),
         make_cwd: false,
         uid: config.uid,
         gid: config.gid,

@@ -209,7 +209,7 @@ fn environment_user_and_directory_are_as_asked() {
 fn a_program_begins_with_what_its_caller_has() {
     let script = "nice; cut -d' ' -f19 /proc/self/stat; cat /proc/self/oom_score_adj; ulimit -a; umask; \
         grep SigIgn /proc/$$/status; kill -HUP $$; echo goes on";
-    let caller = r#"trap '' HUP QUIT; umask 027; ulimit -S -t 1000 -s 4096 -c 0 -n 300 -l 64; ulimit -S -e 0
+    let caller = r#"trap '' HUP QUIT; umask 027; ulimit -S -t 1000 -s 4096 -c 0 -n 300 -l 64 -f 4000 -v 600000 -d 300000
         echo 300 > /proc/self/oom_score_adj; exec nice -n 5 "$@""#;
     let run = |prefix: &[&str]| {
         let mut command = Command::new("bash");
@@ -220,6 +220,28 @@ fn a_program_begins_with_what_its_caller_has() {
     let text = String::from_utf8_lossy(&native.stdout);
     assert!(text.starts_with("5\n5\n300\n") && text.ends_with("0000005\ngoes on\n"), "{text}");
     assert_eq!(String::from_utf8_lossy(&ours.stdout), text, "{}", String::from_utf8_lossy(&ours.stderr));
+}
+
+#[test]
+fn what_a_program_is_given_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let bytes = |text: &'static [u8]| std::ffi::OsStr::from_bytes(text);
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = directory.path().join(bytes(b"directory\xff"));
+    std::fs::create_dir(&place).expect("a directory");
+    let run = |mut command: Command| {
+        command.args(["sh", "-c", "pwd; echo $0 $ODD $TOO; env | grep -c ODD"]).arg(bytes(b"argument\xfe"));
+        command.current_dir(&place).env("ODD", bytes(b"\xfd")).env("TOO", bytes(b"=\xfc="));
+        command.stdin(Stdio::null()).output().expect("it starts")
+    };
+    let mut command = nacelle();
+    command.arg("do").arg("--env").arg(bytes(b"ODD=\xfb")).args(["--env", "TOO", "--"]);
+    let mut natively = Command::new("env");
+    natively.arg(bytes(b"ODD=\xfb"));
+    let (native, ours) = (run(natively), run(command));
+    assert!(native.stdout.contains(&0xfb) && native.stdout.contains(&0xff), "{native:?}");
+    assert_eq!(ours.stdout, native.stdout, "{}", String::from_utf8_lossy(&ours.stderr));
 }
 
 #[test]

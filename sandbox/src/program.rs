@@ -48,8 +48,8 @@ pub fn prepare(
     let state = FsState { namespace, root: top.clone(), cwd: top, umask: spec.umask & 0o777 };
     let cwd = working_directory(&state, &credentials, spec)?;
     let mut environment = spec.environment.clone();
-    if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
-        environment.push(format!("HOME={}", home(&state, &credentials, spec.uid)));
+    if !environment.iter().any(|variable| variable.0.starts_with(b"HOME=")) {
+        environment.push(format!("HOME={}", home(&state, &credentials, spec.uid)).into());
     }
     let (mut files, terminal, console) = streams(kernel, terminals, &state, &credentials, spec, descriptors)?;
     files.extend(host_files(&spec.files, descriptors, |_| None)?);
@@ -60,9 +60,9 @@ pub fn prepare(
     let executable = spec.executable.map(|descriptor| executable(descriptor, descriptors)).transpose()?;
     let init = InitSpec {
         role,
-        program: spec.program.clone().into_bytes(),
-        arguments: spec.arguments.iter().cloned().map(String::into_bytes).collect(),
-        environment: environment.into_iter().map(String::into_bytes).collect(),
+        program: spec.program.0.clone(),
+        arguments: spec.arguments.iter().map(|argument| argument.0.clone()).collect(),
+        environment: environment.into_iter().map(|variable| variable.0).collect(),
         fs: FsState { cwd, ..state },
         credentials,
         limits: limits(spec),
@@ -74,7 +74,7 @@ pub fn prepare(
         nice: spec.nice.clamp(-20, 19),
         ignored_signals: SignalSet(spec.ignored_signals),
     };
-    let prepared = container.prepare(init).map_err(|error| cannot_run(&spec.program, error))?;
+    let prepared = container.prepare(init).map_err(|error| cannot_run(&spec.program.to_string(), error))?;
     Ok(Program { prepared, console })
 }
 
@@ -123,7 +123,7 @@ fn working_directory(
 ) -> Result<PathRef, Failure> {
     let walk = || {
         let walker = Walker::new(state.clone(), credentials, None, Walk::FOLLOW);
-        let found = walker.walk(state.root.clone(), spec.cwd.as_bytes()).map_err(SysError::errno)?;
+        let found = walker.walk(state.root.clone(), &spec.cwd.0).map_err(SysError::errno)?;
         match found.place.inode() {
             Some(inode) if inode.file_type() == FileType::Directory => Ok(found.place),
             Some(_) => Err(Errno::ENOTDIR),
@@ -132,7 +132,7 @@ fn working_directory(
     };
     let found = match walk() {
         Err(Errno::ENOENT) if spec.make_cwd => {
-            let made = tree::make_directory(&state.namespace, &spec.cwd);
+            let made = tree::make_directory(&state.namespace, &spec.cwd.to_string());
             made.map_err(failed(format!("cannot make the working directory {}", spec.cwd)))?;
             walk()
         }

@@ -4,6 +4,8 @@
 //! and descriptors. [`Descriptor`] is the place of one among those that travel with the message.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 
 use serde::{Deserialize, Serialize};
 
@@ -222,17 +224,62 @@ pub enum MountKind {
     Cgroup,
 }
 
+/// What a program is given: any bytes. On its way it is text if it can be, else a list of numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub struct Bytes(pub Vec<u8>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Text(String),
+    Numbers(Vec<u8>),
+}
+
+impl From<Written> for Bytes {
+    fn from(written: Written) -> Bytes {
+        match written {
+            Written::Text(text) => Bytes(text.into_bytes()),
+            Written::Numbers(bytes) => Bytes(bytes),
+        }
+    }
+}
+
+impl From<Bytes> for Written {
+    fn from(Bytes(bytes): Bytes) -> Written {
+        String::from_utf8(bytes).map_or_else(|error| Written::Numbers(error.into_bytes()), Written::Text)
+    }
+}
+
+impl From<String> for Bytes {
+    fn from(text: String) -> Bytes {
+        Bytes(text.into_bytes())
+    }
+}
+
+impl From<OsString> for Bytes {
+    fn from(text: OsString) -> Bytes {
+        Bytes(text.into_vec())
+    }
+}
+
+impl std::fmt::Display for Bytes {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        String::from_utf8_lossy(&self.0).fmt(formatter)
+    }
+}
+
 /// A program to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSpec {
     /// The program; looked up in `PATH` if it has no slash.
-    pub program: String,
+    pub program: Bytes,
     /// Arguments, the program's name included.
-    pub arguments: Vec<String>,
+    pub arguments: Vec<Bytes>,
     /// Environment, `NAME=value`.
-    pub environment: Vec<String>,
+    pub environment: Vec<Bytes>,
     /// Working directory.
-    pub cwd: String,
+    pub cwd: Bytes,
     /// Whether the working directory is made if it is missing.
     #[serde(default)]
     pub make_cwd: bool,
@@ -328,4 +375,18 @@ pub struct TerminalSettings {
     pub control: u32,
     pub local: u32,
     pub characters: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bytes_travel_and_text_as_what_it_is() {
+        for (bytes, json) in [(&b"text \xc3\xa4"[..], "\"text \u{e4}\""), (b"\xff", "[255]"), (b"", "\"\"")] {
+            let bytes = Bytes(bytes.to_vec());
+            assert_eq!(serde_json::to_string(&bytes).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Bytes>(json).unwrap(), bytes);
+        }
+    }
 }

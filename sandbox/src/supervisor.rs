@@ -472,7 +472,7 @@ impl Supervisor {
         let started = prepared.start();
         let pid = started.map_err(|error| {
             member.consoles.lock().remove(&pid);
-            program::cannot_run(&process.program, error)
+            program::cannot_run(&process.program.to_string(), error)
         })?;
         reach(Step::SandboxExecuted);
         if let Some(link) = link {

@@ -1,7 +1,9 @@
 //! `nacelle do`: runs a program over the host's own files.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -33,13 +35,13 @@ pub struct Do {
     volumes: Vec<String>,
     /// Set an environment variable; without `=VALUE` it is taken from here.
     #[arg(long = "env", short = 'e', value_name = "NAME=VALUE")]
-    environment: Vec<String>,
+    environment: Vec<OsString>,
     /// Run as this user and group (numbers); the caller's by default.
     #[arg(long, value_name = "UID[:GID]")]
     user: Option<String>,
     /// The working directory; the caller's by default, if it exists in the sandbox.
     #[arg(long, value_name = "DIR")]
-    cwd: Option<String>,
+    cwd: Option<OsString>,
     /// The host name.
     #[arg(long, default_value = "nacelle")]
     hostname: String,
@@ -54,7 +56,7 @@ pub struct Do {
     strace: Option<String>,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// Runs the command.
@@ -98,6 +100,7 @@ fn spec(
     };
     let program = arguments.command.first().cloned().context("no program given")?;
     let cwd = arguments.cwd.unwrap_or_else(|| own_directory(&arguments.root));
+    let stream_names = stream_names(&arguments.root);
     let directory = serve(files, &arguments.root, Writing::ReadOnly)?;
     let mut mounts = usual_mounts();
     for volume in &arguments.volumes {
@@ -116,7 +119,6 @@ fn spec(
         let open = [(0, input), (1, output), (2, error)];
         Streams::Files(open.into_iter().filter_map(|(number, fd)| Some((number, add(fd?)))).collect())
     };
-    let stream_names = stream_names(&arguments.root);
     let all = if uid == 0 { ALL_CAPABILITIES } else { 0 };
     Ok(ContainerSpec {
         id: "do".to_owned(),
@@ -134,10 +136,10 @@ fn spec(
         masked_paths: Vec::new(),
         readonly_paths: Vec::new(),
         process: ProcessSpec {
-            program,
-            arguments: arguments.command,
-            environment: environment(&arguments.environment),
-            cwd,
+            program: program.into(),
+            arguments: arguments.command.into_iter().map(Into::into).collect(),
+            environment: environment(arguments.environment).into_iter().map(Into::into).collect(),
+            cwd: cwd.into(),
             make_cwd: false,
             uid,
             gid,
@@ -197,13 +199,12 @@ fn usual_mounts() -> Vec<MountSpec> {
 }
 
 /// The caller's working directory as the sandbox sees it, or its root.
-fn own_directory(root: &std::path::Path) -> String {
+fn own_directory(root: &Path) -> OsString {
     let inside = std::env::current_dir().ok().and_then(|current| {
         let root = root.canonicalize().ok()?;
-        let below = current.strip_prefix(root).ok()?;
-        Some(format!("/{}", below.to_str()?))
+        Some(Path::new("/").join(current.strip_prefix(root).ok()?))
     });
-    inside.unwrap_or_else(|| "/".to_owned())
+    inside.unwrap_or_else(|| "/".into()).into()
 }
 
 /// The paths of the standard streams in the sandbox, of those that have one. Where its root is not the host's, they are told
@@ -260,21 +261,25 @@ fn caller() -> (u32, u32, Vec<u32>) {
     )
 }
 
-/// The caller's environment with the given variables set.
-fn environment(changes: &[String]) -> Vec<String> {
-    let mut variables: Vec<(String, String)> = std::env::vars().collect();
+/// The caller's environment with the given variables set, as `NAME=VALUE`.
+fn environment(changes: Vec<OsString>) -> Vec<OsString> {
+    let join = |name: &OsStr, value: &OsStr| [name, value].join(OsStr::new("="));
+    let name_of = |variable: &OsStr| {
+        let bytes = variable.as_bytes();
+        bytes.split(|byte| *byte == b'=').next().unwrap_or_default().to_vec()
+    };
+    let mut variables: Vec<OsString> = std::env::vars_os().map(|(name, value)| join(&name, &value)).collect();
     for change in changes {
-        let (name, value) = match change.split_once('=') {
-            Some((name, value)) => (name.to_owned(), value.to_owned()),
-            None => match std::env::var(change) {
-                Ok(value) => (change.clone(), value),
-                Err(_) => continue,
-            },
+        let change = if change.as_bytes().contains(&b'=') {
+            change
+        } else {
+            let Some(value) = std::env::var_os(&change) else { continue };
+            join(&change, &value)
         };
-        variables.retain(|(other, _)| *other != name);
-        variables.push((name, value));
+        variables.retain(|other| name_of(other) != name_of(&change));
+        variables.push(change);
     }
-    variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    variables
 }
 
 /// The caller's resource limits.
