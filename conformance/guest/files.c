@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
@@ -1384,6 +1385,70 @@ static volatile sig_atomic_t ticks;
 
 static void on_tick(int signal UNUSED) {
     ticks++;
+}
+
+TEST(hot_calls_write_what_memory_holds) {
+    enter_scratch();
+    int fd = open_new("file"), ends[2], pair[2];
+    CHECK_OK(pipe(ends));
+    CHECK_OK(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
+    static char content[40000], found[40000];
+    for (unsigned index = 0; index < sizeof content; index++) {
+        content[index] = index * 7 + index / 256;
+    }
+    char *pages = mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(pages != MAP_FAILED);
+    char *closed = pages + 4 * 4096;
+    CHECK_OK(mprotect(closed, 4096, PROT_NONE));
+    static const size_t sizes[] = {0, 1, 2, 63, 64, 65, 4095, 4096, 4097, 16383, 16384, 16385, 40000};
+    for (int round = 0; round < 100; round++) {
+        for (unsigned index = 0; index < sizeof sizes / sizeof *sizes; index++) {
+            size_t size = sizes[index];
+            content[0] = round;
+            CHECK_OK(ftruncate(fd, 0));
+            CHECK_OK(lseek(fd, 0, SEEK_SET));
+            CHECK_EQ(write(fd, content, size), (ssize_t)size);
+            CHECK_EQ(pwrite(fd, content + 1, size / 2, 3), (ssize_t)size / 2);
+            size_t end = size / 2 ? 3 + size / 2 : 0;
+            CHECK_EQ(pread(fd, found, sizeof found, 0), (ssize_t)(end > size ? end : size));
+            if (size >= 63) {
+                CHECK(!memcmp(found, content, 3));
+                CHECK(!memcmp(found + 3, content + 1, size / 2));
+                CHECK(!memcmp(found + 3 + size / 2, content + 3 + size / 2, size - 3 - size / 2));
+            }
+            if (size && size <= 4096) {
+                CHECK_EQ(write(ends[1], content, size), (ssize_t)size);
+                CHECK_EQ(read(ends[0], found, sizeof found), (ssize_t)size);
+                CHECK(!memcmp(found, content, size));
+                CHECK_EQ(sendto(pair[0], content, size, 0, NULL, 0), (ssize_t)size);
+                CHECK_EQ(recv(pair[1], found, sizeof found, 0), (ssize_t)size);
+                CHECK(!memcmp(found, content, size));
+            }
+        }
+        /* Memory that cannot be read, from the first byte on and from a later one. */
+        CHECK_OK(ftruncate(fd, 0));
+        CHECK_ERR(pwrite(fd, closed, 10, 0), EFAULT);
+        CHECK_ERR(pwrite(fd, BAD, 10, 0), EFAULT);
+        CHECK_ERR(pwrite(fd, (char *)BAD - 8, 10, 0), EFAULT);
+        CHECK_ERR(write(ends[1], (char *)(uintptr_t)0xffff800000000000, 10), EFAULT);
+        CHECK_ERR(sendto(pair[0], closed - 5, 10, 0, NULL, 0), EFAULT);
+        memset(closed - 5, round, 5);
+        CHECK_EQ(pwrite(fd, closed - 5, 10, 0), 5);
+        CHECK_EQ(pread(fd, found, sizeof found, 0), 5);
+        CHECK_EQ(found[4], (char)round);
+        CHECK_ERR(pwrite(-1, content, 10, 0), EBADF);
+        CHECK_ERR(write(ends[0], content, 10), EBADF);
+        CHECK_ERR(pwrite(ends[1], content, 10, 0), ESPIPE);
+        /* The set of a mask lies where its old value goes. */
+        sigset_t both = SIGNALS(SIGUSR1), none;
+        CHECK_OK(sigemptyset(&none));
+        CHECK_OK(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &both, &both, 8));
+        CHECK_EQ(sigismember(&both, SIGUSR1), 0);
+        CHECK_OK(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, &both, 8));
+        CHECK_EQ(sigismember(&both, SIGUSR1), 1);
+        CHECK_ERR(syscall(SYS_rt_sigprocmask, SIG_SETMASK, BAD, NULL, 8), EFAULT);
+        CHECK_ERR(syscall(SYS_rt_sigprocmask, SIG_SETMASK, closed - 4, NULL, 8), EFAULT);
+    }
 }
 
 TEST(results_of_hot_calls_get_to_memory_or_count_as_not_given) {

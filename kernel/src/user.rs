@@ -118,10 +118,10 @@ impl CurrentTask {
     /// access would.
     pub fn read_some(&self, address: u64, buffer: &mut [u8]) -> usize {
         let mut context = self.context.borrow_mut();
-        if buffer.len() <= SENT_MAX && context.read_sent(address, buffer) > 0 {
-            return buffer.len();
+        let mut done = context.read_sent(address, buffer);
+        if done < buffer.len() {
+            done += context.read(address.wrapping_add(done as u64), &mut buffer[done..]);
         }
-        let mut done = context.read(address, buffer);
         drop(context);
         while done < buffer.len() && self.grow_stack(address.wrapping_add(done as u64)) {
             let more = self.context.borrow_mut().read(address.wrapping_add(done as u64), &mut buffer[done..]);

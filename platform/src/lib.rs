@@ -64,8 +64,17 @@ pub struct Vdso {
     pub data: Range<u64>,
 }
 
-/// The most that is sent along with a call: [`Context::read_sent`].
+/// The most that is sent along of the beginning of a path or a structure: [`Context::read_sent`].
 pub const SENT_MAX: usize = 64;
+
+/// What an argument of a system call points to, of which some is sent along with the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pointed {
+    /// A path or a structure, the beginning of which is used.
+    Beginning,
+    /// A buffer, the length of which is the third argument.
+    Buffer,
+}
 
 /// Guest memory, shared by the contexts in it.
 ///
@@ -182,11 +191,11 @@ pub trait Context: Send {
 
     /// Says that the call `number` uses the memory that its argument `argument` points to, so that the beginning of it
     /// may be sent along with the call: [`Context::read_sent`]. A thread has none at first.
-    fn set_pointer(&mut self, _number: u32, _argument: usize) {}
+    fn set_pointer(&mut self, _number: u32, _argument: usize, _what: Pointed) {}
 
     /// Reads guest memory like [`Context::read`] as far as it was sent along with the call that has just been made;
-    /// returns how many bytes, zero for nothing. It may be used once, by who knows that the memory has not been changed
-    /// since.
+    /// returns how many bytes, zero for nothing. It may be used by who knows that the memory has not been changed since; the
+    /// beginning of a structure once.
     fn read_sent(&mut self, _address: u64, _buffer: &mut [u8]) -> usize {
         0
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use abi::signal::{SigInfo, Signal};
-use platform::{Event, Fault};
+use platform::{Event, Fault, Pointed};
 
 use super::{CurrentTask, ExitStatus};
 use crate::error::{Restart, SysError};
@@ -22,31 +22,35 @@ mod number {
     pub const GETTID: u32 = 186;
 }
 
-/// The calls whose first or second argument, counted from zero, points to what they begin with: a path, or a few bytes.
-/// None of them reads that memory again and again to see whether others have changed it.
-const POINTERS: [(u32, usize); 22] = [
-    (2, 0),   // open
-    (4, 0),   // stat
-    (6, 0),   // lstat
-    (7, 0),   // poll
-    (21, 0),  // access
-    (76, 0),  // truncate
-    (80, 0),  // chdir
-    (82, 0),  // rename
-    (83, 0),  // mkdir
-    (84, 0),  // rmdir
-    (87, 0),  // unlink
-    (89, 0),  // readlink
-    (90, 0),  // chmod
-    (257, 1), // openat
-    (258, 1), // mkdirat
-    (262, 1), // newfstatat
-    (263, 1), // unlinkat
-    (267, 1), // readlinkat
-    (268, 1), // fchmodat
-    (269, 1), // faccessat
-    (332, 1), // statx
-    (439, 1), // faccessat2
+/// The calls whose first or second argument, counted from zero, points to what they begin with: a path, or a few bytes; or to
+/// what they write. None of them reads that memory again and again to see whether others have changed it.
+const POINTERS: [(u32, usize, Pointed); 26] = [
+    (1, 1, Pointed::Buffer),      // write
+    (2, 0, Pointed::Beginning),   // open
+    (4, 0, Pointed::Beginning),   // stat
+    (6, 0, Pointed::Beginning),   // lstat
+    (7, 0, Pointed::Beginning),   // poll
+    (14, 1, Pointed::Beginning),  // rt_sigprocmask
+    (18, 1, Pointed::Buffer),     // pwrite64
+    (21, 0, Pointed::Beginning),  // access
+    (44, 1, Pointed::Buffer),     // sendto
+    (76, 0, Pointed::Beginning),  // truncate
+    (80, 0, Pointed::Beginning),  // chdir
+    (82, 0, Pointed::Beginning),  // rename
+    (83, 0, Pointed::Beginning),  // mkdir
+    (84, 0, Pointed::Beginning),  // rmdir
+    (87, 0, Pointed::Beginning),  // unlink
+    (89, 0, Pointed::Beginning),  // readlink
+    (90, 0, Pointed::Beginning),  // chmod
+    (257, 1, Pointed::Beginning), // openat
+    (258, 1, Pointed::Beginning), // mkdirat
+    (262, 1, Pointed::Beginning), // newfstatat
+    (263, 1, Pointed::Beginning), // unlinkat
+    (267, 1, Pointed::Beginning), // readlinkat
+    (268, 1, Pointed::Beginning), // fchmodat
+    (269, 1, Pointed::Beginning), // faccessat
+    (332, 1, Pointed::Beginning), // statx
+    (439, 1, Pointed::Beginning), // faccessat2
 ];
 
 impl CurrentTask {
@@ -106,8 +110,8 @@ impl CurrentTask {
     /// Tells the platform what it sends along with calls, and what it may answer by itself: nothing if somebody wants to see
     /// all calls.
     fn set_answers(&self) {
-        for (number, argument) in POINTERS {
-            self.context.borrow_mut().set_pointer(number, argument);
+        for (number, argument, what) in POINTERS {
+            self.context.borrow_mut().set_pointer(number, argument, what);
         }
         self.learn_default_actions();
         self.offer_default_actions();

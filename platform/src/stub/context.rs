@@ -19,7 +19,8 @@ use super::space::{Space, Thread};
 use super::spin::Habits;
 use super::{memory, text};
 use crate::{
-    AddressSpace, Context, DefaultActions, Description, Event, Fault, Interrupter, MemoryOp, Registers,
+    AddressSpace, Context, DefaultActions, Description, Event, Fault, Interrupter, MemoryOp, Pointed,
+    Registers,
 };
 
 mod copy;
@@ -52,7 +53,7 @@ pub struct StubContext {
     starting: Cell<bool>,
     habits: Habits,
     /// Which guest memory the stub has sent along with the call that it is in.
-    sent: Cell<Option<u64>>,
+    sent: Cell<Option<Sent>>,
     /// What is to be in guest memory before the guest goes on: the first so many bytes of the buffer.
     delivery: Cell<Option<Delivery>>,
     /// How much of a delivery has got there, if not all has and nobody has been told.
@@ -67,6 +68,14 @@ impl std::fmt::Debug for StubContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StubContext").field("pid", &self.space.pid).field("thread", &self.thread.id).finish()
     }
+}
+
+/// Guest memory that has come along with a call.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    address: u64,
+    length: usize,
+    what: Pointed,
 }
 
 /// Bytes for guest memory that lie in the buffer.
@@ -379,7 +388,7 @@ impl StubContext {
                 self.patched += 1;
                 frame::load_call(slot, &mut self.called);
                 self.registers = self.called;
-                self.sent.set(self.pointer());
+                self.sent.set(self.what_was_sent());
                 return Ok(Some(self.called_kernel()));
             }
             KIND_DONE if let Some(delivery) = self.delivery.take() => {
@@ -435,22 +444,31 @@ impl StubContext {
         }
     }
 
-    /// The address of what the stub says that it has sent along with a patched call.
-    fn pointer(&self) -> Option<u64> {
+    /// What the stub says that it has sent along with a patched call.
+    fn what_was_sent(&self) -> Option<Sent> {
         let slot = self.slot();
         let number = usize::try_from(self.called.rax).ok().filter(|number| *number < POINTER_COUNT)?;
-        if slot.field(SENT).load(Ordering::Relaxed) as usize != SENT_SIZE {
+        let length = slot.field(SENT).load(Ordering::Relaxed) as usize;
+        if length == 0 {
             return None;
         }
         let word = slot.memory().load(POINTERS + (number & !7));
-        let Registers { rdi, rsi, .. } = self.called;
-        let address = match (word >> (8 * (number & 7)) & 0xff) as usize * 8 {
+        let entry = (word >> (8 * (number & 7))) as u8;
+        let all = entry & SENT_ALL != 0;
+        let Registers { rdi, rsi, rdx, .. } = self.called;
+        let address = match usize::from(entry & !SENT_ALL) * 8 {
             FAST_RDI => rdi,
             FAST_RSI => rsi,
             _ => return None,
         };
-        let end = address.checked_add(SENT_SIZE as u64)?;
-        (GUEST.start <= address && end <= GUEST.end).then_some(address)
+        let (what, right) = if all {
+            (Pointed::Buffer, length as u64 == rdx && length <= SENT_ALL_MAX)
+        } else {
+            (Pointed::Beginning, length == SENT_SIZE)
+        };
+        let end = address.checked_add(length as u64)?;
+        let sent = Sent { address, length, what };
+        (right && GUEST.start <= address && end <= GUEST.end).then_some(sent)
     }
 
     /// The registers of a thread that has made a system call.
@@ -633,20 +651,30 @@ impl Context for StubContext {
         self.result().map(|found| found as u32)
     }
 
-    fn set_pointer(&mut self, number: u32, argument: usize) {
+    fn set_pointer(&mut self, number: u32, argument: usize, what: Pointed) {
         let number = number as usize;
         let field = [FAST_RDI, FAST_RSI].get(argument);
         if let (Some(field), true) = (field, number < POINTER_COUNT) {
-            self.slot().memory().write(POINTERS + number, &[(field / 8) as u8]);
+            let all = if what == Pointed::Buffer { SENT_ALL } else { 0 };
+            self.slot().memory().write(POINTERS + number, &[(field / 8) as u8 | all]);
         }
     }
 
     fn read_sent(&mut self, address: u64, buffer: &mut [u8]) -> usize {
-        if self.sent.get_mut().take_if(|sent| *sent == address).is_none() {
+        let Some(sent) = self.sent.get() else { return 0 };
+        let Some(at) = address.checked_sub(sent.address).and_then(|at| usize::try_from(at).ok()) else {
             return 0;
+        };
+        let count = buffer.len().min(sent.length.saturating_sub(at));
+        if sent.what == Pointed::Beginning {
+            if at != 0 {
+                return 0;
+            }
+            self.sent.set(None);
+            self.slot().memory().read(SENT_BYTES, &mut buffer[..count]);
+        } else {
+            self.slot().memory().read(BUFFER + at, &mut buffer[..count]);
         }
-        let count = buffer.len().min(SENT_SIZE);
-        self.slot().memory().read(SENT_BYTES, &mut buffer[..count]);
         count
     }
 
@@ -778,6 +806,9 @@ impl StubContext {
 
     /// Makes room for something else in the buffer: what was to be delivered is written by other means.
     fn flush(&self) {
+        if self.sent.get().is_some_and(|sent| sent.what == Pointed::Buffer) {
+            self.sent.set(None);
+        }
         let Some(delivery) = self.delivery.take() else { return };
         let bytes = self.delivery_bytes(delivery);
         let done = self.space.write(delivery.address, &bytes);

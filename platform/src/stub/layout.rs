@@ -106,15 +106,20 @@ pub const FAST_R12: usize = 0x108;
 pub const FAST_R13: usize = 0x110;
 pub const FAST_R14: usize = 0x118;
 pub const FAST_R15: usize = 0x120;
-/// How many bytes the stub has sent along with a patched call: all of `SENT_SIZE`, or none.
+/// How many bytes the stub has sent along with a patched call: all of `SENT_SIZE`, all that the third argument says, or none.
 pub const SENT: usize = 0x128;
 /// What it has sent along: the beginning of the guest memory that an argument points to.
 pub const SENT_BYTES: usize = 0x130;
 /// Bytes of it.
 pub const SENT_SIZE: usize = crate::SENT_MAX;
 /// For each call number below [`POINTER_COUNT`] a byte that says which argument that is: an eighth of the offset of its
-/// `FAST_*` field; zero for none.
+/// `FAST_*` field; zero for none. With [`SENT_ALL`], all that it points to is sent, in the buffer, if it is not more than
+/// [`SENT_ALL_MAX`]; the third argument says how much it is.
 pub const POINTERS: usize = 0xc00;
+/// See [`POINTERS`].
+pub const SENT_ALL: u8 = 0x80;
+/// See [`POINTERS`]: to copy more than that twice costs more than to wait.
+pub const SENT_ALL_MAX: usize = 16 << 10;
 /// How many call numbers can have one.
 pub const POINTER_COUNT: usize = 512;
 /// For each call number below [`ANSWER_COUNT`] what the stub returns by itself, plus one; zero for nothing.

@@ -344,7 +344,9 @@ impl OpenContent {
             }
             Content::Bytes(bytes) => {
                 // At most the size of a small file, so copying under the lock is short.
-                let data = from.read_all()?;
+                let mut data = vec![0; from.remaining()];
+                let read = from.read(&mut data)?;
+                data.truncate(read);
                 let start = offset as usize;
                 if bytes.len() < start + data.len() {
                     bytes.resize(start + data.len(), 0);

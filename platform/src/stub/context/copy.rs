@@ -16,7 +16,7 @@ use abi::{Errno, SysResult};
 use super::super::layout::*;
 use super::super::memory;
 use super::StubContext;
-use crate::AddressSpace;
+use crate::{AddressSpace, Pointed};
 
 /// Bytes of a half of the buffer.
 const HALF: usize = BUFFER_SIZE / 2;
@@ -187,6 +187,13 @@ impl StubContext {
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
+        if let Some(sent) = self.sent.get()
+            && sent.what == Pointed::Buffer
+            && (sent.address, sent.length) == (address, length)
+        {
+            // It is there already.
+            return Some(self.slot().memory().write_file(file, offset, BUFFER, length).map_err(Errno::from));
+        }
         self.flush();
         let suitable = self.stub_copies(address, length);
         suitable.then(|| self.transfer_to_file(file, offset, address, length))
