@@ -5,8 +5,10 @@ mod bundles;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use bundles::{Host, SERVICE, can_run, is_alive, until};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
 
@@ -461,4 +463,29 @@ fn many_containers_at_once_leave_nothing_behind() {
         }
     });
     host.assert_nothing_left();
+}
+
+#[test]
+fn a_forced_delete_waits_for_who_is_at_the_same_container() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let directory = host.path("state/c/containers/c");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let lock = || {
+        let directory = std::fs::File::open(&directory).expect("the directory");
+        flock(&directory, FlockOperation::LockExclusive).expect("the lock");
+        directory
+    };
+    let held = lock();
+    host.run(&["delete", "--force", "c"]).fails_with("in use by another process");
+    let gone = std::thread::scope(|scope| {
+        let delete = scope.spawn(|| host.run(&["delete", "--force", "c"]));
+        std::thread::sleep(Duration::from_millis(300));
+        drop(held);
+        delete.join().expect("no panic")
+    });
+    gone.ok();
+    assert!(!directory.exists());
 }

@@ -1,9 +1,16 @@
 //! `nacelle delete`: removes a container.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use container::{Action, Container, Error, Id, LoadOpts};
 
 use crate::config::Global;
+
+/// How long somebody is waited for who is at the same container, and how often it is tried meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Arguments of `nacelle delete`.
 #[derive(Args)]
@@ -45,10 +52,21 @@ fn delete(global: &Global, id: &str, force: bool) -> anyhow::Result<()> {
         Err(Error::State(container::state::Error::Corrupt { .. })) => {
             Ok(Container::destroy_unreadable(&root, &Id::new(id)?)?)
         }
-        Err(error) if error.is_not_found() => {
-            container::state::remove_leftovers(&root, &Id::new(id)?)?;
-            Ok(())
-        }
+        Err(error) if error.is_not_found() => remove_leftovers(&root, &Id::new(id)?),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes what is left of a container. Somebody who is at it is waited for: who takes away what a killed command has left is
+/// done soon, who still makes the container may not be.
+fn remove_leftovers(root: &Path, id: &Id) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        match container::state::remove_leftovers(root, id) {
+            Err(container::state::Error::StateFileLocked(_)) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(PAUSE);
+            }
+            removed => return Ok(removed.map(drop)?),
+        }
     }
 }
