@@ -55,7 +55,7 @@ pub struct Config {
     /// Who else changes root directories.
     pub access: FileAccess,
     /// Whether sandboxes get descriptors of directories.
-    pub mode: gofer::Mode,
+    pub gofer: gofer::Service,
     /// Which system calls sandboxes show in their log; see [`sandbox::spec::ContainerSpec::strace`].
     pub strace: Option<String>,
     /// Where sandboxes write what goes wrong; nowhere by default.

@@ -10,7 +10,8 @@ use crate::client::{Client, Operand};
 use crate::local::{Crossing, Local, Ownership};
 use crate::protocol::{Place, Request, Walked};
 use crate::types::{
-    Access, Attributes, Changes, Entry, Name, NewNode, Removal, Replacing, Statistics, Target, XattrReplacing,
+    Access, Attributes, Changes, Entry, Guest, Name, NewNode, Peer, Removal, Replacing, SocketKind,
+    Statistics, Target, XattrReplacing,
 };
 use crate::wire::{List, Wire};
 
@@ -369,5 +370,17 @@ impl Directory {
     /// Those of `fsync(2)`.
     pub fn sync(&self, target: Target<'_>) -> SysResult<()> {
         self.run(|local| local.sync(target), |at| Request::Sync { at, target })
+    }
+
+    /// Connects to a socket as a guest, without waiting: `EAGAIN` if whoever listens has too many to accept already.
+    ///
+    /// # Errors
+    /// Those of `connect(2)`; `ECONNREFUSED` if guests may not use sockets of the host.
+    pub fn connect(&self, target: Target<'_>, kind: SocketKind, guest: Guest) -> SysResult<(OwnedFd, Peer)> {
+        if self.client.is_none() {
+            return Err(Errno::ECONNREFUSED);
+        }
+        let (peer, socket) = self.ask(|at| Request::Connect { at, target, kind, guest })?;
+        Ok((socket.ok_or(Errno::EPROTO)?, peer))
     }
 }

@@ -6,6 +6,7 @@ use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
+use crate::connect::Sockets;
 use crate::mounts::{Error, failed};
 
 /// What is allowed whatever its arguments are, and who needs it.
@@ -54,7 +55,7 @@ const ALLOWED: &[(i64, &str)] = &[
 const F_GETFD: u64 = 1;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 
-fn program() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
+fn program(sockets: Sockets) -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
     use SeccompCmpArgLen::Dword;
     use SeccompCmpOp::{Eq, MaskedEq};
     let rule = |argument, operator, value| {
@@ -71,14 +72,23 @@ fn program() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
     rules.insert(libc::SYS_mremap, Vec::new());
     // What a panic says goes to standard error.
     rules.insert(libc::SYS_write, vec![rule(0, Eq, 2)?]);
+    if sockets == Sockets::Connect {
+        rules.insert(libc::SYS_socket, vec![rule(0, Eq, libc::AF_UNIX as u64)?]);
+        rules.insert(libc::SYS_connect, Vec::new());
+        rules.insert(libc::SYS_getsockopt, vec![rule(2, Eq, libc::SO_PEERCRED as u64)?]);
+        // A connection is made as the guest's user.
+        for number in [libc::SYS_getuid, libc::SYS_getgid, libc::SYS_setresuid, libc::SYS_setresgid] {
+            rules.insert(number, Vec::new());
+        }
+    }
     let target = TargetArch::try_from(std::env::consts::ARCH)?;
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, target)?.try_into()
 }
 
 /// Confines all threads of the process.
-pub fn confine() -> Result<(), Error> {
+pub fn confine(sockets: Sockets) -> Result<(), Error> {
     let program =
-        program().map_err(|error| failed("build the seccomp filter")(std::io::Error::other(error)))?;
+        program(sockets).map_err(|error| failed("build the seccomp filter")(std::io::Error::other(error)))?;
     seccompiler::apply_filter_all_threads(&program)
         .map_err(|error| failed("install the seccomp filter")(std::io::Error::other(error)))
 }

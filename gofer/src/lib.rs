@@ -7,6 +7,7 @@
 //!   *direct* mode the sandbox holds its descriptor, does what it may do itself, and asks the gofer for the rest. In
 //!   *strict* mode it holds none: the gofer does everything and hands over nothing but descriptors of regular files.
 //! - [`Client`] is the connection behind it, [`Session`] the other end, `protocol` what they say to each other.
+//! - [`Sockets`] says whether guests may connect to sockets of the host that lie in their mounts.
 //! - `local` carries operations out, in whichever process.
 //! - [`spawn`] starts a gofer process, in a tree of just its [`mounts`].
 //!
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod connect;
 mod directory;
 mod filter;
 mod local;
@@ -30,10 +32,12 @@ mod types;
 mod wire;
 
 pub use client::Client;
+pub use connect::Sockets;
 pub use directory::Directory;
 pub use local::{Crossing, Ownership};
-pub use process::{Gofer, spawn};
+pub use process::{Gofer, Service, spawn};
 pub use server::{Mode, ServedMount, Session, Writing};
 pub use types::{
-    Access, Attributes, Changes, Entry, Name, NewNode, Removal, Replacing, Statistics, Target, XattrReplacing,
+    Access, Attributes, Changes, Entry, Guest, Name, NewNode, Peer, Removal, Replacing, SocketKind,
+    Statistics, Target, XattrReplacing,
 };

@@ -88,6 +88,11 @@ impl<'a> Local<'a> {
         Ok(sys::openat2(directory, name, flags, Mode::empty(), self.resolve())?)
     }
 
+    /// Opens whatever it is, to know it by.
+    pub fn open_path(&self, target: Target<'_>) -> SysResult<OwnedFd> {
+        self.open_with(target, OFlags::PATH)
+    }
+
     pub fn stat(&self, target: Target<'_>) -> SysResult<Attributes> {
         let (fd, name, flags) = self.named(target);
         Ok(Attributes::from(&sys::statx(fd, name, flags, Attributes::WANTED)?))

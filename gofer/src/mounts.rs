@@ -14,6 +14,7 @@ use host::rustix::mount::{
 };
 use thiserror::Error;
 
+use crate::connect::Sockets;
 use crate::server::{ServedMount, Writing};
 
 /// A directory or file of the host that is to be served.
@@ -75,14 +76,22 @@ pub(crate) fn failed<E: Into<std::io::Error>>(step: &'static str) -> impl FnOnce
 /// Any directory will do as the place of the new root; this one always exists.
 const PLACE: &str = "/usr";
 
-/// Moves the calling process, which must be in a mount namespace of its own, into a tree of just these mounts.
+/// Where the tree has a link to each descriptor of the process, if it is to.
+pub(crate) const DESCRIPTORS: &str = "/fd";
+
+/// Moves the calling process, which must be in a mount namespace of its own, into a tree of just these mounts, and with
+/// [`Sockets::Connect`] its own descriptors.
 ///
 /// # Errors
 /// The mount that cannot be used, or the step that failed.
-pub fn enter(mounts: &[Mount]) -> Result<Vec<ServedMount>, Error> {
+pub fn enter(mounts: &[Mount], sockets: Sockets) -> Result<Vec<ServedMount>, Error> {
     host::mount::make_all_private().map_err(failed("make mounts private"))?;
     // All sources are found before the new root hides some of them.
     let trees = mounts.iter().map(detach).collect::<Result<Vec<_>, _>>()?;
+    let descriptors = match sockets {
+        Sockets::None => None,
+        Sockets::Connect => Some(detach(&own_descriptors())?),
+    };
     let hidden = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("gofer", PLACE, "tmpfs", hidden, c"mode=0700,size=1m").map_err(failed("mount a new root"))?;
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -91,6 +100,9 @@ pub fn enter(mounts: &[Mount]) -> Result<Vec<ServedMount>, Error> {
     for (number, (tree, mount)) in trees.iter().zip(mounts).enumerate() {
         let attach = attach(&root, &number.to_string(), tree);
         roots.push(attach.map_err(|error| Error::Source { path: mount.source.clone(), error })?);
+    }
+    if let Some(tree) = &descriptors {
+        attach(&root, &DESCRIPTORS[1..], tree).map_err(failed("mount the process's descriptors"))?;
     }
     let parents = parents().map_err(failed("read /proc/self/mountinfo"))?;
     let served = roots.into_iter().zip(mounts).enumerate().map(|(number, (fd, mount))| {
@@ -104,6 +116,16 @@ pub fn enter(mounts: &[Mount]) -> Result<Vec<ServedMount>, Error> {
     mount_remount("/", MountFlags::RDONLY | hidden, "").map_err(failed("make the root read-only"))?;
     host::rustix::process::chdir("/").map_err(failed("enter the new root"))?;
     Ok(served)
+}
+
+/// The directory of links to the calling process's descriptors. What is reached by it is held already.
+fn own_descriptors() -> Mount {
+    Mount {
+        source: "/proc/self/fd".into(),
+        writing: Writing::ReadOnly,
+        below: Below::Hidden,
+        executing: Executing::Refused,
+    }
 }
 
 /// A copy of a source's mount that is nowhere yet, restricted to what the gofer needs of it.

@@ -7,11 +7,12 @@ use std::sync::{Arc, Barrier};
 
 use abi::SysResult;
 use host::rustix;
-use host::rustix::thread::{CapabilitySet, CapabilitySets};
+use host::rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 use host::step::{Step, reach};
 
+use crate::connect::{Connector, Seen, Sockets};
 use crate::local::Ownership;
-use crate::mounts::{self, Error, Mount, failed};
+use crate::mounts::{self, DESCRIPTORS, Error, Mount, failed};
 use crate::protocol::MAX_MESSAGE;
 use crate::server::{Mode, Session};
 use crate::socket::{pair, receive_message, send_message};
@@ -26,6 +27,18 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::MKNOD);
+
+/// What those need besides who connect as the guest's user.
+const CONNECTING: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+
+/// How a gofer serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    /// Whether its client gets descriptors of directories.
+    pub mode: Mode,
+    /// Which sockets of the host guests may use.
+    pub sockets: Sockets,
+}
 
 /// A gofer process that was started.
 pub struct Gofer {
@@ -62,7 +75,7 @@ impl Gofer {
 ///
 /// # Panics
 /// If the process has more than one thread.
-pub fn spawn(mounts: &[Mount], mode: Mode) -> Result<Gofer, Error> {
+pub fn spawn(mounts: &[Mount], service: Service) -> Result<Gofer, Error> {
     let (channels, served): (Vec<_>, Vec<_>) = (0..CHANNELS)
         .map(|_| pair())
         .collect::<SysResult<Vec<_>>>()
@@ -80,7 +93,7 @@ pub fn spawn(mounts: &[Mount], mode: Mode) -> Result<Gofer, Error> {
     };
     let mut given = Some((served, reporting, ready));
     let pid = host::namespace::fork_into(namespaces, || match given.take() {
-        Some((served, reporting, ready)) => child(mounts, mode, ownership, served, reporting, ready),
+        Some((served, reporting, ready)) => child(mounts, service, ownership, served, reporting, ready),
         None => 1,
     })
     .map_err(failed("start the gofer process"))?;
@@ -95,7 +108,7 @@ pub fn spawn(mounts: &[Mount], mode: Mode) -> Result<Gofer, Error> {
 /// The process's life, until it exits with what this returns.
 fn child(
     mounts: &[Mount],
-    mode: Mode,
+    service: Service,
     ownership: Ownership,
     channels: Vec<OwnedFd>,
     reporting: OwnedFd,
@@ -119,10 +132,15 @@ fn child(
     }
     drop(ready);
     let mut reporting = Some(std::fs::File::from(reporting));
-    let prepared = mounts::enter(mounts).and_then(|served| {
-        prepare()?;
+    let prepared = mounts::enter(mounts, service.sockets).and_then(|served| {
+        prepare(service.sockets)?;
         reach(Step::GoferMounted);
-        Ok(Session::new(served, mode, ownership))
+        let seen = if ownership == Ownership::Exact { Seen::Guest } else { Seen::Own };
+        let connector = match service.sockets {
+            Sockets::None => None,
+            Sockets::Connect => Some(Connector { descriptors: DESCRIPTORS, seen }),
+        };
+        Ok(Session::new(served, service.mode, ownership).with_connector(connector))
     });
     let finished = prepared.and_then(|session| {
         serve(session, channels, || {
@@ -130,7 +148,7 @@ fn child(
             let report = reporting.as_mut().map_or(Ok(()), |report| report.write_all(b"ready"));
             report.map_err(failed("report to its maker"))?;
             reach(Step::GoferReady);
-            crate::filter::confine()?;
+            crate::filter::confine(service.sockets)?;
             reporting = None;
             Ok(())
         })
@@ -145,14 +163,22 @@ fn child(
 }
 
 /// Gives up what is not needed.
-fn prepare() -> Result<(), Error> {
+fn prepare(sockets: Sockets) -> Result<(), Error> {
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"nacelle-gofer");
     rustix::process::umask(rustix::fs::Mode::empty());
     host::namespace::raise_limits();
     rustix::thread::set_no_new_privs(true).map_err(failed("give up new privileges"))?;
     let own = rustix::thread::capabilities(None).map_err(failed("read capabilities"))?;
-    let kept = own.permitted & CAPABILITIES;
+    let mut kept = own.permitted & CAPABILITIES;
+    if sockets == Sockets::Connect {
+        kept |= own.permitted & CONNECTING;
+        if own.permitted.contains(CapabilitySet::SETPCAP) {
+            // Else they would be gone while a thread has the guest's ids.
+            rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+                .map_err(failed("keep capabilities"))?;
+        }
+    }
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).map_err(failed("give up capabilities"))
 }

@@ -4,7 +4,9 @@
 //! number (one byte) and its fields; a reply an error number (zero for success) and, on success, the fields that the
 //! request's comment names. Descriptors ride along by `SCM_RIGHTS`. [`Request::Close`] has no reply.
 
-use crate::types::{Access, Changes, Name, NewNode, Removal, Replacing, Target, XattrReplacing};
+use crate::types::{
+    Access, Changes, Guest, Name, NewNode, Removal, Replacing, SocketKind, Target, XattrReplacing,
+};
 use crate::wire::{Input, List, Malformed, Wire};
 
 /// The protocol's version, which both ends must share.
@@ -113,6 +115,8 @@ requests! {
     18 Sync { at: Place, target: Target<'a> },
     /// Forgets nodes. No reply.
     19 Close { nodes: List<u32> },
+    /// Connects to a socket, without waiting. Replies with [`crate::Peer`] and the connection's descriptor.
+    20 Connect { at: Place, target: Target<'a>, kind: SocketKind, guest: Guest },
 }
 
 /// The reply to [`Request::Hello`].

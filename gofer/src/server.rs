@@ -15,6 +15,7 @@ use abi::{Errno, SysResult};
 use host::rustix::fs::{AtFlags, StatxFlags, statx};
 use parking_lot::Mutex;
 
+use crate::connect::Connector;
 use crate::local::{Crossing, Local, Ownership, XATTR_MAX};
 use crate::protocol::{
     MAX_DESCRIPTORS, MAX_MESSAGE, MAX_WALK, Place, Request, VERSION, Walked, Welcome, decode,
@@ -110,6 +111,7 @@ pub struct Session {
     mounts: Vec<ServedMount>,
     mode: Mode,
     ownership: Ownership,
+    connector: Option<Connector>,
     nodes: Mutex<Nodes>,
     max_nodes: usize,
 }
@@ -144,7 +146,14 @@ impl Session {
         // A few descriptors are our own, and each request needs some.
         let room = files.map_or(MAX_NODES, |files| usize::try_from(files / 2).unwrap_or(MAX_NODES));
         let max_nodes = room.min(MAX_NODES);
-        Session { mounts, mode, ownership, nodes: Mutex::default(), max_nodes }
+        Session { mounts, mode, ownership, connector: None, nodes: Mutex::default(), max_nodes }
+    }
+
+    /// Lets the client connect to sockets in the mounts.
+    #[must_use]
+    pub fn with_connector(mut self, connector: Option<Connector>) -> Session {
+        self.connector = connector;
+        self
     }
 
     /// Limits the number of nodes.
@@ -308,6 +317,13 @@ impl Session {
             }
             Request::RemoveXattr { at, target, name } => {
                 self.hold(at, given)?.writable()?.remove_xattr(target, name)?;
+            }
+            Request::Connect { at, target, kind, guest } => {
+                let held = self.hold(at, given)?;
+                let connector = self.connector.ok_or(Errno::ECONNREFUSED)?;
+                let (socket, peer) = connector.connect(&held.local(), target, kind, guest)?;
+                peer.put(reply);
+                return Ok(Some(socket));
             }
             Request::Close { nodes } => self.close(&nodes.0),
         }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +15,14 @@ use host::rustix::fs::{Mode as FileMode, OFlags, RenameFlags, open, renameat_wit
 use proptest::prelude::*;
 
 use crate::client::Client;
+use crate::connect::{Connector, Seen};
 use crate::directory::Directory;
 use crate::local::Ownership;
 use crate::protocol::{Place, Request};
 use crate::server::{Mode, ServedMount, Session, Writing};
-use crate::types::{Access, Changes, Name, NewNode, Removal, Replacing, Target, XattrReplacing};
+use crate::types::{
+    Access, Changes, Guest, Name, NewNode, Removal, Replacing, SocketKind, Target, XattrReplacing,
+};
 use crate::wire::{List, Wire};
 
 /// A directory that is served, and one beside it that must stay as it is.
@@ -397,6 +401,12 @@ fn any_request() -> impl Strategy<Value = Request<'static>> {
         (any_place(), any_target()).prop_map(|(at, target)| Request::ListXattr { at, target }),
         any_place().prop_map(|at| Request::Statistics { at }),
         (any_place(), any::<u64>()).prop_map(|(at, cookie)| Request::List { at, cookie }),
+        (any_place(), any_target()).prop_map(|(at, target)| Request::Connect {
+            at,
+            target,
+            kind: SocketKind::Stream,
+            guest: GUEST
+        }),
         proptest::collection::vec(any::<u32>(), 0..5).prop_map(|nodes| Request::Close { nodes: List(nodes) }),
     ]
 }
@@ -457,4 +467,69 @@ fn a_gofer_that_is_gone_is_an_error() {
     });
     crate::socket::send_message(ours.as_fd(), &[0; 200_000][..100_000], &[]).unwrap();
     server.join().unwrap().unwrap();
+}
+
+/// A client of a session that connects to sockets.
+fn connecting(ground: &Ground, mode: Mode, writing: Writing) -> Arc<Client> {
+    let connector = Connector { descriptors: "/proc/self/fd", seen: Seen::Own };
+    let session = Session::new(vec![ground.mount(writing)], mode, Ownership::Own);
+    connect(session.with_connector(Some(connector)))
+}
+
+const GUEST: Guest = Guest { uid: 0, gid: 0 };
+
+#[test]
+fn sockets_in_a_mount_can_be_connected_to() {
+    let ground = Ground::new();
+    let listener = UnixListener::bind(ground.served().join("socket")).unwrap();
+    drop(UnixListener::bind(ground.served().join("dead")).unwrap());
+    fs::write(ground.served().join("file"), "").unwrap();
+    symlink("socket", ground.served().join("link")).unwrap();
+    for (mode, writing) in [(Mode::Strict, Writing::ReadOnly), (Mode::Direct, Writing::ReadWrite)] {
+        let client = connecting(&ground, mode, writing);
+        let (root, _) = client.attach(0).unwrap();
+        let connect = |name, kind| root.connect(child(name), kind, GUEST).map(drop).err();
+        assert_eq!(connect("socket", SocketKind::Stream), None);
+        assert!(listener.accept().is_ok());
+        assert_eq!(connect("socket", SocketKind::Datagram), Some(Errno::EPROTOTYPE));
+        assert_eq!(connect("dead", SocketKind::Stream), Some(Errno::ECONNREFUSED));
+        assert_eq!(connect("file", SocketKind::Stream), Some(Errno::ECONNREFUSED));
+        assert_eq!(connect("none", SocketKind::Stream), Some(Errno::ENOENT));
+        assert_eq!(connect("link", SocketKind::Stream), Some(Errno::ECONNREFUSED));
+    }
+    let (root, _) = ground.client(Mode::Strict).attach(0).unwrap();
+    let refused = root.connect(child("socket"), SocketKind::Stream, GUEST).map(drop);
+    assert_eq!(refused, Err(Errno::ECONNREFUSED), "nobody has allowed it");
+}
+
+#[test]
+fn a_link_that_takes_the_place_of_a_socket_leads_nowhere() {
+    let ground = Ground::new();
+    let inside = UnixListener::bind(ground.served().join("socket")).unwrap();
+    let outside = UnixListener::bind(ground.outside().join("socket")).unwrap();
+    outside.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || while inside.accept().is_ok() {});
+    symlink("../outside/socket", ground.served().join("link")).unwrap();
+    let client = connecting(&ground, Mode::Strict, Writing::ReadWrite);
+    let (root, _) = client.attach(0).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (served, stopped) = (path_fd(&ground.served()), Arc::clone(&stop));
+    let swapper = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            renameat_with(&served, "socket", &served, "link", RenameFlags::EXCHANGE).unwrap();
+        }
+    });
+    let mut connected = 0;
+    for _ in 0..20_000 {
+        match root.connect(child("socket"), SocketKind::Stream, GUEST) {
+            Ok(_) => connected += 1,
+            Err(error) => {
+                assert!(matches!(error, Errno::ELOOP | Errno::ECONNREFUSED | Errno::EAGAIN), "{error}")
+            }
+        }
+        assert!(outside.accept().is_err(), "somebody got out");
+    }
+    stop.store(true, Ordering::Relaxed);
+    swapper.join().unwrap();
+    assert!(connected > 0);
 }

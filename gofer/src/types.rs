@@ -279,6 +279,39 @@ pub enum Replacing {
 
 wire_enum!(Replacing { Yes = 0, No = 1, Exchange = 2 });
 
+/// What a socket carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of socket(2)")]
+pub enum SocketKind {
+    Stream,
+    Datagram,
+    Packet,
+}
+
+wire_enum!(SocketKind { Stream = 0, Datagram = 1, Packet = 2 });
+
+/// On whose behalf something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+wire_struct!(Guest { uid, gid });
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+wire_struct!(Peer { uid, gid });
+
 /// How an existing extended attribute is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XattrReplacing {

@@ -10,7 +10,10 @@ use std::path::Path;
 use abi::Errno;
 use abi::fs::{S_IFCHR, S_IFDIR, S_IFREG};
 use gofer::mounts::{Below, Executing, Mount};
-use gofer::{Access, Changes, Client, Directory, Mode, Name, NewNode, Removal, Replacing, Target, Writing};
+use gofer::{
+    Access, Changes, Client, Directory, Mode, Name, NewNode, Removal, Replacing, Service, Sockets, Target,
+    Writing,
+};
 use host::rustix;
 use host::rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
@@ -37,6 +40,10 @@ fn child(text: &str) -> Target<'_> {
 
 fn mount(source: &Path, writing: Writing, below: Below) -> Mount {
     Mount { source: source.to_owned(), writing, below, executing: Executing::Allowed }
+}
+
+fn service(mode: Mode) -> Service {
+    Service { mode, sockets: Sockets::None }
 }
 
 /// Runs `body` without capabilities, as the sandbox process is.
@@ -76,7 +83,7 @@ fn owners(mode: Mode) {
         mount(file.path(), Writing::ReadWrite, Below::Hidden),
         mount(path, Writing::ReadOnly, Below::Included),
     ];
-    let mut process = gofer::spawn(&plan, mode).unwrap();
+    let mut process = gofer::spawn(&plan, service(mode)).unwrap();
     process.wait_until_ready().unwrap();
     let channels = std::mem::take(&mut process.channels);
     unprivileged(|| {
@@ -174,7 +181,7 @@ fn hostile(client: &std::sync::Arc<Client>) {
 
 fn failures() {
     let plan = [mount(Path::new("/nonexistent/source"), Writing::ReadOnly, Below::Hidden)];
-    let mut process = gofer::spawn(&plan, Mode::Strict).unwrap();
+    let mut process = gofer::spawn(&plan, service(Mode::Strict)).unwrap();
     let error = process.wait_until_ready().unwrap_err();
     assert!(error.starts_with("cannot mount /nonexistent/source: No such file"), "{error}");
     let pid = rustix::process::Pid::from_raw(process.pid).unwrap();

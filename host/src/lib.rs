@@ -13,6 +13,7 @@ pub mod namespace;
 pub mod process;
 pub mod seccomp;
 pub mod signals;
+pub mod socket;
 pub mod step;
 
 pub use rustix;

@@ -66,7 +66,8 @@ pub struct Global {
     /// Whether files of the root directory are changed by nobody else (`exclusive`) or may be (`shared`).
     #[arg(long, value_name = "HOW", default_value = "shared")]
     file_access: String,
-    /// Which Unix sockets of the host containers may use: `none`.
+    /// Which Unix sockets of the host containers may use: `none`, or with `open` those in their mounts that somebody
+    /// listens at.
     #[arg(long, value_name = "WHICH", default_value = "none")]
     host_uds: String,
     /// The network of sandboxes; only `none` is there.
@@ -102,7 +103,7 @@ impl Global {
             ("--cgroup-manager", &self.cgroup_manager, &["cgroupfs", "systemd", "disabled"][..]),
             ("--rootless", &self.rootless, &["true", "false", "auto"]),
             ("--file-access", &self.file_access, &["exclusive", "shared"]),
-            ("--host-uds", &self.host_uds, &["none"]),
+            ("--host-uds", &self.host_uds, &["none", "open"]),
             ("--platform", &self.platform, &["stub", "systrap", "ptrace"]),
             ("--overlay2", &self.overlay2, &["none", "root:memory", "all:memory", "root:none", "all:none"]),
         ] {
@@ -124,9 +125,11 @@ impl Global {
         self.root.clone().unwrap_or_else(own)
     }
 
-    /// Whether sandboxes get descriptors of directories.
-    pub fn gofer_mode(&self) -> gofer::Mode {
-        if self.directfs { gofer::Mode::Direct } else { gofer::Mode::Strict }
+    /// How gofers serve.
+    pub fn gofer(&self) -> gofer::Service {
+        let mode = if self.directfs { gofer::Mode::Direct } else { gofer::Mode::Strict };
+        let sockets = if self.host_uds == "open" { gofer::Sockets::Connect } else { gofer::Sockets::None };
+        gofer::Service { mode, sockets }
     }
 
     /// What concerns all containers.
@@ -136,7 +139,7 @@ impl Global {
             root: self.root(),
             layer: if memory { RootLayer::Memory } else { RootLayer::Through },
             access: if self.file_access == "exclusive" { FileAccess::Exclusive } else { FileAccess::Shared },
-            mode: self.gofer_mode(),
+            gofer: self.gofer(),
             strace: self.strace.clone(),
             debug_log: self.debug_log.clone(),
             cgroups: if self.ignore_cgroups || self.cgroup_manager == "disabled" {

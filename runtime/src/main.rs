@@ -121,7 +121,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Restore(arguments) => checkpoint::run("restore", &arguments),
         Command::Create(arguments) => create::run(global, arguments),
         Command::Delete(arguments) => delete::run(global, &arguments),
-        Command::Do(arguments) => do_::run(arguments, global.gofer_mode()),
+        Command::Do(arguments) => do_::run(arguments, global.gofer()),
         Command::Events(arguments) => events::run(global, &arguments),
         Command::Exec(arguments) => exec::run(global, arguments),
         Command::Features(arguments) => features::run(&arguments),

@@ -2,10 +2,11 @@
 
 mod bundles;
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use bundles::{Host, SERVICE, can_run};
+use bundles::{Host, SERVICE, can_run, compile};
 
 /// Runs a command with redirections, such as `3<FILE`.
 fn with(host: &Host, redirections: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -55,6 +56,30 @@ fn programs_get_the_descriptors_that_are_passed_on() {
 }
 
 #[test]
+fn what_comes_later_is_reported_by_epoll_too() {
+    let host = Host::new();
+    if !can_run() || !compile("talk", &host.path("talk")) {
+        return;
+    }
+    let bundle = host.bundle_with("b", "", |spec| {
+        spec["process"]["args"] = serde_json::json!(["/bin/talk", "/", "echo"]);
+    });
+    std::fs::copy(host.path("talk"), bundle.join("rootfs/bin/talk")).expect("a copy");
+    let mut command = host.command(&["run", "--bundle", text(&bundle), "c"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the command starts");
+    let (mut input, output) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+    let mut lines = BufReader::new(output).lines();
+    for line in ["one", "two", "three"] {
+        // The program has read all and waits.
+        writeln!(input, "{line}").expect("written");
+        assert_eq!(lines.next().expect("a line").expect("text"), line);
+    }
+    drop(input);
+    assert_eq!(lines.next().expect("a line").expect("text"), "talked");
+    assert!(child.wait().expect("its end").success());
+}
+
+#[test]
 fn descriptors_that_cannot_be_passed_on_are_refused() {
     if !can_run() {
         return;
@@ -62,13 +87,13 @@ fn descriptors_that_cannot_be_passed_on_are_refused() {
     let host = Host::new();
     host.started("c", &host.bundle("b", SERVICE));
     for (redirections, flag, message) in [
-        ("", "--preserve-fds=1", "cannot pass descriptor 3: Bad file descriptor"),
+        ("3<&-", "--preserve-fds=1", "cannot pass descriptor 3: Bad file descriptor"),
         ("", "--pass-fd=77:4", "cannot pass descriptor 77: Bad file descriptor"),
         ("3</", "--preserve-fds=1", "descriptor 3 is a directory"),
         ("3</dev/null 4</dev/null", "--pass-fd=3:5 --pass-fd=4:5", "5 inside is given twice"),
         ("3</dev/null", "--pass-fd=3:1", "1 inside is given twice"),
         ("3</dev/null", "--pass-fd=3:4000000000", "descriptor 4000000000 is more than"),
-        ("", "--exec-fd=3", "--exec-fd: cannot use the descriptor"),
+        ("3<&-", "--exec-fd=3", "--exec-fd: cannot use the descriptor"),
         ("3</etc/passwd", "--exec-fd=3", "permission denied"),
     ] {
         let flags: Vec<_> = flag.split(' ').collect();

@@ -23,7 +23,7 @@ pub struct Files {
     /// Those that the specification speaks of, by their numbers here.
     pub mounts: Vec<gofer::mounts::Mount>,
     /// Whether the sandbox gets descriptors of directories.
-    pub mode: gofer::Mode,
+    pub gofer: gofer::Service,
 }
 
 /// Runs a container in a sandbox of its own and returns how it ended, as `wait(2)` gives it. Signals to the caller go
@@ -52,7 +52,7 @@ pub fn run(
         .context("cannot make a socket")?;
     let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);
     let log = log.or_else(|_| File::create("/dev/null").map(OwnedFd::from)).context("cannot open a log")?;
-    let mut gofer = gofer::spawn(&files.mounts, files.mode)?;
+    let mut gofer = gofer::spawn(&files.mounts, files.gofer)?;
     for channel in std::mem::take(&mut gofer.channels) {
         spec.gofer.push(Descriptor(descriptors.len()));
         descriptors.push(channel);

@@ -133,7 +133,7 @@ impl Container {
         }
         reach(Step::CreateCgroup);
         let mut gofer =
-            gofer::spawn(&parcel.files, config.mode).map_err(|error| Error::Spawn(error.to_string()))?;
+            gofer::spawn(&parcel.files, config.gofer).map_err(|error| Error::Spawn(error.to_string()))?;
         reach(Step::CreateGofer);
         // The container is not to die because its gofer does.
         let _ = sandbox::oom_score::spare(gofer.pid, self.inherited_oom_score);

@@ -3,15 +3,15 @@
 //! The description is shared with processes outside, so its flags are left alone; readiness is asked with `poll(2)`
 //! before each transfer, and a service thread waits on behalf of guests.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::PollFlags;
 use rustix::fs::{AtFlags, SeekFrom, StatxFlags};
 
+use super::host_watch::HostWatch;
 use super::hostfs::{host_metadata, read_host, write_host};
 use super::{
     AT_END, File, FileType, Inode, InodeCommon, Mappable, Metadata, OpenFile, SetAttributes, Whence,
@@ -28,8 +28,7 @@ const PIECE: usize = 4096;
 pub struct HostFile {
     fd: Arc<OwnedFd>,
     kind: FileType,
-    queue: WaitQueue,
-    watcher: parking_lot::Mutex<Option<std::sync::mpsc::Sender<Events>>>,
+    watch: HostWatch,
 }
 
 /// What `fstat(2)` sees of it.
@@ -63,7 +62,7 @@ impl HostFile {
         let device = name.device;
         let inode = HostFileInode { common: InodeCommon::new(), fd: Arc::clone(&fd), kind, device };
         let inode = Arc::new(inode);
-        let file = HostFile { fd, kind, queue: WaitQueue::new(), watcher: parking_lot::Mutex::default() };
+        let file = HostFile { watch: HostWatch::new(Arc::clone(&fd)), fd, kind };
         let name = match kind {
             FileType::Fifo => format!("pipe:[{}]", stat.stx_ino),
             FileType::Socket => format!("socket:[{}]", stat.stx_ino),
@@ -76,12 +75,6 @@ impl HostFile {
 
     fn regular(&self) -> bool {
         matches!(self.kind, FileType::Regular | FileType::BlockDevice)
-    }
-
-    fn poll(&self, events: PollFlags) -> SysResult<PollFlags> {
-        let mut fds = [PollFd::new(&*self.fd, events)];
-        poll(&mut fds, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-        Ok(fds[0].revents())
     }
 
     fn always_ready(&self) -> bool {
@@ -154,7 +147,7 @@ impl OpenFile for HostFile {
         if length == 0 {
             return Ok(0);
         }
-        if !self.always_ready() && self.poll(PollFlags::IN)?.is_empty() {
+        if !self.always_ready() && self.watch.poll(PollFlags::IN)?.is_empty() {
             return Err(Errno::EAGAIN.into());
         }
         let mut buffer = vec![0; length];
@@ -167,7 +160,7 @@ impl OpenFile for HostFile {
             return Ok(0);
         }
         let ready = self.always_ready();
-        if !ready && self.poll(PollFlags::OUT)?.is_empty() {
+        if !ready && self.watch.poll(PollFlags::OUT)?.is_empty() {
             return Err(Errno::EAGAIN.into());
         }
         let mut buffer = vec![0; from.remaining().min(if ready { 1 << 20 } else { PIECE })];
@@ -187,23 +180,18 @@ impl OpenFile for HostFile {
         if self.always_ready() {
             return Events::READABLE | Events::WRITABLE;
         }
-        let flags = self.poll(PollFlags::IN | PollFlags::OUT | PollFlags::PRI).unwrap_or(PollFlags::empty());
-        Events::from_bits_truncate(u32::from(flags.bits()))
+        self.watch.poll(PollFlags::IN | PollFlags::OUT | PollFlags::PRI).unwrap_or(Events::empty())
     }
 
     fn wait_queue(&self) -> Option<&WaitQueue> {
-        (!self.always_ready()).then_some(&self.queue)
+        (!self.always_ready()).then(|| self.watch.queue())
     }
 
     fn register(&self, events: Events, wakeup: &Arc<dyn Wakeup>) -> Registration {
         if self.always_ready() {
             return Registration::none();
         }
-        let registration = self.queue.register(events, wakeup);
-        let mut watcher = self.watcher.lock();
-        let sender = watcher.get_or_insert_with(|| watch(Arc::clone(&self.fd), self.queue.clone()));
-        let _ = sender.send(events);
-        registration
+        self.watch.register(events, wakeup)
     }
 
     fn ioctl(&self, task: &CurrentTask, _file: &File, request: u32, argument: u64) -> SyscallResult {
@@ -242,35 +230,6 @@ impl OpenFile for HostFile {
     fn sync(&self) -> SysResult<()> {
         Ok(rustix::fs::fsync(self.fd.as_fd())?)
     }
-}
-
-/// Starts the thread that waits on the host for what guests wait for.
-fn watch(fd: Arc<OwnedFd>, queue: WaitQueue) -> std::sync::mpsc::Sender<Events> {
-    let (sender, receiver) = std::sync::mpsc::channel::<Events>();
-    let name = format!("watch-{}", fd.as_raw_fd());
-    let spawned = std::thread::Builder::new().name(name).stack_size(128 << 10).spawn(move || {
-        while let Ok(mut events) = receiver.recv() {
-            loop {
-                while let Ok(more) = receiver.try_recv() {
-                    events |= more;
-                }
-                if queue.is_empty() {
-                    break;
-                }
-                let flags = PollFlags::from_bits_truncate(events.bits() as u16);
-                let mut fds = [PollFd::new(&*fd, flags)];
-                let limit = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-                if matches!(poll(&mut fds, Some(&limit)), Ok(count) if count > 0) {
-                    queue.wake(Events::from_bits_truncate(u32::from(fds[0].revents().bits())));
-                    // Whoever was woken takes its share before the next look.
-                    std::thread::sleep(Duration::from_micros(200));
-                    break;
-                }
-            }
-        }
-    });
-    drop(spawned);
-    sender
 }
 
 impl Inode for HostFileInode {
@@ -321,7 +280,6 @@ impl Inode for HostFileInode {
         // Opened again through /proc/self/fd or /dev/stdout: the same description.
         let _ = flags;
         let fd = Arc::clone(&self.fd);
-        let kind = self.kind;
-        Ok(Arc::new(HostFile { fd, kind, queue: WaitQueue::new(), watcher: parking_lot::Mutex::default() }))
+        Ok(Arc::new(HostFile { watch: HostWatch::new(Arc::clone(&fd)), fd, kind: self.kind }))
     }
 }

@@ -22,7 +22,8 @@ use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use gofer::{
-    Access, Attributes, Changes, Directory, Name, NewNode, Removal, Replacing, Target, XattrReplacing,
+    Access, Attributes, Changes, Directory, Guest, Name, NewNode, Peer, Removal, Replacing, SocketKind,
+    Target, XattrReplacing,
 };
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, Mode};
@@ -691,6 +692,10 @@ impl Inode for HostInode {
             }
             _ => Err(Errno::ENXIO.into()),
         }
+    }
+
+    fn connect(&self, kind: SocketKind, guest: Guest) -> SysResult<(OwnedFd, Peer)> {
+        self.at(|directory, target| directory.connect(target, kind, guest))
     }
 
     fn get_xattr(&self, name: &[u8]) -> SysResult<Vec<u8>> {

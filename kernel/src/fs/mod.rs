@@ -10,6 +10,7 @@
 //! Lock order: file offset → dentry tree rename lock → dentry children → inode → file-system internals.
 
 use std::any::Any;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use abi::fs::{OpenFlags, S_IFMT};
@@ -29,6 +30,7 @@ pub mod epoll;
 pub mod fd;
 pub mod file;
 pub mod host_file;
+pub mod host_watch;
 pub mod hostfs;
 pub mod inotify;
 pub mod locks;
@@ -332,6 +334,12 @@ pub trait Inode: Any + Send + Sync {
         flags: OpenFlags,
     ) -> SyscallResult<Arc<dyn OpenFile>>;
 
+    /// Connects to whoever listens at a socket outside of this kernel by this name, without waiting. The default is that
+    /// there is nobody.
+    fn connect(&self, _kind: gofer::SocketKind, _guest: gofer::Guest) -> SysResult<(OwnedFd, gofer::Peer)> {
+        Err(Errno::ECONNREFUSED)
+    }
+
     /// Whether a FIFO is opened by [`Inode::open`] rather than as a pipe of this kernel's.
     fn opens_itself(&self) -> bool {
         false
@@ -431,7 +439,7 @@ pub enum Mappable {
     /// This host file, in which the guest's file offsets are the host's plus `delta`.
     Host {
         /// Open for what the mapping may need: never more rights than the guest's file has.
-        fd: Arc<std::os::fd::OwnedFd>,
+        fd: Arc<OwnedFd>,
         /// Added to a file offset to get the offset in `fd`.
         delta: u64,
     },

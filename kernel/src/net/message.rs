@@ -81,6 +81,11 @@ impl Sender {
     pub const NONE: Sender =
         Sender { pid: 0, number: 0, namespace: NamespaceId(0), uid: u32::MAX, gid: u32::MAX };
 
+    /// A process of the host.
+    pub fn outside(uid: u32, gid: u32) -> Sender {
+        Sender { uid, gid, ..Sender::NONE }
+    }
+
     fn new(task: &CurrentTask, uid: u32, gid: u32) -> Sender {
         let group = &task.group;
         Sender { pid: group.pid, number: group.number, namespace: group.pid_namespace.id, uid, gid }

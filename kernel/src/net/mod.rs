@@ -4,6 +4,7 @@
 //! and how they talk. [`message`] reads and writes what `sendmsg(2)` and `recvmsg(2)` carry beside data.
 
 pub mod address;
+pub mod host;
 pub mod message;
 pub mod options;
 pub mod socket;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::message::Ancillary;
 use super::options::{Options, Switches};
-use super::unix::{Endpoint, Received};
+use super::unix::{Endpoint, Received, Target};
 use crate::Kernel;
 use crate::error::SyscallResult;
 use crate::fs::file::Place;
@@ -18,7 +18,7 @@ use crate::fs::nameless::NamelessInode;
 use crate::fs::{File, FileType, Inode, InodeCommon, InodeRef, OpenFile};
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
-use crate::wait::{Events, WaitQueue};
+use crate::wait::{Events, Registration, WaitQueue, Wakeup};
 
 const FIONREAD: u32 = 0x541b;
 const SIOCOUTQ: u32 = 0x5411;
@@ -85,7 +85,7 @@ impl Socket {
     pub fn send(
         &self,
         task: &CurrentTask,
-        to: Option<&Arc<Endpoint>>,
+        to: Option<&Target>,
         from: &mut UserReader<'_>,
         ancillary: &mut Ancillary,
         quiet: bool,
@@ -134,6 +134,14 @@ impl OpenFile for Socket {
 
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(self.endpoint.queue())
+    }
+
+    fn register(&self, events: Events, wakeup: &Arc<dyn Wakeup>) -> Registration {
+        let registration = self.endpoint.queue().register(events, wakeup);
+        if let Some(connection) = self.endpoint.outside() {
+            connection.expect(events);
+        }
+        registration
     }
 
     fn timeout(&self, events: Events) -> Option<Duration> {

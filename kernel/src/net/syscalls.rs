@@ -11,7 +11,7 @@ use super::address::{self, Address};
 use super::message::{Ancillary, MessageHeader};
 use super::options::{self, Options, SOL_SOCKET, Switches};
 use super::socket::{Kind, Socket};
-use super::unix::{Endpoint, Received};
+use super::unix::{Endpoint, Received, Target};
 use crate::error::{SysError, SyscallResult};
 use crate::fs::File;
 use crate::syscalls::Fd;
@@ -145,15 +145,39 @@ pub fn connect(task: &CurrentTask, fd: Fd, name: u64, length: u32) -> SyscallRes
     if endpoint.kind == Kind::Datagram {
         let peer = match address {
             Address::Unspecified => None,
-            address => Some(endpoint.find(task, &address)?),
+            address => match endpoint.find(task, &address)? {
+                Target::Inside(peer) => Some(peer),
+                Target::Outside(connection) => return Ok(endpoint.connect_outside(connection)?),
+            },
         };
         return Ok(endpoint.set_peer(peer)?);
     }
-    let target = endpoint.find(task, &address)?;
     let deadline = open.0.deadline_for(Events::WRITABLE);
-    match endpoint.connect(task, &target, deadline) {
+    let connected = find(task, endpoint, &address, deadline).and_then(|target| match target {
+        Target::Inside(listener) => endpoint.connect(task, &listener, deadline),
+        Target::Outside(connection) => Ok(endpoint.connect_outside(connection)?),
+    });
+    match connected {
         Err(SysError::Restart(_)) if matches!(deadline, Deadline::At(_)) => Err(Errno::EINTR.into()),
         result => result,
+    }
+}
+
+/// Whom an address leads to, however long it takes a process of the host to have room for another connection.
+fn find(
+    task: &CurrentTask,
+    endpoint: &Endpoint,
+    address: &Address,
+    deadline: Deadline,
+) -> SyscallResult<Target> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    loop {
+        match endpoint.find(task, address) {
+            Err(error) if error.is(Errno::EAGAIN) && !deadline.passed() => {}
+            found => return found,
+        }
+        let left = deadline.remaining().map_or(PAUSE, |left| left.min(PAUSE));
+        task.sleep_until(Deadline::after(left))?;
     }
 }
 

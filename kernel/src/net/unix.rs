@@ -13,13 +13,14 @@ use abi::{Errno, SysResult};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::address::{Address, Name};
+use super::host::HostConnection;
 use super::message::{Ancillary, Files, Sender};
 use super::socket::Kind;
 use crate::error::SyscallResult;
 use crate::fs::open::make;
 use crate::fs::path::Walk;
 use crate::fs::permissions::{Access, check};
-use crate::fs::{FileType, NewKind, PathRef};
+use crate::fs::{FileType, Inode, NewKind, PathRef};
 use crate::syscalls::Fd;
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
@@ -69,6 +70,16 @@ enum Role {
         owner: Identity,
     },
     Connected(Arc<Endpoint>),
+    /// Connected to a process of the host.
+    Outside(Arc<HostConnection>),
+}
+
+/// Whom an address leads to.
+pub enum Target {
+    /// Somebody in this kernel.
+    Inside(Arc<Endpoint>),
+    /// A process of the host, to whom a connection has been made.
+    Outside(Arc<HostConnection>),
 }
 
 /// Who a process was when it made a socket, listened or connected.
@@ -213,7 +224,15 @@ impl Endpoint {
 
     /// Whether it has a peer.
     pub fn is_connected(&self) -> bool {
-        matches!(self.state.lock().role, Role::Connected(_))
+        matches!(self.state.lock().role, Role::Connected(_) | Role::Outside(_))
+    }
+
+    /// The connection to a process of the host, if it has one.
+    pub fn outside(&self) -> Option<Arc<HostConnection>> {
+        match &self.state.lock().role {
+            Role::Outside(connection) => Some(Arc::clone(connection)),
+            _ => None,
+        }
     }
 
     fn peer(&self) -> SysResult<Arc<Endpoint>> {
@@ -225,7 +244,10 @@ impl Endpoint {
 
     /// The name of whom it is connected to: `ENOTCONN` if it is not.
     pub fn peer_name(&self, _task: &CurrentTask) -> SysResult<Option<Name>> {
-        Ok(self.peer()?.name())
+        match self.outside() {
+            Some(connection) => Ok(Some(connection.name().clone())),
+            None => Ok(self.peer()?.name()),
+        }
     }
 
     /// Who the peer was when the connection was made.
@@ -245,6 +267,9 @@ impl Endpoint {
 
     /// How many bytes `FIONREAD` tells: of a stream all, of other sockets the next packet's. `EINVAL` for a listener.
     pub fn readable_bytes(&self) -> SysResult<usize> {
+        if let Some(connection) = self.outside() {
+            return connection.readable_bytes();
+        }
         let state = self.state.lock();
         if matches!(state.role, Role::Listening { .. }) {
             return Err(Errno::EINVAL);
@@ -325,8 +350,9 @@ impl Endpoint {
         }
     }
 
-    /// The endpoint that an address leads to: `ECONNREFUSED` if nobody is there.
-    pub fn find(&self, task: &CurrentTask, address: &Address) -> SyscallResult<Arc<Endpoint>> {
+    /// Whom an address leads to: `ECONNREFUSED` if nobody is there, `EAGAIN` if a process of the host has more connections
+    /// to accept than it wants.
+    pub fn find(&self, task: &CurrentTask, address: &Address) -> SyscallResult<Target> {
         let found = match address {
             Address::Unspecified | Address::Any => return Err(Errno::EINVAL.into()),
             Address::Name(Name::Abstract(name)) => {
@@ -339,11 +365,52 @@ impl Endpoint {
                 if inode.file_type() != FileType::Socket {
                     return Err(Errno::ECONNREFUSED.into());
                 }
-                inode.common().socket.lock().upgrade()
+                let found = inode.common().socket.lock().upgrade();
+                if found.as_ref().is_none_or(|found| found.state.lock().closed) {
+                    return self.find_outside(task, &*inode, path);
+                }
+                found
             }
         };
         let found = found.filter(|found| !found.state.lock().closed).ok_or(Errno::ECONNREFUSED)?;
-        if found.kind == self.kind { Ok(found) } else { Err(Errno::EPROTOTYPE.into()) }
+        if found.kind == self.kind { Ok(Target::Inside(found)) } else { Err(Errno::EPROTOTYPE.into()) }
+    }
+
+    /// Connects to the process of the host that listens at a socket in a volume.
+    fn find_outside(&self, task: &CurrentTask, inode: &dyn Inode, path: &[u8]) -> SyscallResult<Target> {
+        if self.kind != Kind::Datagram && self.is_connected() {
+            return Err(Errno::EISCONN.into());
+        }
+        let kind = match self.kind {
+            Kind::Stream => gofer::SocketKind::Stream,
+            Kind::Datagram => gofer::SocketKind::Datagram,
+            Kind::Packet => gofer::SocketKind::Packet,
+        };
+        let credentials = task.credentials();
+        let guest = gofer::Guest { uid: credentials.effective_uid, gid: credentials.effective_gid };
+        drop(credentials);
+        let (fd, peer) = inode.connect(kind, guest)?;
+        let name = Name::Path(path.to_vec());
+        Ok(Target::Outside(Arc::new(HostConnection::new(fd, self.kind, self.queue.clone(), name, peer))))
+    }
+
+    /// `connect(2)` to a process of the host.
+    pub fn connect_outside(&self, connection: Arc<HostConnection>) -> SysResult<()> {
+        let peer = Identity { credentials: connection.peer(), groups: Arc::default() };
+        let mut state = self.state.lock();
+        match state.role {
+            Role::Fresh => {}
+            _ if self.kind == Kind::Datagram => {}
+            Role::Connecting => return Err(Errno::EALREADY),
+            Role::Connected(_) | Role::Outside(_) => return Err(Errno::EISCONN),
+            Role::Listening { .. } => return Err(Errno::EINVAL),
+        }
+        let before = std::mem::replace(&mut state.role, Role::Outside(connection));
+        state.peer = Some(peer);
+        drop(state);
+        drop(before);
+        self.queue.wake(Events::WRITABLE);
+        Ok(())
     }
 
     /// `listen(2)`.
@@ -399,7 +466,7 @@ impl Endpoint {
             match state.role {
                 Role::Fresh => state.role = Role::Connecting,
                 Role::Connecting => return Err(Errno::EALREADY.into()),
-                Role::Connected(_) => return Err(Errno::EISCONN.into()),
+                Role::Connected(_) | Role::Outside(_) => return Err(Errno::EISCONN.into()),
                 Role::Listening { .. } => return Err(Errno::EINVAL.into()),
             }
         }
@@ -463,6 +530,7 @@ impl Endpoint {
     fn check_sender(&self, state: &State, sender: &Arc<Endpoint>) -> SysResult<()> {
         match &state.role {
             Role::Connected(peer) if !Arc::ptr_eq(peer, sender) => Err(Errno::EPERM),
+            Role::Outside(_) => Err(Errno::EPERM),
             _ => Ok(()),
         }
     }
@@ -475,6 +543,9 @@ impl Endpoint {
         from: &mut UserReader<'_>,
         ancillary: &mut Ancillary,
     ) -> SyscallResult<usize> {
+        if let Some(connection) = self.outside() {
+            return connection.send(from, ancillary);
+        }
         let peer = self.peer()?;
         if self.state.lock().shut_send {
             return Err(Errno::EPIPE.into());
@@ -507,14 +578,16 @@ impl Endpoint {
     /// Sends a packet to `to`, or to the peer; `EAGAIN` if there is no room for it.
     pub fn send_packet(
         self: &Arc<Self>,
-        to: Option<&Arc<Endpoint>>,
+        to: Option<&Target>,
         limit: usize,
         from: &mut UserReader<'_>,
         ancillary: &mut Ancillary,
     ) -> SyscallResult<usize> {
-        let peer = match to {
-            Some(to) => Arc::clone(to),
-            None => self.peer()?,
+        let peer = match (to, self.outside()) {
+            (Some(Target::Outside(connection)), _) => return connection.send(from, ancillary),
+            (Some(Target::Inside(to)), _) => Arc::clone(to),
+            (None, Some(connection)) => return connection.send(from, ancillary),
+            (None, None) => self.peer()?,
         };
         let length = from.remaining();
         if length + 32 > limit {
@@ -616,6 +689,9 @@ impl Endpoint {
     /// Receives what there is; `EAGAIN` if there is nothing. With `peek` it stays. `apart` keeps what different
     /// processes have sent to a stream apart.
     pub fn receive(&self, to: &mut UserWriter<'_>, peek: bool, apart: bool) -> SyscallResult<Received> {
+        if let Some(connection) = self.outside() {
+            return connection.receive(to, peek);
+        }
         let mut state = self.state.lock();
         match (self.kind, &state.role) {
             (Kind::Stream, Role::Fresh | Role::Connecting | Role::Listening { .. }) => {
@@ -735,6 +811,9 @@ impl Endpoint {
 
     /// `shutdown(2)` of one direction or both.
     pub fn shutdown(&self, receive: bool, send: bool) {
+        if let Some(connection) = self.outside() {
+            connection.shutdown(receive, send);
+        }
         let peer = {
             let mut state = self.state.lock();
             state.shut_receive |= receive;
@@ -787,6 +866,9 @@ impl Endpoint {
 
     /// What `poll(2)` tells; `limit` is what may be on its way from here.
     pub fn readiness(self: &Arc<Self>, limit: usize) -> Events {
+        if let Some(connection) = self.outside() {
+            return connection.readiness();
+        }
         let mut events = Events::empty();
         let peer = {
             let state = self.state.lock();
@@ -804,6 +886,7 @@ impl Endpoint {
                     return events;
                 }
                 Role::Connected(peer) => Some(Arc::clone(peer)),
+                Role::Outside(_) => None,
                 Role::Fresh | Role::Connecting => {
                     if self.kind != Kind::Datagram && !state.closed {
                         events |= Events::HUP;

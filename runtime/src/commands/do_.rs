@@ -60,7 +60,7 @@ pub struct Do {
 }
 
 /// Runs the command.
-pub fn run(arguments: Do, mode: gofer::Mode) -> anyhow::Result<u8> {
+pub fn run(arguments: Do, gofer: gofer::Service) -> anyhow::Result<u8> {
     let mut descriptors = Vec::new();
     let patching = if arguments.no_patching { Patching::Off } else { Patching::On };
     let waiting = if arguments.no_spinning { Waiting::Sleeping } else { Waiting::Adaptive };
@@ -68,7 +68,7 @@ pub fn run(arguments: Do, mode: gofer::Mode) -> anyhow::Result<u8> {
     let mut files = Vec::new();
     let spec = spec(arguments, &mut descriptors, &mut files)?;
     let program = spec.process.program.clone();
-    match sandbox::attached::run(spec, descriptors, Files { mounts: files, mode }, tuning) {
+    match sandbox::attached::run(spec, descriptors, Files { mounts: files, gofer }, tuning) {
         Ok(status) => Ok(shell_status(status)),
         Err(error) => match error.downcast_ref::<ClientError>().and_then(ClientError::failure) {
             Some(failure) if failure.code == ErrorCode::ProgramNotFound => {

@@ -316,12 +316,17 @@ pub fn processes_with(text: &str) -> Vec<i32> {
 
 /// Compiles `meet.c`, statically, to a file; says why not if that cannot be.
 pub fn compile_meet(to: &Path) -> bool {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles/meet.c");
+    compile("meet", to)
+}
+
+/// Compiles a program of this directory, statically, to a file; says why not if that cannot be.
+pub fn compile(name: &str, to: &Path) -> bool {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name).with_extension("c");
     let mut compiler = Command::new("cc");
     match compiler.args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(to).arg(source).status()
     {
         Ok(status) => {
-            assert!(status.success(), "meet.c does not compile");
+            assert!(status.success(), "{name}.c does not compile");
             true
         }
         Err(_) => {
