@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use gofer::Writing;
-use gofer::mounts::{Below, Executing, Mount};
+use gofer::mounts::{Below, Executing, Mount, Owners};
+use host::mount::Which;
+use host::namespace::{IdMaps, IdRange};
 use sandbox::spec::{
     Capabilities, ContainerSpec, Descriptor, DeviceSpec, FileAccess, HostFiles, LimitSpec,
     MountKind as SandboxMount, MountSpec, ProcessSpec, ResourcesSpec, RootLayer, RootSpec,
@@ -14,8 +16,10 @@ use sandbox::spec::{
 
 use crate::error::{Error, Result};
 use crate::id::Id;
-use crate::spec::mounts::{MountKind, flag};
-use crate::spec::{ContainerConfig, ContainerType, DeviceConfig, DeviceKind, NamespaceConfig, ProcessConfig};
+use crate::spec::mounts::{MountKind, MountOwners, flag};
+use crate::spec::{
+    ContainerConfig, ContainerType, DeviceConfig, DeviceKind, IdMapping, NamespaceConfig, ProcessConfig,
+};
 
 /// Files of the host that a program gets.
 #[derive(Debug, Default)]
@@ -53,13 +57,20 @@ impl Parcel {
     }
 
     /// Has the gofer serve a directory or file, with these `MS_*` flags.
-    fn serve(&mut self, path: &Path, flags: u64, below: Below, what: &'static str) -> Result<HostFiles> {
+    fn serve(
+        &mut self,
+        path: &Path,
+        flags: u64,
+        below: Below,
+        owners: Option<Owners>,
+        what: &'static str,
+    ) -> Result<HostFiles> {
         // What is not there is said here, by the name that it has in the specification.
         let found = path.metadata();
         found.map_err(|source| Error::File { action: what, path: path.to_owned(), source })?;
         let writing = if flags & flag::RDONLY != 0 { Writing::ReadOnly } else { Writing::ReadWrite };
         let executing = if flags & flag::NOEXEC != 0 { Executing::Refused } else { Executing::Allowed };
-        self.files.push(Mount { source: path.to_owned(), writing, below, executing });
+        self.files.push(Mount { source: path.to_owned(), writing, below, executing, owners });
         Ok(HostFiles(self.files.len() as u32 - 1))
     }
 }
@@ -80,7 +91,13 @@ pub fn container(
     // A read-only root still gets its mount points.
     let root_flags = if layer == RootLayer::Memory { flag::RDONLY } else { 0 };
     let root = RootSpec {
-        directory: parcel.serve(&config.root, root_flags, Below::Included, "open the root directory")?,
+        directory: parcel.serve(
+            &config.root,
+            root_flags,
+            Below::Included,
+            None,
+            "open the root directory",
+        )?,
         layer,
         read_only: config.root_read_only,
         access,
@@ -214,7 +231,10 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
         let kind = match &mount.kind {
             MountKind::Bind { path, recursive } => {
                 let below = if *recursive { Below::Included } else { Below::Hidden };
-                SandboxMount::Host(parcel.serve(path, flags, below, "open the source of a mount")?)
+                SandboxMount::Host({
+                    let owners = mount.owners.as_ref().map(|owners| owners_of(owners, config));
+                    parcel.serve(path, flags, below, owners, "open the source of a mount")?
+                })
             }
             // To runc it is a tmpfs that it puts the devices into.
             MountKind::Tmpfs(_) if mount.destination == "/dev" => SandboxMount::Devices,
@@ -236,6 +256,24 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
         });
     }
     Ok(mounts)
+}
+
+/// How ids are mapped by these lists; `None` if they are empty.
+pub fn id_maps(uids: &[IdMapping], gids: &[IdMapping]) -> Option<IdMaps> {
+    let ranges = |list: &[IdMapping]| {
+        let range =
+            |one: &IdMapping| IdRange { inside: one.container_id, outside: one.host_id, count: one.size };
+        list.iter().map(range).collect()
+    };
+    (!uids.is_empty()).then(|| IdMaps { uids: ranges(uids), gids: ranges(gids) })
+}
+
+/// How owners of a mount's files are shown: as the container's ids are mapped, if it does not say.
+fn owners_of(owners: &MountOwners, config: &ContainerConfig) -> Owners {
+    let own = id_maps(&owners.uids, &owners.gids);
+    let maps = own.or_else(|| id_maps(&config.uid_mappings, &config.gid_mappings));
+    let maps = maps.unwrap_or(IdMaps { uids: Vec::new(), gids: Vec::new() });
+    Owners { maps, which: if owners.recursive { Which::All } else { Which::One } }
 }
 
 fn total_memory() -> u64 {

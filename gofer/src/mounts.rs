@@ -6,7 +6,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use host::mount::Attributes;
+use host::mount::{Attributes, Which};
+use host::namespace::IdMaps;
 use host::rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, openat, statx};
 use host::rustix::mount::{
     MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount, open_tree,
@@ -28,6 +29,17 @@ pub struct Mount {
     pub below: Below,
     /// Whether its files may be executed (and mapped as code).
     pub executing: Executing,
+    /// How the owners of its files are shown, if not as they are.
+    pub owners: Option<Owners>,
+}
+
+/// How the owners of a mount's files are shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owners {
+    /// From ids that files have (inside) to those that are shown (outside).
+    pub maps: IdMaps,
+    /// Whether those on mounts below are, too.
+    pub which: Which,
 }
 
 /// What becomes of the mounts below a directory.
@@ -93,7 +105,7 @@ pub fn enter(mounts: &[Mount], sockets: Sockets) -> Result<Vec<ServedMount>, Err
         Sockets::Connect => Some(detach(&own_descriptors())?),
     };
     let hidden = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("gofer", PLACE, "tmpfs", hidden, c"mode=0700,size=1m").map_err(failed("mount a new root"))?;
+    mount("gofer", PLACE, "tmpfs", hidden, c"mode=0711,size=1m").map_err(failed("mount a new root"))?;
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, PLACE, directory, Mode::empty()).map_err(failed("open the new root"))?;
     let mut roots = Vec::new();
@@ -125,6 +137,7 @@ fn own_descriptors() -> Mount {
         writing: Writing::ReadOnly,
         below: Below::Hidden,
         executing: Executing::Refused,
+        owners: None,
     }
 }
 
@@ -141,6 +154,11 @@ fn detach(mount: &Mount) -> Result<OwnedFd, Error> {
     open_tree(CWD, &mount.source, flags)
         .map_err(std::io::Error::from)
         .and_then(|tree| host::mount::restrict(tree.as_fd(), attributes).map(|()| tree))
+        .and_then(|tree| {
+            let Some(Owners { maps, which }) = &mount.owners else { return Ok(tree) };
+            let namespace = host::namespace::user_namespace(maps)?;
+            host::mount::map_owners(tree.as_fd(), namespace.as_fd(), *which).map(|()| tree)
+        })
         .map_err(|error| Error::Source { path: mount.source.clone(), error })
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Barrier};
 
 use abi::SysResult;
+use host::namespace::IdMaps;
 use host::rustix;
 use host::rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 use host::step::{Step, reach};
@@ -32,12 +33,14 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
 const CONNECTING: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
 
 /// How a gofer serves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Service {
     /// Whether its client gets descriptors of directories.
     pub mode: Mode,
     /// Which sockets of the host guests may use.
     pub sockets: Sockets,
+    /// How the container's ids are mapped to the caller's, if they are.
+    pub ids: Option<IdMaps>,
 }
 
 /// A gofer process that was started.
@@ -68,14 +71,15 @@ impl Gofer {
 /// Forks a gofer that serves these mounts, numbered in this order. It ends when nobody has its channels any more.
 ///
 /// Privileged callers get one with the capabilities for files; for others it is in a user namespace of its own, in which
-/// their own id is all that there is.
+/// their own id is all that there is. If the container's ids are mapped, it is in a user namespace that has them, and its
+/// capabilities do not go beyond those.
 ///
 /// # Errors
 /// What the host says. The mounts are made meanwhile: see [`Gofer::wait_until_ready`].
 ///
 /// # Panics
 /// If the process has more than one thread.
-pub fn spawn(mounts: &[Mount], service: Service) -> Result<Gofer, Error> {
+pub fn spawn(mounts: &[Mount], service: &Service) -> Result<Gofer, Error> {
     let (channels, served): (Vec<_>, Vec<_>) = (0..CHANNELS)
         .map(|_| pair())
         .collect::<SysResult<Vec<_>>>()
@@ -91,15 +95,21 @@ pub fn spawn(mounts: &[Mount], service: Service) -> Result<Gofer, Error> {
     } else {
         (libc::CLONE_NEWNS | libc::CLONE_NEWUSER, Ownership::Own)
     };
+    let users = match service.ids.as_ref().filter(|_| privileged) {
+        Some(ids) => Some(host::namespace::user_namespace(ids).map_err(failed("map the container's ids"))?),
+        None => None,
+    };
     let mut given = Some((served, reporting, ready));
     let pid = host::namespace::fork_into(namespaces, || match given.take() {
-        Some((served, reporting, ready)) => child(mounts, service, ownership, served, reporting, ready),
+        Some((served, reporting, ready)) => {
+            child(mounts, service, ownership, served, reporting, ready, users.as_ref())
+        }
         None => 1,
     })
     .map_err(failed("start the gofer process"))?;
     drop(given);
     if !privileged {
-        host::namespace::map_ids(pid).map_err(failed("map the gofer's user ids"))?;
+        host::namespace::map_ids(pid, service.ids.as_ref()).map_err(failed("map the container's ids"))?;
     }
     rustix::io::write(&go, &[1]).map_err(failed("start the gofer process"))?;
     Ok(Gofer { pid, channels, report: report.into() })
@@ -108,14 +118,16 @@ pub fn spawn(mounts: &[Mount], service: Service) -> Result<Gofer, Error> {
 /// The process's life, until it exits with what this returns.
 fn child(
     mounts: &[Mount],
-    service: Service,
+    service: &Service,
     ownership: Ownership,
     channels: Vec<OwnedFd>,
     reporting: OwnedFd,
     ready: OwnedFd,
+    users: Option<&OwnedFd>,
 ) -> i32 {
     reach(Step::GoferForked);
     let mut kept = vec![reporting.as_fd(), ready.as_fd()];
+    kept.extend(users.map(AsFd::as_fd));
     kept.extend(channels.iter().map(AsFd::as_fd));
     let closed = host::process::close_others(&kept);
     // The caller's streams are none of its business; but their numbers must not go to something else.
@@ -133,6 +145,13 @@ fn child(
     drop(ready);
     let mut reporting = Some(std::fs::File::from(reporting));
     let prepared = mounts::enter(mounts, service.sockets).and_then(|served| {
+        match (&service.ids, users) {
+            (Some(ids), Some(users)) => host::namespace::enter_user_namespace(users.as_fd(), ids),
+            // It was born there.
+            (Some(ids), None) => host::namespace::become_first(ids),
+            (None, _) => Ok(()),
+        }
+        .map_err(failed("take the container's ids"))?;
         prepare(service.sockets)?;
         reach(Step::GoferMounted);
         let seen = if ownership == Ownership::Exact { Seen::Guest } else { Seen::Own };

@@ -39,11 +39,11 @@ fn child(text: &str) -> Target<'_> {
 }
 
 fn mount(source: &Path, writing: Writing, below: Below) -> Mount {
-    Mount { source: source.to_owned(), writing, below, executing: Executing::Allowed }
+    Mount { source: source.to_owned(), writing, below, executing: Executing::Allowed, owners: None }
 }
 
 fn service(mode: Mode) -> Service {
-    Service { mode, sockets: Sockets::None }
+    Service { mode, sockets: Sockets::None, ids: None }
 }
 
 /// Runs `body` without capabilities, as the sandbox process is.
@@ -83,7 +83,7 @@ fn owners(mode: Mode) {
         mount(file.path(), Writing::ReadWrite, Below::Hidden),
         mount(path, Writing::ReadOnly, Below::Included),
     ];
-    let mut process = gofer::spawn(&plan, service(mode)).unwrap();
+    let mut process = gofer::spawn(&plan, &service(mode)).unwrap();
     process.wait_until_ready().unwrap();
     let channels = std::mem::take(&mut process.channels);
     unprivileged(|| {
@@ -181,7 +181,7 @@ fn hostile(client: &std::sync::Arc<Client>) {
 
 fn failures() {
     let plan = [mount(Path::new("/nonexistent/source"), Writing::ReadOnly, Below::Hidden)];
-    let mut process = gofer::spawn(&plan, service(Mode::Strict)).unwrap();
+    let mut process = gofer::spawn(&plan, &service(Mode::Strict)).unwrap();
     let error = process.wait_until_ready().unwrap_err();
     assert!(error.starts_with("cannot mount /nonexistent/source: No such file"), "{error}");
     let pid = rustix::process::Pid::from_raw(process.pid).unwrap();

@@ -32,10 +32,15 @@ struct MountAttr {
 /// `mount_setattr(2)`: adds attributes to the mount that `fd` is the root of, and to all below, and cuts their ties to
 /// mounts elsewhere. Nothing is taken away, so what is locked stays.
 pub fn restrict(fd: BorrowedFd<'_>, attributes: Attributes) -> io::Result<()> {
-    const SYS_MOUNT_SETATTR: i64 = 442;
     let argument =
         MountAttr { set: attributes.bits(), clear: 0, propagation: libc::MS_PRIVATE, user_namespace: 0 };
-    let flags = libc::AT_EMPTY_PATH | 0x8000;
+    set_attributes(fd, Which::All, &argument)
+}
+
+fn set_attributes(fd: BorrowedFd<'_>, which: Which, argument: &MountAttr) -> io::Result<()> {
+    const SYS_MOUNT_SETATTR: i64 = 442;
+    const AT_RECURSIVE: i32 = 0x8000;
+    let flags = libc::AT_EMPTY_PATH | if which == Which::All { AT_RECURSIVE } else { 0 };
     // SAFETY: an empty C string, and a structure of the size that is given, which outlives the call.
     check(unsafe {
         libc::syscall(
@@ -43,11 +48,31 @@ pub fn restrict(fd: BorrowedFd<'_>, attributes: Attributes) -> io::Result<()> {
             i64::from(fd.as_raw_fd()),
             c"".as_ptr(),
             flags,
-            &raw const argument,
+            std::ptr::from_ref(argument),
             size_of::<MountAttr>(),
         )
     })
     .map(drop)
+}
+
+/// Which mounts are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// That one.
+    One,
+    /// It and all below.
+    All,
+}
+
+/// Shows the owners of a mount's files as the ids that those are mapped to in a user namespace; the mount must not be
+/// attached anywhere yet.
+///
+/// # Errors
+/// `EINVAL` if the file system cannot do it, `EPERM` if the caller is not privileged over it.
+pub fn map_owners(fd: BorrowedFd<'_>, namespace: BorrowedFd<'_>, which: Which) -> io::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let user_namespace = u64::try_from(namespace.as_raw_fd()).unwrap_or(u64::MAX);
+    set_attributes(fd, which, &MountAttr { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, user_namespace })
 }
 
 /// Makes all mounts of the calling process's namespace private: nothing that is mounted here shows elsewhere, and the

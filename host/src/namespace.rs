@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 pub(crate) fn check(result: i64) -> io::Result<i64> {
@@ -38,15 +38,32 @@ pub fn fork_into(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<i32
 }
 
 /// Like [`fork_into`], but the child is killed when the calling thread ends, however early that is.
-pub fn fork_follower(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<i32> {
-    let parent =
-        rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
-    fork_into(namespaces, || {
-        let followed = die_with_parent().is_ok() && !has_ended(&parent);
-        // The child is to have no handle on its maker.
-        drop(parent);
-        if followed { child() } else { 1 }
-    })
+pub fn fork_follower(namespaces: i32, child: impl FnOnce(Maker) -> i32) -> io::Result<i32> {
+    let maker =
+        Maker(rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?);
+    fork_into(namespaces, || if maker.follow().is_ok() { child(maker) } else { 1 })
+}
+
+/// The process that has made this one, and with which it is to end. For as long as this exists, the process has a handle
+/// on its maker.
+pub struct Maker(OwnedFd);
+
+impl Maker {
+    /// Makes the calling process die with the thread that forked it; an error if that has died already. To be repeated
+    /// after ids have changed, which makes the host forget it.
+    ///
+    /// # Errors
+    /// Also the host's.
+    pub fn follow(&self) -> io::Result<()> {
+        die_with_parent()?;
+        if has_ended(&self.0) { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
+    }
+}
+
+impl AsFd for Maker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 fn die_with_parent() -> io::Result<()> {
@@ -58,15 +75,6 @@ fn die_with_parent() -> io::Result<()> {
 fn has_ended(process: &OwnedFd) -> bool {
     let mut fds = [rustix::event::PollFd::new(process, rustix::event::PollFlags::IN)];
     rustix::event::poll(&mut fds, Some(&rustix::time::Timespec::default())) != Ok(0)
-}
-
-/// Makes the calling process die with the thread that forked it, and leads a session of its own, so that a terminal's
-/// signals do not reach it.
-pub fn follow_parent() -> io::Result<()> {
-    die_with_parent()?;
-    // SAFETY: no memory is involved.
-    unsafe { libc::setsid() };
-    Ok(())
 }
 
 fn mount(source: &str, target: &Path, kind: &str, flags: libc::c_ulong, data: &str) -> io::Result<()> {
@@ -130,8 +138,106 @@ pub fn drop_privileges() -> io::Result<()> {
     Ok(())
 }
 
-/// Maps the ids of a child's new user namespace: all of the caller's if it is privileged, else just its own.
-pub fn map_ids(pid: i32) -> io::Result<()> {
+/// A range of ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// The first one in the user namespace.
+    pub inside: u32,
+    /// The first one in the caller's.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// How the ids of a user namespace are mapped to those of the caller's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdMaps {
+    /// Those of users.
+    pub uids: Vec<IdRange>,
+    /// Those of groups.
+    pub gids: Vec<IdRange>,
+}
+
+impl IdMaps {
+    /// The user and group that stand for the namespace: root, if there is one.
+    pub fn first(&self) -> (u32, u32) {
+        let first = |ranges: &[IdRange]| ranges.iter().map(|range| range.inside).min().unwrap_or(0);
+        (first(&self.uids), first(&self.gids))
+    }
+
+    fn write(&self, pid: i32) -> io::Result<()> {
+        let text = |ranges: &[IdRange]| {
+            let line = |range: &IdRange| format!("{} {} {}\n", range.inside, range.outside, range.count);
+            ranges.iter().map(line).collect::<String>()
+        };
+        let path = |name: &str| format!("/proc/{pid}/{name}");
+        if std::fs::write(path("gid_map"), text(&self.gids)).is_err() {
+            // Who may map no ids but their own must first give up the choice of groups.
+            std::fs::write(path("setgroups"), "deny")?;
+            std::fs::write(path("gid_map"), text(&self.gids))?;
+        }
+        std::fs::write(path("uid_map"), text(&self.uids))
+    }
+}
+
+/// Makes a user namespace in which ids are mapped like this.
+///
+/// # Errors
+/// `EPERM` if the caller may not map them, `EINVAL` if ranges overlap or are too many.
+///
+/// # Panics
+/// If the process has more than one thread.
+pub fn user_namespace(maps: &IdMaps) -> io::Result<OwnedFd> {
+    let (wait, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let mut given = Some(end);
+    let pid = fork_into(libc::CLONE_NEWUSER, || {
+        drop(given.take());
+        // Until the caller has what it wants, or is gone.
+        let _ = rustix::io::read(&wait, &mut [0u8; 1]);
+        0
+    })?;
+    let made = maps.write(pid).and_then(|()| Ok(std::fs::File::open(format!("/proc/{pid}/ns/user"))?.into()));
+    drop(given);
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())?;
+    }
+    made
+}
+
+/// Moves the calling process, which has one thread, into a user namespace, as the user that stands for it.
+///
+/// # Errors
+/// `EPERM` unless the caller is privileged over it.
+pub fn enter_user_namespace(namespace: BorrowedFd<'_>, maps: &IdMaps) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWUSER) }.into())?;
+    become_first(maps)
+}
+
+/// Makes the calling process the user that stands for its user namespace, in which ids are mapped like this.
+///
+/// # Errors
+/// The host's.
+pub fn become_first(maps: &IdMaps) -> io::Result<()> {
+    let (uid, gid) = maps.first();
+    // SAFETY: numbers, and an empty list. Groups that are not mapped stay where they cannot be given up.
+    unsafe {
+        libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
+        check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+    }
+    Ok(())
+}
+
+/// Maps the ids of a child's new user namespace: as `maps` says, or else all of the caller's if it is privileged, or else
+/// just its own.
+///
+/// # Errors
+/// `EPERM` if the caller may not map them.
+pub fn map_ids(pid: i32, maps: Option<&IdMaps>) -> io::Result<()> {
+    if let Some(maps) = maps {
+        return maps.write(pid);
+    }
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let path = |name: &str| format!("/proc/{pid}/{name}");

@@ -129,7 +129,7 @@ impl Global {
     pub fn gofer(&self) -> gofer::Service {
         let mode = if self.directfs { gofer::Mode::Direct } else { gofer::Mode::Strict };
         let sockets = if self.host_uds == "open" { gofer::Sockets::Connect } else { gofer::Sockets::None };
-        gofer::Service { mode, sockets }
+        gofer::Service { mode, sockets, ids: None }
     }
 
     /// What concerns all containers.

@@ -52,12 +52,12 @@ pub fn run(
         .context("cannot make a socket")?;
     let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);
     let log = log.or_else(|_| File::create("/dev/null").map(OwnedFd::from)).context("cannot open a log")?;
-    let mut gofer = gofer::spawn(&files.mounts, files.gofer)?;
+    let mut gofer = gofer::spawn(&files.mounts, &files.gofer)?;
     for channel in std::mem::take(&mut gofer.channels) {
         spec.gofer.push(Descriptor(descriptors.len()));
         descriptors.push(channel);
     }
-    let boot = Boot { connection: theirs, listener: None, log, kept: Vec::new(), tuning };
+    let boot = Boot { connection: theirs, listener: None, log, kept: Vec::new(), tuning, ids: None };
     let pid = crate::spawn(boot)?;
     spare([std::process::id().cast_signed(), gofer.pid]);
     let (our_link, their_link) = link::pair().context("cannot make a socket")?;

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use host::namespace::{IdMaps, Maker};
 use host::rustix;
 use host::step::{Step, reach};
 use kernel::HostInfo;
@@ -32,6 +33,8 @@ pub struct Boot<'a> {
     pub kept: Vec<BorrowedFd<'a>>,
     /// Whether code that makes many system calls is changed so that they come faster.
     pub tuning: Tuning,
+    /// How its ids are mapped, if not as it is usual: those of its maker stay the same as far as that may map them.
+    pub ids: Option<IdMaps>,
 }
 
 impl Boot<'_> {
@@ -53,14 +56,15 @@ pub fn spawn(boot: Boot<'_>) -> anyhow::Result<i32> {
     let (ready, start) = pipe()?;
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
     let score = oom_score::own().unwrap_or(0);
+    let ids = boot.ids.clone();
     let mut given = Some((boot, ready, null));
-    let pid = host::namespace::fork_follower(host::namespace::SANDBOX, || match given.take() {
-        Some((boot, ready, null)) => child(boot, ready, null, score),
+    let pid = host::namespace::fork_follower(host::namespace::SANDBOX, |maker| match given.take() {
+        Some((boot, ready, null)) => child(boot, ready, null, maker, score),
         None => 1,
     })
     .context("cannot create the sandbox's namespaces (are user namespaces allowed?)")?;
     drop(given);
-    host::namespace::map_ids(pid).context("cannot map the sandbox's user ids")?;
+    host::namespace::map_ids(pid, ids.as_ref()).context("cannot map the sandbox's user ids")?;
     let _ = oom_score::spare(pid, score);
     rustix::io::write(&start, &[1])?;
     Ok(pid)
@@ -71,9 +75,9 @@ fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// The sandbox process's life, until it exits with what this returns. `score` is its maker's oom score.
-fn child(boot: Boot<'_>, ready: OwnedFd, null: File, score: i32) -> i32 {
+fn child(boot: Boot<'_>, ready: OwnedFd, null: File, maker: Maker, score: i32) -> i32 {
     reach(Step::SandboxForked);
-    let Boot { connection, listener, log, kept, tuning } = boot;
+    let Boot { connection, listener, log, kept, tuning, ids } = boot;
     let streams = rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
         .and_then(|()| rustix::stdio::dup2_stderr(&log));
@@ -83,6 +87,7 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File, score: i32) -> i32 {
         rustix::stdio::stderr(),
         connection.as_fd(),
         ready.as_fd(),
+        maker.as_fd(),
     ];
     keep.extend(listener.as_ref().map(AsFd::as_fd));
     keep.extend(kept);
@@ -94,7 +99,7 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File, score: i32) -> i32 {
     if streams.is_err() || closed.is_err() || File::from(ready).read_exact(&mut go).is_err() {
         return 1;
     }
-    match prepare(tuning, score) {
+    match prepare(tuning, ids.as_ref(), maker, score) {
         Ok((platform, info)) => serve(connection, listener, platform, info),
         Err(error) => {
             server::refuse_first(&connection, Failure::new(ErrorCode::Internal, format!("{error:#}")));
@@ -104,15 +109,26 @@ fn child(boot: Boot<'_>, ready: OwnedFd, null: File, score: i32) -> i32 {
 }
 
 /// Shuts the process in.
-fn prepare(tuning: Tuning, score: i32) -> anyhow::Result<(StubPlatform, HostInfo)> {
-    host::namespace::follow_parent().context("cannot follow the parent process")?;
+fn prepare(
+    tuning: Tuning,
+    ids: Option<&IdMaps>,
+    maker: Maker,
+    score: i32,
+) -> anyhow::Result<(StubPlatform, HostInfo)> {
+    if let Some(ids) = ids {
+        host::namespace::become_first(ids).context("cannot take the container's ids")?;
+    }
+    maker.follow().context("cannot follow the parent process")?;
+    drop(maker);
+    // A terminal's signals are not to reach it.
+    let _ = rustix::process::setsid();
     host::namespace::raise_limits();
     let mut boot_id = [0; 16];
     rustix::rand::getrandom(&mut boot_id, rustix::rand::GetRandomFlags::empty())?;
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let info = HostInfo { cpuinfo, boot_id, meminfo: File::open("/proc/meminfo").ok().map(Arc::new) };
     let vdso = HostVdso::find();
-    kernel::fs::hostfs::set_owners(if host::namespace::is_mapped(65534) {
+    kernel::fs::hostfs::set_owners(if ids.is_some() || host::namespace::is_mapped(65534) {
         kernel::fs::hostfs::Owners::Exact
     } else {
         kernel::fs::hostfs::Owners::UnmappedAreRoot

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use host::namespace::IdMaps;
 use host::step::{Step, reach};
 use sandbox::control::{Client, Request, listen_at};
 use sandbox::{Boot, Tuning, link};
@@ -22,7 +23,7 @@ use crate::hooks::HookKind;
 use crate::id::{FullId, Id};
 use crate::oom_score;
 use crate::process::ProcessIdentity;
-use crate::spec::{self, ContainerConfig, ContainerType, ProcessConfig};
+use crate::spec::{self, ContainerConfig, ContainerType, IdMapping, ProcessConfig};
 use crate::stand_in::{self, Job, StandIn};
 use crate::state::{self, LoadOpts, StateFile};
 use crate::status::Status;
@@ -132,8 +133,10 @@ impl Container {
             None => self.saver.save_locked(self)?,
         }
         reach(Step::CreateCgroup);
+        let ids = self.ids(config, wanted)?;
+        let service = gofer::Service { ids: ids.clone(), ..config.gofer.clone() };
         let mut gofer =
-            gofer::spawn(&parcel.files, config.gofer).map_err(|error| Error::Spawn(error.to_string()))?;
+            gofer::spawn(&parcel.files, &service).map_err(|error| Error::Spawn(error.to_string()))?;
         reach(Step::CreateGofer);
         // The container is not to die because its gofer does.
         let _ = sandbox::oom_score::spare(gofer.pid, self.inherited_oom_score);
@@ -160,7 +163,7 @@ impl Container {
         let is_root = self.saver.id().is_root();
         let log = open_log(config)?;
         let (client, boot, control) = if is_root {
-            let (client, boot, control) = self.prepare_sandbox(&log)?;
+            let (client, boot, control) = self.prepare_sandbox(&log, ids)?;
             (client, Some(boot), control)
         } else {
             let sandbox = Container::load_sandbox_of(&config.root, &self.saver.id().sandbox_id)?;
@@ -217,6 +220,33 @@ impl Container {
         Ok(stand_in)
     }
 
+    /// How its ids are mapped. A sandbox has one user namespace, so that all of its containers have the same.
+    fn ids(&self, config: &Config, wanted: &ContainerConfig) -> Result<Option<IdMaps>> {
+        let own = convert::id_maps(&wanted.uid_mappings, &wanted.gid_mappings);
+        if self.is_sandbox_root() {
+            return Ok(own);
+        }
+        let options = LoadOpts { exact: true, skip_check: true, ..LoadOpts::default() };
+        let first = Container::load(&config.root, self.saver.id().sandbox_id.as_str(), options)?;
+        let list = |list: Option<&Vec<oci_spec::runtime::LinuxIdMapping>>| -> Vec<IdMapping> {
+            list.into_iter().flatten().map(IdMapping::from).collect()
+        };
+        let linux = first.spec.linux().as_ref();
+        let theirs = convert::id_maps(
+            &list(linux.and_then(|linux| linux.uid_mappings().as_ref())),
+            &list(linux.and_then(|linux| linux.gid_mappings().as_ref())),
+        );
+        let joins = wanted.namespaces.iter().any(|namespace| {
+            namespace.kind == oci_spec::runtime::LinuxNamespaceType::User && namespace.path.is_some()
+        });
+        if own == theirs || (own.is_none() && joins) {
+            return Ok(theirs);
+        }
+        Err(Error::Arguments(
+            "linux.uidMappings and gidMappings must be those of the sandbox's first container",
+        ))
+    }
+
     /// The other containers of its sandbox.
     fn neighbours(&self, root: &Path) -> Result<convert::Neighbours> {
         if self.saver.id().is_root() {
@@ -251,7 +281,11 @@ impl Container {
     }
 
     /// What a sandbox of its own starts from, and our connection to it.
-    fn prepare_sandbox<'a>(&self, log: &'a OwnedFd) -> Result<(Client, Boot<'a>, PathBuf)> {
+    fn prepare_sandbox<'a>(
+        &self,
+        log: &'a OwnedFd,
+        ids: Option<IdMaps>,
+    ) -> Result<(Client, Boot<'a>, PathBuf)> {
         use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(Error::host("make a socket"))?;
@@ -268,6 +302,7 @@ impl Container {
             log,
             kept: Vec::new(),
             tuning: Tuning::default(),
+            ids,
         };
         Ok((Client::new(ours), boot, control))
     }

@@ -462,7 +462,6 @@ impl ContainerConfig {
         let linux = spec.linux().as_ref().unwrap_or(&default);
         let namespaces = namespaces(linux)?;
         check_user_namespace(linux, &namespaces)?;
-        refuse_mappings(linux)?;
         let sysctl: BTreeMap<String, String> =
             linux.sysctl().clone().unwrap_or_default().into_iter().collect();
         check_sysctl(&sysctl, &namespaces)?;
@@ -472,6 +471,7 @@ impl ContainerConfig {
                 format!("linux.sysctl.{name} is ignored: the network inside has no such setting")
             }),
         );
+        check_owners(&mounts, linux)?;
         Ok(Self {
             process,
             root: root_directory(root.path(), bundle)?,
@@ -603,21 +603,17 @@ fn check_user_namespace(linux: &oci::Linux, namespaces: &[NamespaceConfig]) -> R
     }
 }
 
-/// Inside, ids are those of the host: mappings that change any but the caller's own are not carried out.
-fn refuse_mappings(linux: &oci::Linux) -> Result<()> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    for (field, list, own) in
-        [("linux.uidMappings", linux.uid_mappings(), uid), ("linux.gidMappings", linux.gid_mappings(), gid)]
-    {
-        let stays = |mapping: &oci::LinuxIdMapping| {
-            mapping.host_id() == mapping.container_id() || (mapping.host_id(), mapping.size()) == (own, 1)
-        };
-        if !list.iter().flatten().all(stays) {
-            let reason = "inside, ids are those of the host; only those that stay the same can be mapped";
-            return Err(Error::Unsupported { field: field.to_owned(), reason });
-        }
+/// Mounts whose owners are mapped as the container's ids are need such ids.
+fn check_owners(mounts: &[MountConfig], linux: &oci::Linux) -> Result<()> {
+    let unmapped = linux.uid_mappings().iter().flatten().next().is_none();
+    let theirs = |mount: &&MountConfig| mount.owners.as_ref().is_some_and(|owners| owners.uids.is_empty());
+    match mounts.iter().find(theirs) {
+        Some(mount) if unmapped => invalid(format!(
+            "mount {:?}: idmap and ridmap need uidMappings and gidMappings, of the mount or of linux",
+            mount.destination
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Settings that are the machine's own cannot be a container's; the list is that of `runc`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, invalid};
+use super::{Error, IdMapping, Result, invalid};
 
 /// A mount of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,10 +27,22 @@ pub struct MountConfig {
     pub recursive_cleared: u64,
     /// How mounts travel, in order; `MS_*` flags, with [`flag::REC`] for all below it, too.
     pub propagation: Vec<u64>,
-    /// How owners of files are shown.
-    id_map: bool,
+    /// How owners of files are shown, if not as they are.
+    pub owners: Option<MountOwners>,
     /// Whether what was at the destination is copied into it (`tmpcopyup`).
     pub copy_up: bool,
+}
+
+/// How owners of a mount's files are shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountOwners {
+    /// Users that files have (inside), and those that are shown (outside). None for those of the container.
+    pub uids: Vec<IdMapping>,
+    /// The same of groups.
+    pub gids: Vec<IdMapping>,
+    /// Whether it is so on mounts below, too.
+    pub recursive: bool,
 }
 
 /// What is mounted.
@@ -215,7 +227,7 @@ impl MountConfig {
             recursive_flags: 0,
             recursive_cleared: 0,
             propagation: Vec::new(),
-            id_map: false,
+            owners: None,
             copy_up: false,
             destination,
         };
@@ -223,11 +235,7 @@ impl MountConfig {
             options.iter().map(String::as_str).filter(|option| !config.take_option(option)).collect();
         config.check_flags()?;
         config.kind = config.kind_of(mount, bundle, options, &rest, warnings)?;
-        if config.id_map {
-            let reason =
-                "owners are shown as they are on the host, so idmap and ridmap cannot be carried out";
-            return Err(Error::Unsupported { field: "mounts[].options".to_owned(), reason });
-        }
+        config.take_mappings(mount, &rest)?;
         config.warn_of_propagation(warnings);
         if config.copy_up && !matches!(config.kind, MountKind::Tmpfs(_)) {
             return invalid(format!("mount {:?}: only tmpfs mounts support 'tmpcopyup'", config.destination));
@@ -271,10 +279,38 @@ impl MountConfig {
         }
         match option {
             "tmpcopyup" => self.copy_up = true,
-            "idmap" | "ridmap" => self.id_map = true,
+            "idmap" | "ridmap" => {
+                let recursive = option == "ridmap";
+                self.owners = Some(MountOwners { uids: Vec::new(), gids: Vec::new(), recursive });
+            }
             _ => return false,
         }
         true
+    }
+
+    /// Takes the mappings of owners, which go with the options for them.
+    fn take_mappings(&mut self, mount: &oci::Mount, rest: &[&str]) -> Result<()> {
+        let destination = &self.destination;
+        let list = |list: &Option<Vec<oci::LinuxIdMapping>>| -> Vec<IdMapping> {
+            list.iter().flatten().map(IdMapping::from).collect()
+        };
+        let (uids, gids) = (list(mount.uid_mappings()), list(mount.gid_mappings()));
+        if uids.is_empty() != gids.is_empty() {
+            return invalid(format!("mount {destination:?}: uidMappings and gidMappings go together"));
+        }
+        if !uids.is_empty() {
+            let recursive = self.owners.as_ref().is_some_and(|owners| owners.recursive);
+            self.owners = Some(MountOwners { uids, gids, recursive });
+        }
+        // Another runtime's way to write mappings; without them files would get the wrong owners.
+        if rest.iter().any(|option| option.starts_with("idmap=") || option.starts_with("ridmap=")) {
+            let reason = "mappings are to be in uidMappings and gidMappings";
+            return Err(Error::Unsupported { field: "mounts[].options".to_owned(), reason });
+        }
+        if self.owners.is_some() && !matches!(self.kind, MountKind::Bind { .. }) {
+            return invalid(format!("mount {destination:?}: only owners in bind mounts can be mapped"));
+        }
+        Ok(())
     }
 
     /// Sandboxes have copies of mounts.

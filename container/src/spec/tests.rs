@@ -3,7 +3,7 @@ use std::fs;
 use serde_json::json;
 
 use super::fields::{FIELDS, Treatment};
-use super::mounts::{DevptsOptions, ProcOptions, Size, TmpfsOptions, flag};
+use super::mounts::{DevptsOptions, MountOwners, ProcOptions, Size, TmpfsOptions, flag};
 use super::*;
 
 /// A bundle with a root directory and a small specification.
@@ -420,14 +420,29 @@ fn destinations_are_absolute_and_cannot_lead_out() {
 }
 
 #[test]
-fn mounts_with_mapped_owners_are_refused() {
+fn owners_in_bind_mounts_are_mapped_as_their_mount_or_the_container_says() {
     let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 10 }]);
-    let bundle = Bundle::new().mount_of("bind", &["rbind"]).with("mounts[].uidMappings", map);
-    assert!(bundle.error().starts_with("mounts[].uidMappings is not supported"), "{}", bundle.error());
-    for option in ["idmap", "ridmap"] {
-        let error = Bundle::new().mount_of("bind", &["rbind", option]).error();
-        assert!(error.starts_with("mounts[].options is not supported: owners are shown"), "{error}");
-    }
+    let range = IdMapping { container_id: 0, host_id: 100_000, size: 10 };
+    let mapped = |kind: &str, options: &[&str]| {
+        let bundle = Bundle::new().mount_of(kind, options);
+        bundle.with("mounts[].uidMappings", map.clone()).with("mounts[].gidMappings", map.clone())
+    };
+    let owners = |recursive| Some(MountOwners { uids: vec![range], gids: vec![range], recursive });
+    assert_eq!(mapped("bind", &["rbind"]).first_mount().owners, owners(false));
+    assert_eq!(mapped("bind", &["rbind", "ridmap"]).first_mount().owners, owners(true));
+    assert!(mapped("tmpfs", &[]).error().contains("only owners in bind mounts"));
+    let half = Bundle::new().mount_of("bind", &["bind"]).with("mounts[].uidMappings", map.clone());
+    assert!(half.error().contains("go together"));
+    let container = || {
+        let bundle = Bundle::new().with("linux.namespaces", json!([{ "type": "user" }]));
+        bundle.with("linux.uidMappings", map.clone()).with("linux.gidMappings", map.clone())
+    };
+    let own = container().mount_of("bind", &["rbind", "idmap"]).first_mount().owners;
+    assert_eq!(own, Some(MountOwners { uids: vec![], gids: vec![], recursive: false }));
+    let none = Bundle::new().mount_of("bind", &["rbind", "idmap"]).error();
+    assert!(none.contains("idmap and ridmap need uidMappings"), "{none}");
+    let other = container().mount_of("bind", &["idmap=uids=0-1-2"]).error();
+    assert!(other.starts_with("mounts[].options is not supported"), "{other}");
 }
 
 #[test]
@@ -445,7 +460,7 @@ fn mappings_of_the_container_need_its_user_namespace() {
     let bundle = Bundle::new().with("linux.uidMappings", map.clone()).with("linux.gidMappings", map.clone());
     assert!(bundle.error().contains("user namespace isn't enabled"));
     let bundle = bundle.with("linux.namespaces", json!([{ "type": "user" }]));
-    assert!(bundle.error().starts_with("linux.uidMappings is not supported"), "{}", bundle.error());
+    assert_eq!(bundle.config().uid_mappings, [IdMapping { container_id: 0, host_id: 1, size: 1 }]);
     let same = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     let same = bundle.with("linux.uidMappings", same.clone()).with("linux.gidMappings", same);
     assert_eq!(same.config().uid_mappings, [IdMapping { container_id: 0, host_id: 0, size: 1 }]);
@@ -634,8 +649,9 @@ fn full() -> Bundle {
         hooks.into_iter().map(|name| (name.to_owned(), hook.clone())).collect();
     let all = json!(["CAP_CHOWN", "CAP_KILL", "CAP_FOWNER"]);
     let none = json!([]);
+    let map = json!([{ "containerID": 0, "hostID": 5, "size": 1 }]);
     Bundle::new()
-        .with("mounts", json!([{ "destination": "/m", "type": "bind", "source": "/tmp", "options": ["rbind"] }]))
+        .with("mounts", json!([{ "destination": "/m", "type": "bind", "source": "/tmp", "options": ["rbind"], "uidMappings": map, "gidMappings": map }]))
         .with("hooks", Value::Object(hooks))
         .with("process.rlimits", json!([{ "type": "RLIMIT_NOFILE", "soft": 3, "hard": 9 }]))
         .with("process.capabilities", json!({ "bounding": all, "permitted": all, "inheritable": all, "effective": none, "ambient": none }))

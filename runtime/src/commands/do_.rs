@@ -174,7 +174,13 @@ fn spec(
 /// Has the gofer serve a directory or file of the host, with all that is mounted below.
 fn serve(files: &mut Vec<Mount>, path: &Path, writing: Writing) -> anyhow::Result<HostFiles> {
     let source = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
-    files.push(Mount { source, writing, below: Below::Included, executing: Executing::Allowed });
+    files.push(Mount {
+        source,
+        writing,
+        below: Below::Included,
+        executing: Executing::Allowed,
+        owners: None,
+    });
     Ok(HostFiles(files.len() as u32 - 1))
 }
 
