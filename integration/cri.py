@@ -3,7 +3,7 @@
 
 Usage: cri.py SOCKET WORK-DIRECTORY IMAGE. Prints a line per check and the counts, like the other suites.
 """
-import os, re, subprocess, sys, time
+import base64, json, os, re, socket as sockets, struct, subprocess, sys, time, urllib.parse
 
 socket, work, image = sys.argv[1:]
 here = os.path.dirname(os.path.realpath(__file__))
@@ -125,6 +125,59 @@ class Container:
             return [line.split(" ", 3)[1:] for line in file.read().splitlines()]
 
 
+class Stream:
+    """A connection to the streaming server: what kubectl exec and attach use, over a web socket."""
+    INPUT, OUTPUT, ERRORS, STATUS, SIZE = range(5)
+
+    def __init__(self, url):
+        at = urllib.parse.urlsplit(url)
+        self.socket = sockets.create_connection((at.hostname, at.port), timeout=LIMIT)
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.socket.sendall(f"GET {at.path}?{at.query} HTTP/1.1\r\nHost: {at.netloc}\r\nUpgrade: websocket\r\n"
+                            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+                            "Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n".encode())
+        self.file = self.socket.makefile("rb")
+        head = self.file.readline()
+        assert b"101" in head, head
+        while self.file.readline().strip():
+            pass
+        self.received = {channel: b"" for channel in range(5)}
+
+    def send(self, channel, data):
+        data = bytes([channel]) + data
+        mask = os.urandom(4)
+        masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
+        self.socket.sendall(struct.pack("!BBH", 0x82, 0x80 | 126, len(data)) + mask + masked)
+
+    def resize(self, columns, rows):
+        self.send(self.SIZE, json.dumps({"Width": columns, "Height": rows}).encode())
+
+    def receive(self):
+        """Takes one message; False at the end."""
+        head = self.file.read(2)
+        if len(head) < 2 or head[0] & 15 == 8:
+            return False
+        length = head[1] & 127
+        if length >= 126:
+            length = int.from_bytes(self.file.read(2 if length == 126 else 8), "big")
+        data = self.file.read(length)
+        if data:
+            self.received[data[0]] += data[1:]
+        return True
+
+    def wait_for(self, text):
+        while text not in self.received[self.OUTPUT]:
+            assert self.receive(), f"it ended without {text}: {self.received}"
+
+    def end(self):
+        """Reads on until the end, and returns the exit status."""
+        while self.receive():
+            pass
+        status = json.loads(self.received[self.STATUS] or b"{}")
+        causes = status.get("details", {}).get("causes", [])
+        return next((int(cause["message"]) for cause in causes if cause["reason"] == "ExitCode"), 0)
+
+
 def namespaces(pid=cri.CONTAINER):
     # The node's network: no network plug-in is needed.
     return cri.NamespaceOption(network=cri.NODE, pid=pid, ipc=cri.POD)
@@ -204,6 +257,62 @@ with Pod() as pod:
     @check
     def exec_large_output():
         equal(len(box.exec("head", "-c", "3000000", "/dev/zero").stdout), 3000000)
+
+    def open_exec(container, *command, **options):
+        request = cri.ExecRequest(container_id=container.id, cmd=command, stdout=True, **options)
+        return Stream(runtime.Exec(request, timeout=LIMIT).url)
+
+    @check
+    def exec_stream_status_and_streams():
+        stream = open_exec(box, "sh", "-c", "echo out; echo err >&2; exit 3", stderr=True)
+        equal(stream.end(), 3)
+        equal((stream.received[Stream.OUTPUT], stream.received[Stream.ERRORS]), (b"out\n", b"err\n"))
+
+    @check
+    def exec_stream_input():
+        stream = open_exec(box, "sh", "-c", "read x; echo got $x", stdin=True)
+        stream.send(Stream.INPUT, b"hello\n")
+        equal(stream.end(), 0)
+        equal(stream.received[Stream.OUTPUT], b"got hello\n")
+
+    @check
+    def exec_terminal_is_resized():
+        stream = open_exec(box, "sh", stdin=True, tty=True)
+        stream.resize(77, 33)
+        # What is typed is shown, too.
+        stream.send(Stream.INPUT, b"tty; while ! stty size | grep '33 77'; do sleep 0.1; done\n")
+        stream.wait_for(b"\r\n33 77\r\n")
+        assert b"\r\n/dev/pts/" in stream.received[Stream.OUTPUT], stream.received
+        stream.resize(100, 50)
+        stream.send(Stream.INPUT, b"while ! stty size | grep '50 100'; do sleep 0.1; done; exit 5\n")
+        equal(stream.end(), 5)
+        assert b"\r\n50 100\r\n" in stream.received[Stream.OUTPUT], stream.received
+
+    @check
+    def exec_terminal_interrupts():
+        stream = open_exec(box, "sh", "-c", "trap 'exit 9' INT; echo ready; sleep 100", stdin=True, tty=True)
+        stream.wait_for(b"ready")
+        stream.send(Stream.INPUT, b"\x03")
+        equal(stream.end(), 9)
+
+    @check
+    def attach_to_a_program():
+        container = pod.run("sh", "-c", "while read x; do echo got $x; done", stdin=True)
+        request = cri.AttachRequest(container_id=container.id, stdin=True, stdout=True, stderr=True)
+        stream = Stream(runtime.Attach(request, timeout=LIMIT).url)
+        stream.send(Stream.INPUT, b"hello\n")
+        stream.wait_for(b"got hello\n")
+        container.stop(0)
+
+    @check
+    def attach_to_a_terminal():
+        container = pod.run("sh", stdin=True, tty=True)
+        request = cri.AttachRequest(container_id=container.id, stdin=True, tty=True, stdout=True)
+        stream = Stream(runtime.Attach(request, timeout=LIMIT).url)
+        stream.resize(66, 22)
+        stream.send(Stream.INPUT, b"while ! stty size | grep '22 66'; do sleep 0.1; done; exit 3\n")
+        stream.wait_for(b"\r\n22 66\r\n")
+        equal(container.wait(), 3)
 
     @check
     def missing_program_fails_to_start():
