@@ -45,6 +45,10 @@ const CONTROL: &str = "control.sock";
 /// The file in a container's directory that holds its exit status when it has ended.
 const EXIT: &str = "exit";
 
+/// The file in a container's directory that tells of its control group, should its state be unreadable. Groups do not
+/// outlive the host, so that it need not be synced.
+const CGROUP: &str = "cgroup.json";
+
 /// What concerns all containers.
 #[derive(Debug, Clone)]
 pub struct Config {

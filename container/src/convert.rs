@@ -56,6 +56,14 @@ impl Parcel {
         Ok(())
     }
 
+    /// Has the gofer mount and serve an overlay, with these `MS_*` flags.
+    fn serve_overlay(&mut self, options: &str, flags: u64) -> HostFiles {
+        let overlay =
+            Mount { overlay: Some(options.to_owned()), ..mount("overlay".as_ref(), flags, Below::Hidden) };
+        self.files.push(overlay);
+        HostFiles(self.files.len() as u32 - 1)
+    }
+
     /// Has the gofer serve a directory or file, with these `MS_*` flags.
     fn serve(
         &mut self,
@@ -68,11 +76,16 @@ impl Parcel {
         // What is not there is said here, by the name that it has in the specification.
         let found = path.metadata();
         found.map_err(|source| Error::File { action: what, path: path.to_owned(), source })?;
-        let writing = if flags & flag::RDONLY != 0 { Writing::ReadOnly } else { Writing::ReadWrite };
-        let executing = if flags & flag::NOEXEC != 0 { Executing::Refused } else { Executing::Allowed };
-        self.files.push(Mount { source: path.to_owned(), writing, below, executing, owners });
+        self.files.push(Mount { owners, ..mount(path, flags, below) });
         Ok(HostFiles(self.files.len() as u32 - 1))
     }
+}
+
+/// A mount with these `MS_*` flags, as the gofer knows it.
+fn mount(source: &Path, flags: u64, below: Below) -> Mount {
+    let writing = if flags & flag::RDONLY != 0 { Writing::ReadOnly } else { Writing::ReadWrite };
+    let executing = if flags & flag::NOEXEC != 0 { Executing::Refused } else { Executing::Allowed };
+    Mount { source: source.to_owned(), overlay: None, writing, below, executing, owners: None }
 }
 
 /// The other containers of a pod, by the pids of the processes that stand for them.
@@ -102,11 +115,11 @@ pub fn container(
         read_only: config.root_read_only,
         access,
     };
-    let hostname = config.hostname.clone().unwrap_or_else(|| id.as_str().chars().take(64).collect());
+    let (hostname, domainname) = names(id, config);
     Ok(ContainerSpec {
         id: id.to_string(),
         hostname,
-        domainname: config.domainname.clone().unwrap_or_else(|| "(none)".to_owned()),
+        domainname,
         ordinary_init: false,
         seccomp: config
             .seccomp
@@ -154,6 +167,21 @@ fn sharing(
             .map_or(Sharing::Sandbox, |(_, id)| Sharing::Container(id.to_string())),
         None => Sharing::Sandbox,
     }
+}
+
+/// The names of its UTS namespace: the host's, if it is to have none of its own.
+fn names(id: &Id, config: &ContainerConfig) -> (String, String) {
+    let own = config.namespaces.iter().any(|one| one.kind == oci_spec::runtime::LinuxNamespaceType::Uts);
+    let host = (!own).then(rustix::system::uname);
+    let of_host = |name: fn(&rustix::system::Uname) -> &std::ffi::CStr| {
+        host.as_ref().map(|host| name(host).to_string_lossy().into_owned())
+    };
+    let hostname = config.hostname.clone().or_else(|| of_host(rustix::system::Uname::nodename));
+    let domainname = config.domainname.clone().or_else(|| of_host(rustix::system::Uname::domainname));
+    (
+        hostname.unwrap_or_else(|| id.as_str().chars().take(64).collect()),
+        domainname.unwrap_or_else(|| "(none)".to_owned()),
+    )
 }
 
 /// Settings that there are inside: those of networks are told of in a warning.
@@ -223,7 +251,8 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
             let source = destination[1..].to_owned();
             let flags =
                 (flag::NOSUID | if destination == "/proc" { flag::NODEV | flag::NOEXEC } else { 0 }) as u32;
-            mounts.push(MountSpec { destination: destination.to_owned(), kind, flags, source });
+            let destination = destination.to_owned();
+            mounts.push(MountSpec { destination, kind, flags, source, copy_up: false });
         }
     }
     for mount in &config.mounts {
@@ -236,6 +265,7 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
                     parcel.serve(path, flags, below, owners, "open the source of a mount")?
                 })
             }
+            MountKind::Overlay { options } => SandboxMount::Host(parcel.serve_overlay(options, flags)),
             // To runc it is a tmpfs that it puts the devices into.
             MountKind::Tmpfs(_) if mount.destination == "/dev" => SandboxMount::Devices,
             MountKind::Tmpfs(options) => {
@@ -253,6 +283,7 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
             kind,
             flags: (flags & u64::from(u32::MAX)) as u32,
             source: mount.source.clone(),
+            copy_up: mount.copy_up,
         });
     }
     Ok(mounts)

@@ -137,13 +137,13 @@ fn child(job: Job<'_>, ready: OwnedFd, reporting: OwnedFd, null: File) -> i32 {
     let sandbox = match sandbox.map(sandbox::spawn).transpose() {
         Ok(sandbox) => {
             reach(Step::StandInSandbox);
-            let prepared = view.map(|view| view::prepare(&view, sandbox));
+            let prepared = view.as_ref().map(|view| view::prepare(view, sandbox));
             let _ = writeln!(report, "ok {}", sandbox.unwrap_or(0));
             if prepared.is_some() {
                 // Hooks whose programs are the host's run meanwhile. If whoever made us has died, there will be none.
                 let _ = ready.read_exact(&mut go);
             }
-            if let Some(Err(error)) = prepared.map(|prepared| prepared.and_then(|()| view::enter())) {
+            if let Some(Err(error)) = prepared.map(|prepared| view::enter(&prepared?)) {
                 // It is for engines only, and who is not root cannot have it.
                 tracing::debug!("the container process keeps the host's files in view: {error}");
             }

@@ -45,32 +45,43 @@ impl View {
     }
 }
 
+/// A view that is not entered yet.
+#[derive(Debug)]
+pub struct Prepared<'v> {
+    root: OwnedFd,
+    /// Mounts whose places are not there yet: the sandbox makes them.
+    left: Vec<&'v (PathBuf, String, bool)>,
+}
+
 /// Puts it together in a mount namespace of its own, in which the host's files are still there too; its root becomes the
 /// working directory. `sandbox` is the process whose pid namespace `/proc` shows, a child of this one.
 ///
 /// # Errors
-/// If the caller may not, or the root directory is gone. Single mounts that do not work are left out.
-pub fn prepare(view: &View, sandbox: Option<i32>) -> io::Result<()> {
+/// If the caller may not, or the root directory is gone.
+pub fn prepare(view: &View, sandbox: Option<i32>) -> io::Result<Prepared<'_>> {
     host::enter::new_mount_namespace()?;
     // What is unmounted outside later must not be held here.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     mount_bind_recursive(&view.root, &view.root)?;
     chdir(&view.root)?;
     let root = open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    for (source, destination, recursive) in &view.binds {
-        let _ = bind(&root, source, destination, *recursive);
-    }
+    let mut left: Vec<_> = view.binds.iter().collect();
+    left.retain(|(source, destination, recursive)| bind(&root, source, destination, *recursive).is_err());
     if let (true, Some(sandbox)) = (view.processes, sandbox) {
         let _ = show_processes(&root, sandbox);
     }
-    Ok(())
+    Ok(Prepared { root, left })
 }
 
-/// Makes what was prepared the calling process's root.
+/// Makes what was prepared the calling process's root. The sandbox has made the places of all mounts by now; single ones
+/// that do not work are left out.
 ///
 /// # Errors
 /// The host's.
-pub fn enter() -> io::Result<()> {
+pub fn enter(prepared: &Prepared<'_>) -> io::Result<()> {
+    for (source, destination, recursive) in &prepared.left {
+        let _ = bind(&prepared.root, source, destination, *recursive);
+    }
     pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
     chdir("/")?;

@@ -23,6 +23,8 @@ use crate::server::{ServedMount, Writing};
 pub struct Mount {
     /// Its path on the host; links in it are followed.
     pub source: PathBuf,
+    /// The options of an overlay that is to be mounted and served instead of the source.
+    pub overlay: Option<String>,
     /// Whether it may be changed.
     pub writing: Writing,
     /// Whether what is mounted below it on the host is there too.
@@ -134,6 +136,7 @@ pub fn enter(mounts: &[Mount], sockets: Sockets) -> Result<Vec<ServedMount>, Err
 fn own_descriptors() -> Mount {
     Mount {
         source: "/proc/self/fd".into(),
+        overlay: None,
         writing: Writing::ReadOnly,
         below: Below::Hidden,
         executing: Executing::Refused,
@@ -151,15 +154,26 @@ fn detach(mount: &Mount) -> Result<OwnedFd, Error> {
     let mut attributes = Attributes::NO_DEV | Attributes::NO_SUID;
     attributes.set(Attributes::READ_ONLY, mount.writing == Writing::ReadOnly);
     attributes.set(Attributes::NO_EXEC, mount.executing == Executing::Refused);
-    open_tree(CWD, &mount.source, flags)
-        .map_err(std::io::Error::from)
-        .and_then(|tree| host::mount::restrict(tree.as_fd(), attributes).map(|()| tree))
+    let tree = match &mount.overlay {
+        None => open_tree(CWD, &mount.source, flags).map_err(std::io::Error::from),
+        Some(options) => overlay(options, flags),
+    };
+    tree.and_then(|tree| host::mount::restrict(tree.as_fd(), attributes).map(|()| tree))
         .and_then(|tree| {
             let Some(Owners { maps, which }) = &mount.owners else { return Ok(tree) };
             let namespace = host::namespace::user_namespace(maps)?;
             host::mount::map_owners(tree.as_fd(), namespace.as_fd(), *which).map(|()| tree)
         })
         .map_err(|error| Error::Source { path: mount.source.clone(), error })
+}
+
+/// An overlay that is nowhere yet. `mount(2)` takes options of any length, but needs a place for a moment.
+fn overlay(options: &str, flags: OpenTreeFlags) -> std::io::Result<OwnedFd> {
+    let options = std::ffi::CString::new(options)?;
+    mount("overlay", PLACE, "overlay", MountFlags::empty(), options.as_c_str())?;
+    let tree = open_tree(CWD, PLACE, flags);
+    unmount(PLACE, UnmountFlags::DETACH)?;
+    Ok(tree?)
 }
 
 /// Mounts a tree at `name` in the new root. Returns a descriptor of its root.

@@ -39,7 +39,14 @@ fn child(text: &str) -> Target<'_> {
 }
 
 fn mount(source: &Path, writing: Writing, below: Below) -> Mount {
-    Mount { source: source.to_owned(), writing, below, executing: Executing::Allowed, owners: None }
+    Mount {
+        source: source.to_owned(),
+        overlay: None,
+        writing,
+        below,
+        executing: Executing::Allowed,
+        owners: None,
+    }
 }
 
 fn service(mode: Mode) -> Service {

@@ -323,6 +323,35 @@ fn deleting_by_force_works_on_anything() {
 }
 
 #[test]
+fn a_group_that_was_named_is_found_when_the_state_is_spoilt() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let name = format!("nacelle-test-{}", std::process::id());
+    let bundle = host.bundle_with("b", SERVICE, |spec| {
+        spec["linux"]["cgroupsPath"] = serde_json::json!(format!("/{name}/group"));
+    });
+    let groups = || {
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let mut all: Vec<_> = hierarchies.map(|entry| entry.path()).collect();
+        all.push("/sys/fs/cgroup".into());
+        all.retain(|path| path.join(&name).is_dir());
+        all
+    };
+    for content in ["{ \"id\": ", ""] {
+        host.started("corrupt", &bundle);
+        let state = host.path("state/corrupt/containers/corrupt");
+        let noted = std::fs::read_to_string(state.join("cgroup.json")).expect("a file");
+        assert_eq!(groups().is_empty(), noted == "null", "{noted}");
+        std::fs::write(state.join("state.json"), content).expect("written");
+        host.run(&["delete", "--force", "corrupt"]).ok();
+        assert_eq!(groups(), Vec::<std::path::PathBuf>::new());
+        host.assert_nothing_left();
+    }
+}
+
+#[test]
 fn what_is_left_of_a_container_is_noticed() {
     if !can_run() {
         return;

@@ -194,3 +194,17 @@ fn the_state_of_an_ordinary_user_is_in_the_runtime_directory() {
     run(&["delete", "mine"]);
     assert!(!Path::new(&runtime).join("nacelle/mine").exists());
 }
+
+#[test]
+fn limits_that_an_ordinary_user_cannot_set_are_named() {
+    let Some(host) = ordinary() else { return };
+    let bundle = host.bundle_with("b", "true", |spec| {
+        spec["linux"]["resources"] = json!({ "memory": { "limit": 1 << 30 }, "pids": { "limit": 100 } });
+    });
+    let ran = host.run(&["--rootless", "run", "--bundle", bundle.to_str().expect("text"), "c"]);
+    assert!(ran.err.contains("the container runs without a cgroup: "), "{}", ran.err);
+    assert!(ran.err.contains("linux.resources.memory is ignored"), "{}", ran.err);
+    assert!(!ran.err.contains("pids"), "{}", ran.err);
+    assert_eq!(ran.code, Some(0));
+    host.assert_nothing_left();
+}

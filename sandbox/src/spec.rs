@@ -195,6 +195,9 @@ pub struct MountSpec {
     pub flags: u32,
     /// What it is mounted from, as `/proc/mounts` shows it.
     pub source: String,
+    /// Whether a file system in memory begins with what was at the destination.
+    #[serde(default)]
+    pub copy_up: bool,
 }
 
 /// What is mounted.

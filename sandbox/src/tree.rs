@@ -38,9 +38,15 @@ pub fn build(
     let namespace = root(kernel, &spec.root, gofer)?;
     for mount in &spec.mounts {
         let destination = &mount.destination;
-        let (file_system, is_file) = file_system(kernel, terminals, namespaces, mount, gofer)?;
+        let (mut file_system, is_file) = file_system(kernel, terminals, namespaces, mount, gofer)?;
         let place = make_mount_point(&namespace, destination, is_file)
             .map_err(failed(format!("cannot make the mount point {destination}")))?;
+        if let (true, MountKind::Memory { size, mode }) = (mount.copy_up, &mount.kind) {
+            let options = MemOptions { size: *size, mode: *mode, ..MemOptions::default() };
+            let copied = place.existing().and_then(|directory| MemFs::copy_of(&directory, options));
+            let copied = copied.map_err(failed(format!("cannot copy what is at {destination}")))?;
+            file_system = copied.map_or(file_system, |copy| copy as _);
+        }
         let mut flags = MountFlags::from_bits_truncate(mount.flags);
         // What mount(2) makes of no word about access times.
         if mount.flags & STRICTATIME == 0 && !flags.contains(MountFlags::NO_ATIME) {

@@ -14,7 +14,7 @@ use sandbox::control::{Client, Request, listen_at};
 use sandbox::{Boot, Tuning, link};
 
 use super::streams::{own_terminal, streams, terminal_of};
-use super::{CONTROL, Cgroups, Config, Container, EXIT, Sandbox, USUAL_ROOT, limits};
+use super::{CGROUP, CONTROL, Cgroups, Config, Container, EXIT, Sandbox, USUAL_ROOT, limits};
 use crate::cgroup::{Cgroup, Hierarchies, Name};
 use crate::clock;
 use crate::convert::{self, Files, Parcel};
@@ -61,9 +61,14 @@ impl Container {
             source,
         })?;
         let spec::Document { spec, mut warnings } = spec::read(&bundle)?;
-        let wanted = ContainerConfig::new(&spec, &bundle, &mut warnings)?;
+        let mut wanted = ContainerConfig::new(&spec, &bundle, &mut warnings)?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         check_terminal(&wanted.process, args)?;
+        if wanted.container_type == ContainerType::Single
+            && let Some(sandbox) = sandbox_of_namespaces(&config.root, &wanted)?
+        {
+            wanted.container_type = ContainerType::Container { sandbox };
+        }
         let full = match &wanted.container_type {
             ContainerType::Container { sandbox } => {
                 FullId { sandbox_id: sandbox.clone(), container_id: id.clone() }
@@ -267,17 +272,27 @@ impl Container {
         let name = Name { path: Some(path.unwrap_or(&usual)), id: &self.id, systemd };
         // Whoever dies while it is made leaves a container behind that can be deleted with it.
         self.cgroup = Some(Cgroup::plan(host, name)?);
+        self.note_cgroup()?;
         self.saver.save_locked(self)?;
         reach(Step::CreateSaved);
         self.cgroup = Cgroup::create_if_permitted(host, name)?;
+        self.note_cgroup()?;
         let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        if let (Some(cgroup), Some(resources)) = (&self.cgroup, resources) {
-            cgroup
-                .apply(&limits::for_host(resources))?
-                .iter()
-                .for_each(|warning| tracing::warn!("{warning}"));
-        }
+        let Some(resources) = resources else { return Ok(()) };
+        let warnings = match &self.cgroup {
+            Some(cgroup) => cgroup.apply(&limits::for_host(resources))?,
+            None => limits::without_cgroup(resources),
+        };
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(())
+    }
+
+    /// Writes its control group beside its state.
+    fn note_cgroup(&self) -> Result<()> {
+        let path = self.saver.container_dir().join(CGROUP);
+        let failed = |source| Error::File { action: "write", path: path.clone(), source };
+        let text = serde_json::to_vec(&self.cgroup).map_err(|error| failed(error.into()))?;
+        std::fs::write(&path, text).map_err(failed)
     }
 
     /// What a sandbox of its own starts from, and our connection to it.
@@ -319,6 +334,25 @@ impl Container {
         let running = container.sandbox.filter(|sandbox| sandbox.process.is_alive());
         running.ok_or_else(|| Error::NoSandbox(id.to_string()))
     }
+}
+
+/// The sandbox of a container whose processes or IPC objects another one is to share: who says so names the namespace of
+/// the process that stands for it.
+fn sandbox_of_namespaces(root: &Path, wanted: &ContainerConfig) -> Result<Option<Id>> {
+    use oci_spec::runtime::LinuxNamespaceType::{Ipc, Pid};
+    let shared = wanted.namespaces.iter().filter(|namespace| matches!(namespace.kind, Pid | Ipc));
+    let paths = shared.filter_map(|namespace| namespace.path.as_ref()?.strip_prefix("/proc").ok());
+    let pids = paths.filter_map(|path| path.iter().next()?.to_str()?.parse::<i32>().ok());
+    let pids: Vec<i32> = pids.collect();
+    if pids.is_empty() {
+        return Ok(None);
+    }
+    let all = state::list(root)?.into_iter();
+    let readable = all.filter_map(|id| StateFile::new(root, id).load::<Container>().ok());
+    let mut theirs = readable.filter(|other| {
+        other.stand_in.as_ref().is_some_and(|process| pids.contains(&process.pid) && process.is_alive())
+    });
+    Ok(theirs.next().map(|other| other.saver.id().sandbox_id.clone()))
 }
 
 fn check_terminal(process: &ProcessConfig, args: &Args) -> Result<()> {

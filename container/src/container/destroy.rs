@@ -9,7 +9,7 @@ use host::step::{Step, reach};
 use sandbox::control::{Client, Request};
 
 use super::create::usual_cgroup;
-use super::{CONTROL, Container, is_not_found};
+use super::{CGROUP, CONTROL, Container, is_not_found};
 use crate::cgroup::{Cgroup, Hierarchies, Name};
 use crate::error::{Error, Result};
 use crate::hooks::HookKind;
@@ -91,10 +91,15 @@ impl Container {
             if is_root {
                 let _ = std::fs::remove_file(&control);
             }
+            let noted = std::fs::read(saver.container_dir().join(CGROUP)).ok();
+            let noted = noted.and_then(|text| serde_json::from_slice::<Option<Cgroup>>(&text).ok());
             let path = usual_cgroup(root, id);
             let name = Name { path: Some(&path), id, systemd: false };
-            // One with a name of its own cannot be found any more.
-            let removed = Hierarchies::of_host().and_then(|host| Cgroup::remove_empty(&host, name));
+            let removed = match noted {
+                Some(cgroup) => cgroup.as_ref().map_or(Ok(()), Cgroup::remove),
+                // One with a name of its own cannot be found any more.
+                None => Hierarchies::of_host().and_then(|host| Cgroup::remove_empty(&host, name)),
+            };
             if let Err(error) = removed {
                 tracing::warn!("the control group may be left: {error}");
             }

@@ -73,6 +73,19 @@ pub(super) fn for_host(resources: &oci::LinuxResources) -> oci::LinuxResources {
     resources
 }
 
+/// What is not as asked for, in a container without a control group. The number of tasks is limited inside, and there
+/// are no devices.
+pub(super) fn without_cgroup(resources: &oci::LinuxResources) -> Vec<String> {
+    let asked = serde_json::to_value(resources).unwrap_or_default();
+    let fields = asked.as_object().into_iter().flatten();
+    let lost = fields.filter(|(name, value)| {
+        let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        let empty = empty || value.as_object().is_some_and(serde_json::Map::is_empty);
+        !empty && !["devices", "pids"].contains(&name.as_str())
+    });
+    lost.map(|(name, _)| format!("linux.resources.{name} is ignored: the container has no cgroup")).collect()
+}
+
 /// What a specification allows to be used, for the sandbox to see to; zero and what is negative are no limit.
 pub(super) fn for_sandbox(spec: &oci::Spec) -> ResourcesSpec {
     let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else {
@@ -93,6 +106,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn limits_that_need_a_group_are_named_where_there_is_none() {
+        let resources = serde_json::from_value(json!({
+            "memory": { "limit": 1 }, "cpu": { "shares": 2 }, "pids": { "limit": 3 }, "devices": [{ "allow": false }],
+            "blockIO": {}, "unified": {}, "hugepageLimits": [],
+        }));
+        let mut warnings = without_cgroup(&resources.unwrap());
+        warnings.sort();
+        let text = |name| format!("linux.resources.{name} is ignored: the container has no cgroup");
+        assert_eq!(warnings, [text("cpu"), text("memory")]);
+    }
 
     #[test]
     fn the_host_has_room_for_the_threads_that_serve() {

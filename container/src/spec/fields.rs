@@ -62,7 +62,7 @@ pub const FIELDS: &[Field] = fields! {
     "root.path" Honoured "";
     "root.readonly" Inside "";
     "mounts[].destination" Inside "made if it is missing";
-    "mounts[].type" Inside "tmpfs, proc, sysfs, devpts, mqueue, cgroup, cgroup2; others are refused unless they are bind mounts";
+    "mounts[].type" Inside "tmpfs, proc, sysfs, devpts, mqueue, cgroup, cgroup2, overlay; others are refused unless they are bind mounts";
     "mounts[].source" Honoured "of bind mounts; relative to the bundle";
     "mounts[].options" Inside "flags of mounts; of file systems, the size and mode of a tmpfs, others are checked only; mounts do not travel, so that shared and slave ones get a warning";
     "mounts[].uidMappings" Honoured "of bind mounts, where the host's file system can; without it, idmap and ridmap mean the container's";
@@ -121,7 +121,7 @@ pub const FIELDS: &[Field] = fields! {
     "hooks.poststop[].timeout" Honoured "";
     "annotations.*" Honoured "shown by `state` and to hooks; those of Kubernetes' engines say which sandbox to join";
     "linux.namespaces[].type" Honoured "a sandbox always has namespaces of its own; pid, ipc and uts are shared inside it";
-    "linux.namespaces[].path" Honoured "pid, ipc and uts of another container of the same sandbox, or of its first; all others are replaced by new ones";
+    "linux.namespaces[].path" Honoured "pid and ipc of another container, which brings its sandbox with it; uts of one of the same sandbox; all others are replaced by new ones";
     "linux.uidMappings" Honoured "for files: ids that are not mapped show as 65534 and cannot be given; an ordinary user can map their own id only";
     "linux.gidMappings" Honoured "";
     "linux.timeOffsets" Ignored "";

@@ -453,6 +453,7 @@ impl ContainerConfig {
         for mount in spec.mounts().iter().flatten() {
             mounts.push(MountConfig::new(mount, bundle, warnings)?);
         }
+        leave_out_hidden(&mut mounts, warnings);
         let default = oci::LinuxBuilder::default()
             .namespaces(Vec::new())
             .masked_paths(Vec::new())
@@ -601,6 +602,21 @@ fn check_user_namespace(linux: &oci::Linux, namespaces: &[NamespaceConfig]) -> R
         }
         _ => Ok(()),
     }
+}
+
+/// What is to be mounted below the control groups finds no directory there: those are what our kernel shows of its own.
+fn leave_out_hidden(mounts: &mut Vec<MountConfig>, warnings: &mut Vec<String>) {
+    let groups: Vec<_> =
+        mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Cgroup { .. })).collect();
+    let groups: Vec<_> = groups.into_iter().map(|mount| format!("{}/", mount.destination)).collect();
+    mounts.retain(|mount| {
+        let hidden = groups.iter().any(|above| mount.destination.starts_with(above));
+        if hidden {
+            let destination = &mount.destination;
+            warnings.push(format!("mount {destination:?} is ignored: there is no such control group inside"));
+        }
+        !hidden
+    });
 }
 
 /// Mounts whose owners are mapped as the container's ids are need such ids.

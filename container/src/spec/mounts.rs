@@ -56,6 +56,11 @@ pub enum MountKind {
         /// Whether with what is mounted below it.
         recursive: bool,
     },
+    /// Directories of the host over one another.
+    Overlay {
+        /// Which, as the host has its options.
+        options: String,
+    },
     /// An empty file system in memory.
     Tmpfs(TmpfsOptions),
     /// Processes.
@@ -371,6 +376,8 @@ impl MountConfig {
             "proc" => option.proc(),
             "sysfs" => option.none(MountKind::Sysfs),
             "mqueue" => option.none(MountKind::Mqueue),
+            // The host looks at the options.
+            "overlay" => Ok(MountKind::Overlay { options: rest.join(",") }),
             "devpts" => option.devpts(),
             "cgroup" | "cgroup2" => {
                 for option in rest {

@@ -4,6 +4,7 @@
 //! ROOT/SANDBOX/                              a sandbox; others keep what belongs to it here
 //! ROOT/SANDBOX/containers/CONTAINER/         a container; this directory is also its lock
 //! ROOT/SANDBOX/containers/CONTAINER/state.json
+//! ROOT/SANDBOX/containers/CONTAINER/cgroup.json, exit    what else is known of it
 //! ```
 //!
 //! A container exists when it has a `state.json`. That file is replaced as a whole: written under another name, synced,

@@ -347,6 +347,20 @@ impl HostInode {
         Ok(kept)
     }
 
+    /// The same directory for a layer over it, for which nobody else changes it.
+    pub fn below_a_layer(&self) -> SysResult<Arc<HostInode>> {
+        let directory = self.directory()?;
+        let attributes = directory.stat(Target::Itself)?;
+        let shared = Arc::new(Shared {
+            writing: Writing::ReadOnly,
+            coherence: Coherence::Exclusive,
+            files: Arc::clone(&self.shared.files),
+            known: Mutex::default(),
+            open: Mutex::default(),
+        });
+        Ok(HostInode::new(&shared, &attributes, None, Some(directory)))
+    }
+
     /// Runs `operation` on the file by whatever it is known: its directory and name there, or itself.
     fn at<T>(&self, operation: impl FnOnce(&Directory, Target<'_>) -> SysResult<T>) -> SysResult<T> {
         match self.place.read().clone() {

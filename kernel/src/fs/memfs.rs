@@ -49,6 +49,15 @@ pub struct MemOptions {
     pub mode: u32,
 }
 
+impl MemOptions {
+    /// The most bytes and files.
+    fn limits(&self) -> (u64, u64) {
+        let (size, inodes) = default_limits();
+        let or = |limit: u64, default: u64| if limit == 0 { default } else { limit };
+        (or(self.size, size).next_multiple_of(PAGE), or(self.inodes, inodes))
+    }
+}
+
 /// A file system in memory.
 pub struct MemFs {
     root: Arc<Node>,
@@ -76,10 +85,7 @@ struct Shared {
 impl MemFs {
     /// An empty tmpfs.
     pub fn tmpfs(options: MemOptions) -> Arc<MemFs> {
-        let (size, inodes) = default_limits();
-        let or = |limit: u64, default: u64| if limit == 0 { default } else { limit };
-        let limits = (or(options.size, size).next_multiple_of(PAGE), or(options.inodes, inodes));
-        MemFs::with_limits(limits, options.mode)
+        MemFs::with_limits(options.limits(), options.mode)
     }
 
     /// A tmpfs without limits, for files without names.
@@ -93,6 +99,23 @@ impl MemFs {
         let new = NewFile { kind: NewKind::Directory, mode, uid: 0, gid: 0 };
         let root = Node::new(&shared, &new, Body::Directory(Mutex::default()));
         Arc::new(MemFs { root, shared, name: "tmpfs" })
+    }
+
+    /// An own file system that begins with what is in a directory: one of the host, or of a layer over one in which
+    /// nothing was changed yet. `None` for other directories.
+    pub fn copy_of(directory: &InodeRef, options: MemOptions) -> SysResult<Option<Arc<MemFs>>> {
+        let lower = match (directory.downcast_ref::<HostInode>(), directory.downcast_ref::<Node>()) {
+            (Some(host), _) if host.file_type() == FileType::Directory => Some(host.below_a_layer()?),
+            (None, Some(Node { body: Body::Directory(directory), .. })) => directory.lock().lower.clone(),
+            _ => None,
+        };
+        let Some(lower) = lower else { return Ok(None) };
+        let shared = new_shared(options.limits(), true);
+        let root = Node::over(&shared, lower)?;
+        if options.mode != 0 {
+            root.set_attributes(&SetAttributes { mode: Some(options.mode), ..SetAttributes::default() })?;
+        }
+        Ok(Some(Arc::new(MemFs { root, shared, name: "tmpfs" })))
     }
 
     /// A writable view of a host directory, which stays as it is.

@@ -176,6 +176,7 @@ fn serve(files: &mut Vec<Mount>, path: &Path, writing: Writing) -> anyhow::Resul
     let source = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
     files.push(Mount {
         source,
+        overlay: None,
         writing,
         below: Below::Included,
         executing: Executing::Allowed,
@@ -192,6 +193,7 @@ fn usual_mounts() -> Vec<MountSpec> {
         kind,
         flags: flags.bits(),
         source: source.to_owned(),
+        copy_up: false,
     };
     let memory = |mode| MountKind::Memory { size: 0, mode };
     vec![
@@ -244,6 +246,7 @@ fn parse_volume(text: &str, files: &mut Vec<Mount>) -> anyhow::Result<MountSpec>
         kind: MountKind::Host(served),
         flags: flags.bits(),
         source: source.to_owned(),
+        copy_up: false,
     })
 }
 
