@@ -57,6 +57,18 @@ check run_tmpfs run --tmpfs /mine:size=1m $image sh -c 'grep -q "/mine tmpfs" /p
 check run_shm_size matches ' 32768 ' run --shm-size 32m $image df -k /dev/shm
 mkdir -p "$work/volume" && echo data >"$work/volume/file"
 check run_volume expect data run -v "$work/volume:/v" $image cat /v/file
+background volumed -v "$work/volume:/v"
+check cp_of_a_volume bash -c "docker cp volumed:/v/file $work/copy && echo n >$work/n && docker cp $work/n volumed:/v/n && grep -q n $work/volume/n"
+check cp_of_an_archive bash -c "tar -C $work -cf - volume | docker cp - volumed:/tmp && docker exec volumed grep -q data /tmp/volume/file"
+check run_shares_processes bash -c "docker run --rm --network none --pid container:volumed $image ps | grep -q trap"
+docker rm -f volumed >/dev/null
+ipc() { background sharing --ipc shareable && docker exec sharing touch /dev/shm/x && run --ipc container:sharing $image test -e /dev/shm/x; local r=$?; docker rm -f sharing >/dev/null; return $r; }
+check run_shares_ipc ipc
+check run_host_names bash -c "[ \$(docker run --rm --network none --uts host $image hostname) = \$(hostname) ]"
+check run_mount_type_tmpfs run --mount type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=0700 $image sh -c '[ $(stat -c %a /t) = 700 ] && touch /t/x'
+check build bash -c "mkdir $work/b; printf 'FROM $image\nRUN echo built >/built\nUSER 1000\nRUN id -u | grep 1000\nCMD cat /built\n' >$work/b/Dockerfile; DOCKER_BUILDKIT=0 docker build --network none -q -t localhost/built $work/b && [ \$(docker run --rm --network none localhost/built) = built ]"
+sizes() { timeout 30 script -qec "stty rows 33 cols 77; docker run --rm -it --network none $image sh -c 'sleep 0.5; stty size'" /dev/null </dev/null | grep -q '33 77'; }
+check run_tty_size sizes
 check run_volume_writes bash -c "docker run --rm --network none -v $work/volume:/v $image sh -c 'echo new >/v/new' && grep -q new $work/volume/new"
 check run_volume_read_only fails_with 'Read-only' run -v "$work/volume:/v:ro" $image touch /v/x
 check run_named_volume bash -c "docker run --rm --network none -v named:/v $image sh -c 'echo kept >/v/f' && docker run --rm --network none -v named:/v $image grep -q kept /v/f && docker volume rm named"

@@ -92,6 +92,21 @@ check run_volume_owner bash -c "podman run --rm -v $work/volume:/v $image sh -c 
 check run_volume_of_a_file expect data run -v "$work/volume/file:/etc/one" $image cat /etc/one
 check run_named_volume bash -c "podman run --rm -v named:/v $image sh -c 'echo kept >/v/f' && podman run --rm -v named:/v $image grep -q kept /v/f && podman volume rm named"
 check run_volumes_from bash -c "podman create --name holder -v vf:/v $image true >/dev/null && podman run --rm --volumes-from holder $image sh -c 'echo x >/v/f' && podman rm holder >/dev/null && podman volume rm vf"
+chmod 711 "$work"
+check run_volume_given bash -c "mkdir $work/given && podman run --rm -v $work/given:/v:U --user 1000:1000 $image touch /v/f && [ \$(stat -c %u $work/given/f) = 1000 ]"
+check run_volume_overlaid expect $'ok\nabsent' bash -c "podman run --rm -v $work/volume:/v:O $image sh -c 'touch /v/over && echo ok'; test -e $work/volume/over || echo absent"
+check run_volume_no_programs fails_with 'ermission denied' run -v "$work/rootfs/bin:/v:noexec" $image /v/busybox true
+check run_mount_type_tmpfs run --mount type=tmpfs,dst=/t,tmpfs-size=1m $image touch /t/x
+check run_mount_type_image run --mount type=image,src=$image,dst=/img $image test -x /img/bin/busybox
+check run_tmpfs_begins_with_the_image expect root run --mount type=tmpfs,dst=/etc,tmpcopyup $image sh -c 'cut -d: -f1 /etc/passwd | head -n 1'
+check run_secret bash -c "echo s3 | podman secret create sec - >/dev/null; podman run --rm --secret sec $image cat /run/secrets/sec | grep -q s3; r=\$?; podman secret rm sec >/dev/null; exit \$r"
+check run_preserved_descriptor expect data bash -c "podman run --rm --preserve-fds 1 $image cat /proc/self/fd/3 3<$work/volume/file"
+mapped="--uidmap 0:100000:65536 --gidmap 0:100000:65536"
+check userns_ids expect "0 0" run $mapped $image sh -c 'touch /x; echo $(id -u) $(stat -c %u /x)'
+check userns_volume_given bash -c "mkdir $work/theirs && podman run --rm $mapped -v $work/theirs:/v:U --user 5:5 $image touch /v/f && [ \$(stat -c %u $work/theirs/f) = 100005 ]"
+check userns_has_no_power_over_others fails_with 'denied|not permitted' run $mapped -v "$work/volume:/v" $image sh -c 'echo x >/v/file'
+userns_exec() { podman run -d --name ue $mapped $image sleep 100 >/dev/null && expect 0 podman exec ue id -u && podman cp "$work/volume/file" ue:/tmp/f && expect data podman exec ue cat /tmp/f; local r=$?; podman rm -f -t 0 ue >/dev/null; return $r; }
+check userns_exec_and_cp userns_exec
 check run_mount_type_bind expect data run --mount type=bind,src="$work/volume",dst=/v,ro $image cat /v/file
 check run_writes_vanish expect gone bash -c "podman run --rm $image touch /tmp/here; podman run --rm $image sh -c 'test -e /tmp/here || echo gone'"
 check run_devices matches 'null.*zero|zero.*null' run $image sh -c 'echo $(ls /dev)'
@@ -114,6 +129,8 @@ check run_oom_score_adj expect 500 run --oom-score-adj 500 $image cat /proc/self
 check run_privileged run --privileged $image true
 check run_stop_signal_default bash -c "podman run -d --name ss $image sleep 100 >/dev/null; podman stop -t 1 ss >/dev/null; r=\$(podman inspect -f '{{.State.ExitCode}}' ss); podman rm ss >/dev/null; [ \$r = 137 ] || { echo \$r; false; }"
 check run_network_none matches 'lo' run --network none $image sh -c 'ls /sys/class/net; cat /proc/net/dev'
+check run_host_names bash -c "[ \$(podman run --rm --uts host $image hostname) = \$(hostname) ]"
+check run_systemd_mounts matches tmpfs run --systemd=always $image grep ' /run ' /proc/mounts
 check run_timezone run --tz UTC $image date
 check run_cgroups_disabled expect yes run --cgroups disabled $image echo yes
 check run_conmon_cgroups expect yes run --cgroups no-conmon $image echo yes
@@ -123,6 +140,9 @@ check run_tty expect /dev/pts/0 run -t $image tty
 check run_tty_is_a_terminal run -t $image sh -c 'test -t 0 && test -t 1'
 tty_interactive() { printf 'echo $((6*7))\nexit 5\n' | timeout 30 script -qec "podman run --rm -it $image sh" /dev/null; [ "${PIPESTATUS[1]}" = 5 ]; }
 check run_tty_interactive tty_interactive
+
+tty_size() { timeout 30 script -qec "stty rows 33 cols 77; podman run --rm -it $image sh -c 'sleep 0.3; stty size'" /dev/null </dev/null | grep -q '33 77'; }
+check run_tty_size tty_size
 
 # In the background.
 detached() { background d1 && eventually in_state d1 running && podman rm -f -t 0 d1; }
@@ -144,6 +164,12 @@ check exec_workdir expect /etc podman exec -w /etc box pwd
 check exec_missing status_is 127 podman exec box no-such-program
 check exec_not_executable status_is 126 podman exec box /bin/not-executable
 check exec_tty expect yes podman exec -t box sh -c 'test -t 0 && echo yes'
+exec_interactive() { printf 'echo $((6*7))\nexit 5\n' | timeout 30 script -qec "podman exec -it box sh" /dev/null >"$work/typed"; [ "${PIPESTATUS[1]}" = 5 ] && grep -q 42 "$work/typed"; }
+check exec_tty_interactive exec_interactive
+exec_size() { timeout 30 script -qec "stty rows 33 cols 77; podman exec -it box sh -c 'sleep 0.3; stty size'" /dev/null </dev/null | grep -q '33 77'; }
+check exec_tty_size exec_size
+shares() { podman run --rm --pid container:box $image ps | grep -q trap; }
+check run_shares_processes shares
 check exec_detached bash -c "podman exec -d box touch /tmp/by-exec && sleep 1 && podman exec box test -e /tmp/by-exec"
 check exec_sees_processes matches 'trap' podman exec box ps
 check exec_privileged podman exec --privileged box true
@@ -156,6 +182,10 @@ check cp_in bash -c "echo inside >$work/in && podman cp $work/in box:/tmp/in && 
 check cp_out bash -c "podman exec box sh -c 'echo outside >/tmp/out' && podman cp box:/tmp/out $work/out && grep -q outside $work/out"
 check cp_directory bash -c "mkdir -p $work/tree/a && echo x >$work/tree/a/b && podman cp $work/tree box:/tmp/ && podman exec box grep -q x /tmp/tree/a/b"
 check cp_out_of_volume bash -c "podman cp box:/etc/passwd - | tar -t | grep -q passwd"
+cp_volume() { podman run -d --name cv -v "$work/volume:/v" $image sleep 100 >/dev/null && podman cp cv:/v/file "$work/out" && podman cp "$work/in" cv:/v/in && grep -q inside "$work/volume/in"; local r=$?; podman rm -f -t 0 cv >/dev/null; return $r; }
+check cp_of_a_volume cp_volume
+cp_stopped() { podman create --name cs $image cat /tmp/in >/dev/null && podman cp "$work/in" cs:/tmp/in && expect inside podman start -a cs; local r=$?; podman rm -f cs >/dev/null; return $r; }
+check cp_to_a_stopped_one cp_stopped
 check diff_shows_writes matches '/root/changed' bash -c 'podman exec box touch /root/changed; podman diff box'
 check commit_keeps_writes bash -c "podman commit -q box localhost/committed:1 >/dev/null && podman run --rm localhost/committed:1 test -e /root/changed"
 check export_has_files matches 'bin/busybox' bash -c 'podman export box | tar -t'
@@ -193,6 +223,10 @@ init_then_start() { podman create --name c3 $image sh -c 'exit 8' >/dev/null && 
 check init_then_start init_then_start
 many() { local i; for i in 1 2 3 4 5 6; do podman run -d --name "m$i" $image sleep 100 >/dev/null & done; wait; [ "$(podman ps -q | wc -l)" = 6 ] && podman rm -f -t 0 m1 m2 m3 m4 m5 m6; }
 check many_at_once many
+
+build() { mkdir -p "$work/b" && printf 'FROM %s\nRUN echo built >/built\nRUN --mount=type=tmpfs,target=/t touch /t/x\nRUN --mount=type=cache,target=/c touch /c/x\nCOPY x /x\nUSER 1000\nRUN id -u | grep 1000\nCMD ["cat","/built"]\n' $image >"$work/b/Containerfile" && touch "$work/b/x" && podman build --isolation=oci --network none -q -t localhost/built:1 "$work/b" && expect built run localhost/built:1; }
+check build build
+check build_fails fails_with 'exit status 3|status 3' bash -c "printf 'FROM $image\nRUN exit 3\n' | podman build --isolation=oci --network none -"
 
 # Pods.
 pod() {

@@ -111,10 +111,19 @@ pub struct Container {
     pub status: Status,
     /// The process that stands for it.
     pub stand_in: Option<ProcessIdentity>,
+    /// The process that opens its files.
+    #[serde(default)]
+    pub gofer: Option<ProcessIdentity>,
     /// The sandbox that it runs in.
     pub sandbox: Option<Sandbox>,
     /// Its control group.
     pub cgroup: Option<Cgroup>,
+    /// Where changes of its root directory go, as asked for when it was made.
+    #[serde(default)]
+    pub overlay: RootLayer,
+    /// Where changes go that are made in the root directory, and in each bind mount, in the order of the specification.
+    #[serde(default)]
+    pub overlay_media: Vec<RootLayer>,
     /// Who made it and waits for it, if it lives and dies with its maker.
     #[serde(default)]
     maker: Option<ProcessIdentity>,

@@ -120,10 +120,12 @@ fn show_processes(root: &OwnedFd, sandbox: i32) -> io::Result<()> {
             | rustix::mount::MountFlags::NOEXEC;
         i32::from(mount("proc", target.as_str(), "proc", flags, None).is_err())
     });
-    // The processes that are made from here on are the caller's again.
-    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+    // As long as it is there, even as a zombie, the sandbox cannot end.
     if let Some(pid) = Pid::from_raw(forked?) {
         let _ = waitpid(Some(pid), WaitOptions::empty());
     }
+    // The processes that are made from here on are the caller's again. The root of an ordinary user's namespace may not
+    // go back, but nothing is made any more.
+    let _ = move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID));
     Ok(())
 }

@@ -117,9 +117,7 @@ impl Global {
     /// Where the state of containers is kept.
     pub fn root(&self) -> PathBuf {
         let own = || match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(directory) if !host::rustix::process::geteuid().is_root() => {
-                PathBuf::from(directory).join("nacelle")
-            }
+            Some(directory) if ordinary() => PathBuf::from(directory).join("nacelle"),
             _ => PathBuf::from(USUAL_ROOT),
         };
         self.root.clone().unwrap_or_else(own)
@@ -159,4 +157,14 @@ impl Global {
     pub fn load(&self, id: &str) -> anyhow::Result<Container> {
         Ok(Container::load(&self.root(), id, LoadOpts::default())?)
     }
+}
+
+/// Whether an ordinary user runs this, be it as the root of a user namespace, as engines do for one.
+fn ordinary() -> bool {
+    if !host::rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let all = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    !all && std::env::var_os("USER").is_none_or(|name| name != "root")
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use bundles::{Host, SERVICE, can_run, is_alive, until};
+use bundles::{Host, SERVICE, can_run, gofers_of, is_alive, until};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
@@ -362,6 +362,8 @@ fn what_is_left_of_a_container_is_noticed() {
     host.started("c", &bundle);
     let state = std::fs::read_to_string(host.path("state/c/containers/c/state.json")).expect("a state");
     let state: Value = serde_json::from_str(&state).expect("JSON");
+    assert_eq!(state["gofer"]["pid"], json!(gofers_of(&host, "c")[0]));
+    assert_eq!((&state["overlay"], &state["overlayMedia"]), (&json!("through"), &json!(["through"])));
     let groups = host.control_groups();
     assert_eq!(groups.is_empty(), state["cgroup"].is_null(), "{}", state["cgroup"]);
     assert!(groups.iter().all(|group| state["cgroup"].to_string().contains(group.to_str().expect("text"))));

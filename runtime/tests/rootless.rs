@@ -208,3 +208,36 @@ fn limits_that_an_ordinary_user_cannot_set_are_named() {
     assert_eq!(ran.code, Some(0));
     host.assert_nothing_left();
 }
+
+#[test]
+fn the_root_of_an_ordinary_users_namespace_keeps_state_where_the_user_does() {
+    let Some(host) = ordinary() else { return };
+    let directory = host.path("runtime-directory");
+    std::fs::create_dir(&directory).expect("a directory");
+    host.give(&directory);
+    let id = ORDINARY.to_string();
+    // As engines for ordinary users run it.
+    let command = format!("{} run --bundle {} c; ls $XDG_RUNTIME_DIR", host.path("nacelle").display(), {
+        let bundle = host.bundle("b", "id -u");
+        bundle.display().to_string()
+    });
+    let output = Command::new("setpriv")
+        .args([
+            "--reuid",
+            &id,
+            "--regid",
+            &id,
+            "--clear-groups",
+            "--",
+            "unshare",
+            "--map-root-user",
+            "--mount",
+        ])
+        .args(["sh", "-c", &command])
+        .env_remove("USER")
+        .env("XDG_RUNTIME_DIR", &directory)
+        .output()
+        .expect("setpriv starts");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\nnacelle\n", "{error}");
+}

@@ -117,6 +117,8 @@ fn prepare(
 ) -> anyhow::Result<(StubPlatform, HostInfo)> {
     if let Some(ids) = ids {
         host::namespace::become_first(ids).context("cannot take the container's ids")?;
+        // A change of ids makes a process unreadable to itself.
+        let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
     }
     maker.follow().context("cannot follow the parent process")?;
     drop(maker);

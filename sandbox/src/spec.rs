@@ -143,10 +143,11 @@ pub enum FileAccess {
 }
 
 /// Where changes of the root directory go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RootLayer {
     /// To the directory itself.
+    #[default]
     Through,
     /// To memory; they vanish with the container.
     Memory,

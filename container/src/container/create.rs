@@ -23,6 +23,7 @@ use crate::hooks::HookKind;
 use crate::id::{FullId, Id};
 use crate::oom_score;
 use crate::process::ProcessIdentity;
+use crate::spec::mounts::MountKind;
 use crate::spec::{self, ContainerConfig, ContainerType, IdMapping, ProcessConfig};
 use crate::stand_in::{self, Job, StandIn};
 use crate::state::{self, LoadOpts, StateFile};
@@ -91,6 +92,9 @@ impl Container {
             stand_in: None,
             sandbox: None,
             cgroup: None,
+            gofer: None,
+            overlay: config.layer,
+            overlay_media: overlay_media(config.layer, &wanted),
             maker,
             inherited_oom_score: oom_score::own().unwrap_or(0),
             saver,
@@ -145,6 +149,7 @@ impl Container {
         reach(Step::CreateGofer);
         // The container is not to die because its gofer does.
         let _ = sandbox::oom_score::spare(gofer.pid, self.inherited_oom_score);
+        self.gofer = Some(identify(gofer.pid)?);
         for channel in std::mem::take(&mut gofer.channels) {
             spec.gofer.push(parcel.add(channel));
         }
@@ -353,6 +358,12 @@ fn sandbox_of_namespaces(root: &Path, wanted: &ContainerConfig) -> Result<Option
         other.stand_in.as_ref().is_some_and(|process| pids.contains(&process.pid) && process.is_alive())
     });
     Ok(theirs.next().map(|other| other.saver.id().sandbox_id.clone()))
+}
+
+/// Where changes of the root directory and of bind mounts go. What is mounted is always changed itself.
+fn overlay_media(root: RootLayer, wanted: &ContainerConfig) -> Vec<RootLayer> {
+    let binds = wanted.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Bind { .. }));
+    std::iter::once(root).chain(binds.map(|_| RootLayer::Through)).collect()
 }
 
 fn check_terminal(process: &ProcessConfig, args: &Args) -> Result<()> {

@@ -129,6 +129,10 @@ impl Container {
     }
 
     fn end_stand_in(&self) -> Result<()> {
+        // It ends by itself when nobody has its channels any more; one that is stopped does not.
+        if let Some(gofer) = &self.gofer {
+            let _ = gofer.signal(rustix::process::Signal::KILL);
+        }
         let Some(process) = &self.stand_in else { return Ok(()) };
         process.signal(rustix::process::Signal::KILL).map_err(Error::host("kill the container process"))?;
         if !process.wait(Some(END)).map_err(Error::host("wait for the container process"))? {
