@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use host::namespace::IdMaps;
 use host::step::{Step, reach};
 use sandbox::control::{Client, Request, listen_at};
+use sandbox::spec::RootLayer;
 use sandbox::{Boot, Tuning, link};
 
 use super::streams::{own_terminal, streams, terminal_of};
@@ -237,7 +238,10 @@ impl Container {
             return Ok(own);
         }
         let options = LoadOpts { exact: true, skip_check: true, ..LoadOpts::default() };
-        let first = Container::load(&config.root, self.saver.id().sandbox_id.as_str(), options)?;
+        // Without it there is nothing to join, which is said where that is tried.
+        let Ok(first) = Container::load(&config.root, self.saver.id().sandbox_id.as_str(), options) else {
+            return Ok(own);
+        };
         let list = |list: Option<&Vec<oci_spec::runtime::LinuxIdMapping>>| -> Vec<IdMapping> {
             list.into_iter().flatten().map(IdMapping::from).collect()
         };
