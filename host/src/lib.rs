@@ -15,5 +15,6 @@ pub mod seccomp;
 pub mod signals;
 pub mod socket;
 pub mod step;
+pub mod stepping;
 
 pub use rustix;
