@@ -5,6 +5,9 @@
 //! together: when there are more, those that were not used for long are forgotten, by the second-chance algorithm. A
 //! file that somebody uses keeps its dentry, and the dentries of the directories above it.
 //!
+//! Where names are asked for anew each time, what is remembered of a file saves little, and a walk over a big tree is quicker
+//! when it finds the memory of the last files in the processor's cache: of those there are far fewer.
+//!
 //! Lock order: a directory's children, then a place or an inode; the queue of all names is held alone.
 
 use std::collections::{HashMap, VecDeque};
@@ -14,21 +17,30 @@ use std::sync::{Arc, Weak};
 use abi::{Errno, SysResult};
 use parking_lot::{Mutex, RwLock};
 
-use super::{FileSystem, InodeRef};
+use super::hash::Keyed;
+use super::{FileSystem, FileType, InodeRef};
 
-/// The most names that are remembered though nobody uses them.
+/// The most names that are remembered though nobody uses them, of files that are asked for anew each time, and others.
+const MAX_FLEETING: usize = 512;
 const MAX_REMEMBERED: usize = 32 * 1024;
 /// How many names are looked at for each new one. More than one, so that there may be less of them again.
 const STEPS: usize = 3;
 
 /// The names that are remembered, those that are looked at next first. Some may be gone already.
-static REMEMBERED: Mutex<VecDeque<Weak<Dentry>>> = Mutex::new(VecDeque::new());
+static FLEETING: Remembered = Remembered { most: MAX_FLEETING, queue: Mutex::new(VecDeque::new()) };
+static REMEMBERED: Remembered = Remembered { most: MAX_REMEMBERED, queue: Mutex::new(VecDeque::new()) };
+
+/// Names that are remembered together.
+struct Remembered {
+    most: usize,
+    queue: Mutex<VecDeque<Weak<Dentry>>>,
+}
 
 /// A name in a file system.
 pub struct Dentry {
     place: RwLock<Place>,
     inode: RwLock<Option<InodeRef>>,
-    children: Mutex<HashMap<Box<[u8]>, Arc<Dentry>>>,
+    children: Mutex<HashMap<Box<[u8]>, Arc<Dentry>, Keyed>>,
     /// Set when the name was looked up again since it was last considered for being forgotten.
     used: AtomicBool,
     /// Set when the name was removed while the file is still in use.
@@ -43,6 +55,27 @@ pub struct Dentry {
 struct Place {
     name: Box<[u8]>,
     parent: Option<Arc<Dentry>>,
+}
+
+impl Remembered {
+    /// Puts a name among them, and forgets others if there are too many.
+    fn add(&self, dentry: &Arc<Dentry>) {
+        let mut looked_at = [const { None }; STEPS];
+        let mut queue = self.queue.lock();
+        queue.push_back(Arc::downgrade(dentry));
+        for place in &mut looked_at {
+            if queue.len() > self.most {
+                *place = queue.pop_front();
+            }
+        }
+        drop(queue);
+        // Whatever ends with a dentry does so outside of the lock.
+        for old in looked_at.into_iter().flatten().filter_map(|old| old.upgrade()) {
+            if old.used.swap(false, Ordering::Relaxed) || !old.leave() {
+                self.queue.lock().push_back(Arc::downgrade(&old));
+            }
+        }
+    }
 }
 
 impl Dentry {
@@ -116,6 +149,7 @@ impl Dentry {
                 return Ok(Arc::clone(child));
             }
         }
+        let file = found.as_ref().is_none_or(|inode| inode.file_type() != FileType::Directory);
         let child = Dentry::new(name.into(), Some(Arc::clone(self)), found);
         // A removed directory remembers nothing: parent and child would keep each other for ever.
         if self.is_deleted() {
@@ -124,25 +158,9 @@ impl Dentry {
         let replaced = children.insert(name.into(), Arc::clone(&child));
         drop(children);
         drop(replaced);
-        child.remember();
+        let remembered = if !cacheable && file { &FLEETING } else { &REMEMBERED };
+        remembered.add(&child);
         Ok(child)
-    }
-
-    /// Puts it among the names that are remembered, and forgets others if there are too many.
-    fn remember(self: &Arc<Dentry>) {
-        let mut looked_at = Vec::new();
-        let mut queue = REMEMBERED.lock();
-        queue.push_back(Arc::downgrade(self));
-        while queue.len() > MAX_REMEMBERED && looked_at.len() < STEPS {
-            looked_at.push(queue.pop_front());
-        }
-        drop(queue);
-        // Whatever ends with a dentry does so outside of the lock.
-        for old in looked_at.into_iter().flatten().filter_map(|old| old.upgrade()) {
-            if old.used.swap(false, Ordering::Relaxed) || !old.leave() {
-                REMEMBERED.lock().push_back(Arc::downgrade(&old));
-            }
-        }
     }
 
     /// Leaves its directory's table if nobody but the caller uses it, and no name below it is remembered. False if it
@@ -152,14 +170,15 @@ impl Dentry {
         // The table's reference, and the caller's. Who has none gets one under the lock only.
         const OWN: usize = 2;
         let mut children = parent.children.lock();
-        let name = self.name();
-        if !children.get(&name).is_some_and(|known| Arc::ptr_eq(known, self)) {
+        let place = self.place.read();
+        let name = &place.name;
+        if !children.get(name).is_some_and(|known| Arc::ptr_eq(known, self)) {
             return true;
         }
         if Arc::strong_count(self) > OWN || self.has_mounts() {
             return false;
         }
-        children.remove(&name);
+        children.remove(name);
         true
     }
 
@@ -289,9 +308,14 @@ mod tests {
     use crate::fs::{FileType, FsStatistics, Inode, InodeCommon, Metadata, OpenFile};
     use crate::task::CurrentTask;
 
-    /// A directory in which there is everything.
-    #[derive(Default)]
-    struct Everything(InodeCommon);
+    /// A directory in which there is everything; what is called a file is one.
+    struct Everything(InodeCommon, FileType);
+
+    impl Default for Everything {
+        fn default() -> Everything {
+            Everything(InodeCommon::default(), FileType::Directory)
+        }
+    }
 
     impl Inode for Everything {
         fn common(&self) -> &InodeCommon {
@@ -299,15 +323,16 @@ mod tests {
         }
 
         fn file_type(&self) -> FileType {
-            FileType::Directory
+            self.1
         }
 
         fn metadata(&self) -> SysResult<Metadata> {
             Ok(Metadata::default())
         }
 
-        fn lookup(self: Arc<Self>, _name: &[u8]) -> SysResult<InodeRef> {
-            Ok(Arc::new(Everything::default()))
+        fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<InodeRef> {
+            let kind = if name.starts_with(b"file") { FileType::Regular } else { FileType::Directory };
+            Ok(Arc::new(Everything(InodeCommon::default(), kind)))
         }
 
         fn open(
@@ -360,5 +385,45 @@ mod tests {
         drop(children);
         assert!(Arc::ptr_eq(&held.lookup(&Endless, b"below").unwrap(), &below));
         root.forget_all();
+    }
+
+    /// The same, and all of it changes by itself.
+    struct Changing;
+
+    impl FileSystem for Changing {
+        fn name(&self) -> &'static str {
+            "changing"
+        }
+
+        fn root(&self) -> InodeRef {
+            Arc::new(Everything::default())
+        }
+
+        fn statistics(&self) -> SysResult<FsStatistics> {
+            Ok(FsStatistics::default())
+        }
+
+        fn device(&self) -> u64 {
+            0
+        }
+
+        fn cacheable(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn of_files_that_others_change_few_are_remembered() {
+        let root = Dentry::root(Changing.root());
+        let held = root.lookup(&Changing, b"file held").unwrap();
+        for number in 0..10_000 {
+            root.lookup(&Changing, format!("file {number}").as_bytes()).unwrap();
+            root.lookup(&Changing, format!("directory {}", number % 1000).as_bytes()).unwrap();
+        }
+        let children = root.children.lock();
+        let files = children.keys().filter(|name| name.starts_with(b"file")).count();
+        assert!(files <= MAX_FLEETING + STEPS, "{files} files");
+        assert_eq!(children.len() - files, 1000);
+        assert!(Arc::ptr_eq(&children[&b"file held"[..]], &held));
     }
 }

@@ -28,6 +28,7 @@ use gofer::{
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, Mode};
 
+use super::hash::Keyed;
 use super::{
     AT_END, DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable,
     Metadata, NewFile, NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
@@ -162,7 +163,7 @@ impl From<&Attributes> for Identity {
 /// What the kernel keeps of files of the host, whichever mounts show them.
 #[derive(Default)]
 pub struct HostFiles {
-    commons: Mutex<HashMap<Identity, Weak<InodeCommon>>>,
+    commons: Mutex<HashMap<Identity, Weak<InodeCommon>, Keyed>>,
 }
 
 impl HostFiles {
@@ -185,7 +186,7 @@ struct Shared {
     coherence: Coherence,
     files: Arc<HostFiles>,
     /// Inodes in use, so that two names of a file are one inode.
-    known: Mutex<HashMap<Identity, Weak<HostInode>>>,
+    known: Mutex<HashMap<Identity, Weak<HostInode>, Keyed>>,
     /// Directories that are kept open, the oldest first.
     open: Mutex<VecDeque<Weak<HostInode>>>,
 }
@@ -389,7 +390,6 @@ impl HostInode {
         attributes: &Attributes,
         directory: Option<Directory>,
     ) -> Arc<HostInode> {
-        let place = (Arc::clone(self), Box::from(name));
         let identity = Identity::from(attributes);
         let mut known = self.shared.known.lock();
         let kind = FileType::from_mode(attributes.mode);
@@ -397,13 +397,14 @@ impl HostInode {
         let other = match known.get(&identity).and_then(Weak::upgrade) {
             Some(inode) if inode.kind == kind => {
                 drop(known);
-                inode.renamed(place);
+                inode.renamed(self, name);
                 inode.note(attributes);
                 return inode;
             }
             other => other,
         };
         let keeps = directory.is_some();
+        let place = (Arc::clone(self), Box::from(name));
         let inode = HostInode::new(&self.shared, attributes, Some(place), directory.map(Arc::new));
         known.insert(identity, Arc::downgrade(&inode));
         drop(known);
@@ -416,12 +417,12 @@ impl HostInode {
     }
 
     /// Another name of it was found, or the same one again. The root of the mount stays that.
-    fn renamed(&self, place: Place) {
-        let same = |own: &Place| Arc::ptr_eq(&own.0, &place.0) && own.1 == place.1;
+    fn renamed(&self, directory: &Arc<HostInode>, name: &[u8]) {
+        let same = |own: &Place| Arc::ptr_eq(&own.0, directory) && *own.1 == *name;
         if self.place.read().as_ref().is_none_or(same) {
             return;
         }
-        let before = self.place.write().replace(place);
+        let before = self.place.write().replace((Arc::clone(directory), name.into()));
         drop(before);
     }
 

@@ -29,6 +29,7 @@ pub mod devices;
 pub mod epoll;
 pub mod fd;
 pub mod file;
+mod hash;
 pub mod host_file;
 pub mod host_watch;
 pub mod hostfs;

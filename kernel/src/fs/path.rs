@@ -1,5 +1,7 @@
 //! Places in the mount tree and the walk to them, `path_resolution(7)`.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use abi::{Errno, SysResult};
@@ -155,7 +157,7 @@ bitflags! {
 pub struct Found {
     /// The place; without an inode if the name is missing and [`Walk::CREATE`] was given.
     pub place: PathRef,
-    /// The last component as it was written; `None` if the path ends in `.`, `..` or is a root.
+    /// The last component, if the name is missing.
     pub name: Option<Vec<u8>>,
     /// Whether the path ended in a slash, so that it must be a directory.
     pub slash: bool,
@@ -192,20 +194,21 @@ impl<'a> Walker<'a> {
             }
             self.state.root = start.clone();
         }
-        let start = if path.starts_with(b"/") { self.state.root.clone() } else { start };
-        // Components still to be walked, the next one last.
-        let mut rest: Vec<Vec<u8>> = components(path);
+        let start = match path.first() {
+            Some(b'/') if !start.same(&self.state.root) => self.state.root.clone(),
+            _ => start,
+        };
+        let mut rest = Rest { path: Cow::Borrowed(path), at: 0 };
         let mut slash = path.ends_with(b"/");
         let mut at = start;
-        let mut name = None;
-        while let Some(component) = rest.pop() {
+        while let Some(component) = rest.next() {
             let last = rest.is_empty();
+            let component = &rest.path[component];
             let inode = at.existing()?;
             if inode.file_type() != FileType::Directory {
                 return Err(Errno::ENOTDIR.into());
             }
             check(&inode, self.credentials, Access::EXECUTE)?;
-            name = None;
             if component == b"." {
                 continue;
             }
@@ -216,15 +219,14 @@ impl<'a> Walker<'a> {
             if component.len() > NAME_MAX {
                 return Err(Errno::ENAMETOOLONG.into());
             }
-            let dentry = at.dentry.lookup(&*at.mount.file_system, &component)?;
-            let below = PathRef { mount: Arc::clone(&at.mount), dentry };
-            let next = self.state.namespace.top(below.clone());
+            let dentry = at.dentry.lookup(&*at.mount.file_system, component)?;
+            let next = self.state.namespace.top(PathRef { mount: Arc::clone(&at.mount), dentry });
             if self.flags.contains(Walk::NO_MOUNTS) && !Arc::ptr_eq(&next.mount, &at.mount) {
                 return Err(Errno::EXDEV.into());
             }
             let Some(inode) = next.inode() else {
                 if last && self.flags.contains(Walk::CREATE) {
-                    return Ok(Found { place: next, name: Some(component), slash });
+                    return Ok(Found { place: next, name: Some(component.to_vec()), slash });
                 }
                 return Err(Errno::ENOENT.into());
             };
@@ -237,22 +239,18 @@ impl<'a> Walker<'a> {
                         if target.starts_with(b"/") {
                             at = self.state.root.clone();
                         }
-                        rest.extend(components(&target));
-                        if rest.is_empty() {
-                            name = None;
-                        }
+                        rest.insert(&target);
                     }
                 }
                 continue;
             }
             at = next;
-            name = Some(component);
         }
         let is_directory = at.inode().is_some_and(|inode| inode.file_type() == FileType::Directory);
         if slash && !is_directory {
             return Err(Errno::ENOTDIR.into());
         }
-        Ok(Found { place: at, name, slash })
+        Ok(Found { place: at, name: None, slash })
     }
 
     fn up(&self, at: PathRef) -> SysResult<PathRef> {
@@ -296,19 +294,45 @@ enum Link {
     Path(Vec<u8>),
 }
 
-/// The components of a path, the first one last.
-fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).rev().map(<[u8]>::to_vec).collect()
+/// What is still to be walked: a path from a byte on.
+struct Rest<'a> {
+    path: Cow<'a, [u8]>,
+    at: usize,
+}
+
+impl Rest<'_> {
+    /// Where the next component begins.
+    fn start(&self) -> Option<usize> {
+        self.path[self.at..].iter().position(|byte| *byte != b'/').map(|skipped| self.at + skipped)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start().is_none()
+    }
+
+    /// Where the next component is, which is then done.
+    fn next(&mut self) -> Option<Range<usize>> {
+        let start = self.start()?;
+        let length = self.path[start..].iter().position(|byte| *byte == b'/');
+        self.at = length.map_or(self.path.len(), |length| start + length);
+        Some(start..self.at)
+    }
+
+    /// Puts the target of a link before what is left.
+    fn insert(&mut self, target: &[u8]) {
+        self.path = Cow::Owned([target, b"/", &self.path[self.at..]].concat());
+        self.at = 0;
+    }
 }
 
 impl CurrentTask {
     /// The directory that a relative path starts from: `EBADF`, `ENOTDIR`.
-    pub fn base(&self, directory: Fd, path: &[u8]) -> SysResult<PathRef> {
+    fn base(&self, state: &FsState, directory: Fd, path: &[u8]) -> SysResult<PathRef> {
         if path.starts_with(b"/") {
-            return Ok(self.fs().get().root);
+            return Ok(state.root.clone());
         }
         if directory == Fd::CWD {
-            return Ok(self.fs().get().cwd);
+            return Ok(state.cwd.clone());
         }
         let file = self.file(directory)?;
         match file.path() {
@@ -321,9 +345,10 @@ impl CurrentTask {
     pub fn walk(&self, directory: Fd, path: &[u8], flags: Walk) -> SyscallResult<Found> {
         let _moment = freshness::begin();
         // Where the directory is the root, absolute paths begin there too.
-        let start = self.base(directory, if flags.contains(Walk::IN_ROOT) { b"" } else { path })?;
+        let state = self.fs().get();
+        let start = self.base(&state, directory, if flags.contains(Walk::IN_ROOT) { b"" } else { path })?;
         let credentials = self.credentials();
-        Walker::new(self.fs().get(), &credentials, Some(self), flags).walk(start, path)
+        Walker::new(state, &credentials, Some(self), flags).walk(start, path)
     }
 
     /// The file that a path names, which must exist.
@@ -352,9 +377,10 @@ impl CurrentTask {
         }
         let _moment = freshness::begin();
         let walked = if head.is_empty() { Walk::FOLLOW | Walk::EMPTY } else { Walk::FOLLOW };
-        let start = self.base(directory, path)?;
+        let state = self.fs().get();
+        let start = self.base(&state, directory, path)?;
         let credentials = self.credentials();
-        let parent = Walker::new(self.fs().get(), &credentials, Some(self), walked).walk(start, head)?.place;
+        let parent = Walker::new(state, &credentials, Some(self), walked).walk(start, head)?.place;
         let inode = parent.existing()?;
         if inode.file_type() != FileType::Directory {
             return Err(Errno::ENOTDIR.into());

@@ -38,6 +38,17 @@ struct State {
     opened: (u64, u64),
 }
 
+/// Takes the first bytes out of a buffer that has so many.
+fn take_first(buffer: &mut VecDeque<u8>, count: usize) -> Vec<u8> {
+    let mut data = Vec::with_capacity(count);
+    let (first, second) = buffer.as_slices();
+    let split = count.min(first.len());
+    data.extend_from_slice(&first[..split]);
+    data.extend_from_slice(&second[..count - split]);
+    buffer.drain(..count);
+    data
+}
+
 /// A pipe: what its two ends share.
 pub struct Pipe {
     /// Whether it has no name: then opening it again never waits.
@@ -203,7 +214,9 @@ impl PipeEnd {
             return Err(Errno::EAGAIN.into());
         }
         let packet = state.packets.front().copied().unwrap_or(usize::MAX);
-        Ok(state.buffer.iter().take(count.min(packet)).copied().collect())
+        let count = count.min(packet).min(state.buffer.len());
+        let (first, second) = state.buffer.as_slices();
+        Ok(first.iter().chain(second).take(count).copied().collect())
     }
 
     /// Takes the first bytes, at most `count`; none at the end.
@@ -220,7 +233,7 @@ impl PipeEnd {
             Some(packet) => packet,
             None => count.min(state.buffer.len()),
         };
-        let data = state.buffer.drain(..count).collect();
+        let data = take_first(&mut state.buffer, count);
         drop(state);
         self.pipe.queue.wake(Events::WRITABLE);
         Ok(data)
@@ -257,12 +270,13 @@ impl OpenFile for PipeEnd {
             match state.packets.pop_front() {
                 // A packet is read whole; what does not fit is lost.
                 Some(length) => {
-                    let packet: Vec<u8> = state.buffer.drain(..length).collect();
-                    packet.into_iter().take(to.remaining()).collect()
+                    let mut packet = take_first(&mut state.buffer, length);
+                    packet.truncate(to.remaining());
+                    packet
                 }
                 None => {
                     let count = to.remaining().min(state.buffer.len());
-                    state.buffer.drain(..count).collect()
+                    take_first(&mut state.buffer, count)
                 }
             }
         };

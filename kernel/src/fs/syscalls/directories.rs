@@ -357,7 +357,7 @@ fn list(
     fd: Fd,
     buffer: u64,
     size: usize,
-    encode: impl Fn(u64, u64, FileType, &[u8]) -> Vec<u8>,
+    encode: impl Fn(&mut Vec<u8>, u64, u64, FileType, &[u8]),
 ) -> SyscallResult<usize> {
     let file = task.file(fd)?;
     file.check_readable()?;
@@ -370,12 +370,13 @@ fn list(
     let mut position = file.with_offset(|offset| *offset);
     let mut too_small = false;
     file.ops().read_directory(task, position, &mut |name, inode, kind, next| {
-        let entry = encode(inode, next, kind, name);
-        if bytes.len() + entry.len() > size {
-            too_small = bytes.is_empty();
+        let before = bytes.len();
+        encode(&mut bytes, inode, next, kind, name);
+        if bytes.len() > size {
+            bytes.truncate(before);
+            too_small = before == 0;
             return false;
         }
-        bytes.extend_from_slice(&entry);
         position = next;
         true
     })?;
@@ -390,31 +391,29 @@ fn list(
 
 /// `getdents64(2)`.
 pub fn getdents64(task: &CurrentTask, fd: Fd, buffer: u64, size: usize) -> SyscallResult<usize> {
-    list(task, fd, buffer, size, |inode, next, kind, name| {
+    list(task, fd, buffer, size, |entry, inode, next, kind, name| {
         let length = (19 + name.len() + 1).next_multiple_of(8);
-        let mut entry = Vec::with_capacity(length);
+        let end = entry.len() + length;
         entry.extend_from_slice(&inode.to_ne_bytes());
         entry.extend_from_slice(&next.to_ne_bytes());
         entry.extend_from_slice(&(length as u16).to_ne_bytes());
         entry.push(kind.directory_type());
         entry.extend_from_slice(name);
-        entry.resize(length, 0);
-        entry
+        entry.resize(end, 0);
     })
 }
 
 /// `getdents(2)`.
 pub fn getdents(task: &CurrentTask, fd: Fd, buffer: u64, size: usize) -> SyscallResult<usize> {
-    list(task, fd, buffer, size, |inode, next, kind, name| {
+    list(task, fd, buffer, size, |entry, inode, next, kind, name| {
         let length = (18 + name.len() + 2).next_multiple_of(8);
-        let mut entry = Vec::with_capacity(length);
+        let end = entry.len() + length;
         entry.extend_from_slice(&inode.to_ne_bytes());
         entry.extend_from_slice(&next.to_ne_bytes());
         entry.extend_from_slice(&(length as u16).to_ne_bytes());
         entry.extend_from_slice(name);
-        entry.resize(length - 1, 0);
+        entry.resize(end - 1, 0);
         entry.push(kind.directory_type());
-        entry
     })
 }
 
