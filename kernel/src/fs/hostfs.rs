@@ -40,6 +40,8 @@ use crate::wait::Events;
 
 /// How many directories of a mount are kept open.
 const MAX_OPEN: usize = 1024;
+/// How many of the files that were opened last are kept open, where they stay what they are.
+const MAX_OPEN_FILES: usize = 64;
 
 /// Whether guests may change a host directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,8 +189,14 @@ struct Shared {
     files: Arc<HostFiles>,
     /// Inodes in use, so that two names of a file are one inode.
     known: Mutex<HashMap<Identity, Weak<HostInode>, Keyed>>,
-    /// Directories that are kept open, the oldest first.
-    open: Mutex<VecDeque<Weak<HostInode>>>,
+    open: Mutex<KeptOpen>,
+}
+
+/// What is kept open, the oldest first.
+#[derive(Default)]
+struct KeptOpen {
+    directories: VecDeque<Weak<HostInode>>,
+    files: VecDeque<Arc<OwnedFd>>,
 }
 
 impl Shared {
@@ -197,9 +205,19 @@ impl Shared {
         self.coherence == Coherence::Exclusive && self.writing == Writing::ReadOnly
     }
 
+    /// Keeps a file open that others may open soon.
+    fn keep_file_open(&self, file: &Arc<OwnedFd>) {
+        let mut open = self.open.lock();
+        open.files.push_back(Arc::clone(file));
+        let closed = if open.files.len() > MAX_OPEN_FILES { open.files.pop_front() } else { None };
+        drop(open);
+        drop(closed);
+    }
+
     /// Notes that a directory is kept open, and closes others for it that nobody uses right now.
     fn keep_open(&self, inode: &Weak<HostInode>) {
-        let mut open = self.open.lock();
+        let mut kept = self.open.lock();
+        let open = &mut kept.directories;
         open.push_back(Weak::clone(inode));
         let mut closed = Vec::new();
         let excess = open.len().saturating_sub(MAX_OPEN);
@@ -217,7 +235,7 @@ impl Shared {
                 break;
             }
         }
-        drop(open);
+        drop(kept);
     }
 }
 
@@ -454,12 +472,23 @@ impl HostInode {
         if access != Access::Read {
             self.check_writable()?;
         }
+        let keeps = access == Access::Read && self.shared.remembers();
+        if keeps && let Some(opened) = self.opened.lock().reading.upgrade() {
+            // Nobody uses its offset, so one descriptor is as good as two.
+            return Ok(opened);
+        }
         let spare = self.opened.lock().spare.take();
         if let Some(spare) = spare.filter(|_| access != Access::Read) {
             return Ok(self.note_opened(spare, access));
         }
         match self.at(|directory, target| directory.open(target, access)) {
-            Ok(fd) => Ok(self.note_opened(fd, access)),
+            Ok(fd) => {
+                let fd = self.note_opened(fd, access);
+                if keeps {
+                    self.shared.keep_file_open(&fd);
+                }
+                Ok(fd)
+            }
             Err(Errno::ENOENT | Errno::ESTALE) => {
                 // The name is gone. Whoever has the file open already shares the descriptor, which has no offset in use.
                 let opened = self.opened.lock();
@@ -867,5 +896,32 @@ pub fn list(names: &[(Vec<u8>, u64, FileType)], position: u64, sink: &mut Direct
         if !sink(name, *inode, *kind, index as u64 + 1) {
             break;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_nobody_changes_are_opened_once_and_few_are_kept_open() {
+        let place = tempfile::tempdir().unwrap();
+        let name = |number| format!("file {number}");
+        (0..=MAX_OPEN_FILES).for_each(|number| std::fs::write(place.path().join(name(number)), "").unwrap());
+        let file_system = |coherence| {
+            let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+            HostFs::at(root, Writing::ReadOnly, coherence, &Arc::default()).unwrap()
+        };
+        let open = |inode: &HostInode| inode.open_host(OpenFlags::empty()).unwrap();
+        let exclusive = file_system(Coherence::Exclusive);
+        let inode = exclusive.root_inode().child(b"file 0").unwrap();
+        let first = Arc::downgrade(&open(&inode));
+        assert!(std::ptr::eq(Arc::as_ptr(&open(&inode)), first.as_ptr()));
+        let others = (1..=MAX_OPEN_FILES).map(name);
+        others.for_each(|name| drop(open(&exclusive.root_inode().child(name.as_bytes()).unwrap())));
+        assert_eq!(first.strong_count(), 0);
+        let shared = file_system(Coherence::Shared);
+        let inode = shared.root_inode().child(b"file 0").unwrap();
+        assert!(!Arc::ptr_eq(&open(&inode), &open(&inode)));
     }
 }

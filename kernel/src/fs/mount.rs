@@ -15,6 +15,7 @@ use bitflags::bitflags;
 use parking_lot::{Mutex, RwLock};
 
 use super::dentry::Dentry;
+use super::hash::Keyed;
 use super::path::PathRef;
 use super::{FileSystem, FileType};
 use crate::namespace::{NamespaceId, UserNamespace};
@@ -70,7 +71,7 @@ pub struct Mount {
     locked_flags: AtomicU32,
     locked: AtomicBool,
     place: RwLock<Option<PathRef>>,
-    children: RwLock<HashMap<usize, Arc<Mount>>>,
+    children: RwLock<HashMap<usize, Arc<Mount>, Keyed>>,
 }
 
 impl Mount {
