@@ -87,20 +87,13 @@ impl Script {
 
     /// Counts these calls.
     fn count(&mut self, name: impl Into<String>, calls: &[Call]) {
-        self.count_without(name, calls, &[]);
-    }
-
-    /// Counts the first calls, which make the second ones necessary.
-    fn count_without(&mut self, name: impl Into<String>, calls: &[Call], cleaning: &[Call]) {
-        let steps = |calls: &[Call]| calls.iter().cloned().map(Step::Call).collect::<Vec<_>>();
+        let calls = || calls.iter().cloned().map(Step::Call);
         for _ in 0..WARM_UP {
-            self.steps.extend(steps(calls));
-            self.steps.extend(steps(cleaning));
+            self.steps.extend(calls());
         }
         self.steps.push(Step::Begin);
-        self.steps.extend(steps(calls));
+        self.steps.extend(calls());
         self.steps.push(Step::End);
-        self.steps.extend(steps(cleaning));
         self.names.push(name.into());
     }
 }
@@ -294,10 +287,9 @@ fn communication(script: &mut Script) {
     script.close(0);
 }
 
-/// What makes further address spaces. Forking comes last: what another thread does meanwhile, memory allocation feels.
+/// What makes another address space. What further threads take part in is not counted: memory allocation feels what
+/// they do meanwhile.
 fn processes(script: &mut Script) {
-    const NONE: u64 = u64::MAX;
     script.write(PATH, "/program");
     script.count("execve", &[call("execve", &[PATH, 0, 0])]);
-    script.count_without("fork", &[call("fork", &[])], &[call("wait4", &[NONE, 0, 0, 0])]);
 }

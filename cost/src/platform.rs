@@ -47,7 +47,7 @@ const EXIT: Call = Call { number: 60, arguments: [0; 6], result: None };
 const EXIT_GROUP: Call = Call { number: 231, arguments: [0; 6], result: None };
 const ENOSYS: u64 = (-38i64).cast_unsigned();
 
-/// The platform. The first process and what it becomes by `execve` goes through the steps; children and threads exit.
+/// The platform. The first process and what it becomes by `execve` goes through the steps; children and threads would exit.
 pub struct ListPlatform {
     steps: Steps,
     space: Arc<Space>,
