@@ -290,7 +290,7 @@ with Pod() as pod:
 
     @check
     def exec_terminal_interrupts():
-        stream = open_exec(box, "sh", "-c", "trap 'exit 9' INT; echo ready; sleep 100", stdin=True, tty=True)
+        stream = open_exec(box, "sh", "-c", "trap 'exit 9' INT; echo ready; while :; do sleep 0.1; done", stdin=True, tty=True)
         stream.wait_for(b"ready")
         stream.send(Stream.INPUT, b"\x03")
         equal(stream.end(), 9)
