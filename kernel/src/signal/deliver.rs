@@ -157,6 +157,11 @@ fn enter_handler(
         task.group.signals.set_action(signal, SigAction { handler: SIG_DFL, ..action });
     }
     if frame::push(task, signal, action, info, mask, fault).is_err() {
+        // The host may have ended the process meanwhile, for want of memory.
+        if task.context.borrow_mut().memory(&[]) == Err(Errno::ESRCH) {
+            task.exit_group(ExitStatus::Signaled { signal: Signal::SIGKILL, core: false });
+            return;
+        }
         // The stack is gone: what Linux does is to force SIGSEGV, without a handler if this was SIGSEGV itself.
         if signal == Signal::SIGSEGV {
             task.group.signals.set_action(signal, SigAction::default());
