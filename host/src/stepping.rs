@@ -104,7 +104,9 @@ mod tests {
 
     #[test]
     fn a_thread_goes_on_instruction_by_instruction() {
-        let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        // Never in a call that takes long, be it that it has just begun or not.
+        let busy = ["-c", "while :; do :; done"];
+        let mut child = std::process::Command::new("/bin/sh").args(busy).spawn().unwrap();
         let id = child.id().try_into().unwrap();
         let stepped = Stepped::seize(id, id).unwrap();
         let mut at = stepped.position().unwrap().instruction;
