@@ -304,6 +304,7 @@ impl CurrentTask {
                 return Err(again);
             }
             self.set_running(false);
+            self.context.borrow().rest();
             self.waiter.wait(deadline);
             self.set_running(true);
         }

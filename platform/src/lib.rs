@@ -164,6 +164,9 @@ pub trait Context: Send {
     /// Resumes the guest until its next event.
     fn run(&mut self) -> Event;
 
+    /// Says that nothing is wanted of the guest thread for a while: it need not stay awake to be quick.
+    fn rest(&self) {}
+
     /// A handle that other threads use to make `run` return.
     fn interrupter(&self) -> Arc<dyn Interrupter>;
 

@@ -215,6 +215,11 @@ impl StubContext {
         }
     }
 
+    /// Makes the thread ready to run a program's first, which makes some calls soon.
+    pub fn expect_program(&mut self) {
+        self.habits = Habits::of_program();
+    }
+
     /// Whether the process has ended.
     pub fn is_dead(&self) -> bool {
         self.space.dead.load(Ordering::SeqCst)
@@ -588,6 +593,10 @@ impl Context for StubContext {
                 }
             }
         }
+    }
+
+    fn rest(&self) {
+        self.slot().field(SPIN).store(0, Ordering::Relaxed);
     }
 
     fn interrupter(&self) -> Arc<dyn Interrupter> {

@@ -56,7 +56,8 @@ pub const STUB_WAITS: usize = 0x08;
 pub const KERNEL_CPU: usize = 0x0c;
 /// The processor that the stub thread ran on last.
 pub const STUB_CPU: usize = 0x10;
-/// For how many ticks of the time-stamp counter the stub may spin for the next command; zero forbids it.
+/// For how many ticks of the time-stamp counter the stub may spin for the next command; zero forbids it, even to one
+/// that has begun.
 pub const SPIN: usize = 0x14;
 /// What the stub reports: one of `KIND_*`.
 pub const KIND: usize = 0x18;

@@ -321,7 +321,10 @@ impl Pool {
     }
 
     fn make(&self, shared: &Arc<Shared>) -> SysResult<StubContext> {
-        self.mother.as_ref().map_or_else(|| shared.create(), |mother| mother.copy(shared))
+        let mut context =
+            self.mother.as_ref().map_or_else(|| shared.create(), |mother| mother.copy(shared))?;
+        context.expect_program();
+        Ok(context)
     }
 
     /// Makes address spaces until the platform is dropped.

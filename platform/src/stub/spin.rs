@@ -17,7 +17,7 @@
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use host::rustix::fs::{Mode, OFlags, openat};
@@ -28,8 +28,13 @@ use super::Waiting;
 const LIMIT: Duration = Duration::from_micros(50);
 /// How many turns in a row two sides have shared a processor, or have been apart, before that is changed.
 const SETTLED: u32 = 16;
+/// The same, for the first time in a process that has just got its program: most make a few dozen calls and end.
+const SETTLED_EARLY: u32 = 4;
 /// How long it is believed how many threads want to run, in units of [`LIMIT`].
-const FRESH: u64 = 80;
+const FRESH: u64 = 20;
+/// How often in a row more threads have to want to run than can, so that it is no accident: the making of a process takes
+/// less than that.
+const CROWDED: u32 = 3;
 /// The shortest and the longest that something is not tried again, in units of [`LIMIT`].
 const PAUSES: [u64; 2] = [20, 1000];
 /// So many successes in a row make up for all failures.
@@ -52,9 +57,10 @@ struct Machine {
     /// `loadavg`, which says how many threads run or want to.
     file: Option<OwnedFd>,
     processors: u32,
-    /// When it was asked last, in ticks, and whether more threads wanted to run than can.
+    /// When it was asked last, in ticks.
     asked: AtomicU64,
-    crowded: AtomicBool,
+    /// How often in a row there have been too many.
+    crowded: AtomicU32,
 }
 
 impl Machine {
@@ -74,9 +80,11 @@ impl Machine {
             let mut text = [0; 64];
             let length = host::rustix::io::pread(file, &mut text[..], 0).unwrap_or(0);
             let wanting = runnable(&text[..length]);
-            self.crowded.store(wanting.is_some_and(|count| count > self.processors), Ordering::Relaxed);
+            let too_many = wanting.is_some_and(|count| count > self.processors);
+            let times = if too_many { self.crowded.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+            self.crowded.store(times, Ordering::Relaxed);
         }
-        self.crowded.load(Ordering::Relaxed)
+        self.crowded.load(Ordering::Relaxed) >= CROWDED
     }
 }
 
@@ -206,9 +214,16 @@ pub struct Habits {
     together: Cell<u32>,
     apart: Cell<u32>,
     moving: Pause,
+    /// Whether the first move may come early.
+    early: Cell<bool>,
 }
 
 impl Habits {
+    /// Of the first thread of a process that has just got its program.
+    pub fn of_program() -> Habits {
+        Habits { early: Cell::new(true), ..Habits::default() }
+    }
+
     /// The kernel gives the turn away: for how many ticks the stub may spin until it gets the next one. `asleep` says
     /// whether it has given up spinning for this one.
     pub fn kernel_done(&self, rules: &Spinning, asleep: bool) -> u32 {
@@ -273,7 +288,8 @@ impl Habits {
     /// Changes where the kernel thread runs by calling `go`, if another place is better for the two sides. `go` returns
     /// whether it has worked. Called when the guest runs.
     pub fn place(&self, rules: &Spinning, go: impl FnOnce(Place) -> bool) {
-        if self.together.get().max(self.apart.get()) < SETTLED {
+        let settled = if self.early.get() { SETTLED_EARLY } else { SETTLED };
+        if self.together.get().max(self.apart.get()) < settled {
             return;
         }
         let start = host::process::time_stamp();
@@ -289,6 +305,7 @@ impl Habits {
         }
         self.together.set(0);
         self.apart.set(0);
+        self.early.set(false);
         let gone = go(place);
         let end = host::process::time_stamp();
         self.moving.failed(end, rules.limit);
@@ -394,7 +411,7 @@ mod tests {
     #[test]
     fn where_all_processors_are_wanted_nobody_spins_and_two_come_together() {
         let mut rules = rules();
-        rules.machine.crowded = true.into();
+        rules.machine.crowded = CROWDED.into();
         let habits = Habits::default();
         let moved = Cell::new(0);
         for _ in 0..=SETTLED {

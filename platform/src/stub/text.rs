@@ -160,6 +160,8 @@ global_asm!(
     "    lea r9, [rax + r8]",
     "3:  cmp dword ptr [rbx + {WORD}], {TURN_COMMAND}",
     "    je 6f",
+    "    cmp dword ptr [rbx + {SPIN}], 0",
+    "    je 4f",
     "    pause",
     "    rdtsc",
     "    shl rdx, 32",
