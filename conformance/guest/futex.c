@@ -370,6 +370,20 @@ TEST(robust_mutex_wakes_a_waiter) {
     CHECK_KILLED(pid, SIGKILL);
 }
 
+TEST(robust_mutex_of_a_process_that_runs_another_program) {
+    pthread_mutex_t *robust = robust_mutex(PTHREAD_PRIO_NONE);
+    struct gate locked = gate_new();
+    pid_t pid = CHILD({
+        CHECK_EQ(pthread_mutex_lock(robust), 0);
+        gate_open(&locked);
+        execl("/bin/sleep", "sleep", "60", NULL);
+    });
+    gate_wait(&locked);
+    CHECK_EQ(pthread_mutex_lock(robust), EOWNERDEAD);
+    CHECK_OK(kill(pid, SIGKILL));
+    CHECK_KILLED(pid, SIGKILL);
+}
+
 static void *lock_mutex(void *argument) {
     pthread_mutex_lock(argument);
     return NULL;

@@ -1227,3 +1227,132 @@ TEST(actions_by_a_hot_call_in_children_and_threads) {
         check_action(SIGALRM, 0, RESTORER_FLAG, 0x1234);
     }
 }
+
+/* --- masks that change all the time, and get fast by that --- */
+
+enum { SENT = 2000 };
+
+static volatile int masked, handled, handled_masked;
+
+static void on_queued(int signal UNUSED) {
+    handled_masked += masked;
+    __atomic_add_fetch(&handled, 1, __ATOMIC_SEQ_CST);
+}
+
+static void mask_and_unmask(long rounds) {
+    sigset_t all, before;
+    sigfillset(&all);
+    for (long round = 0; round < rounds; round++) {
+        CHECK_EQ(pthread_sigmask(SIG_BLOCK, &all, &before), 0);
+        masked = 1;
+        CHECK(!sigismember(&before, SIGRTMIN));
+        masked = 0;
+        CHECK_EQ(pthread_sigmask(SIG_SETMASK, &before, NULL), 0);
+    }
+}
+
+static void *send_to_main(void *argument) {
+    block_signals(SIGNALS(SIGRTMIN));
+    for (int sent = 0; sent < SENT; sent++) {
+        while (pthread_kill(*(pthread_t *)argument, SIGRTMIN) == EAGAIN) {
+            sched_yield();
+        }
+        if (sent % 50 == 0) {
+            sleep_ms(1);
+        }
+    }
+    return NULL;
+}
+
+TEST(no_signal_comes_while_a_fast_mask_blocks_it_and_none_is_lost) {
+    handle(SIGRTMIN, on_queued, 0);
+    mask_and_unmask(1000);
+    pthread_t self = pthread_self(), sender;
+    CHECK_EQ(pthread_create(&sender, NULL, send_to_main, &self), 0);
+    while (__atomic_load_n(&handled, __ATOMIC_SEQ_CST) < SENT) {
+        mask_and_unmask(100);
+    }
+    CHECK_EQ(pthread_join(sender, NULL), 0);
+    CHECK_EQ(handled, SENT);
+    CHECK_EQ(handled_masked, 0);
+}
+
+static void *mask_until_all_came(void *argument UNUSED) {
+    sigset_t all, before;
+    sigfillset(&all);
+    while (__atomic_load_n(&handled, __ATOMIC_SEQ_CST) < SENT) {
+        CHECK_EQ(pthread_sigmask(SIG_BLOCK, &all, &before), 0);
+        CHECK_EQ(pthread_sigmask(SIG_SETMASK, &before, NULL), 0);
+    }
+    return NULL;
+}
+
+TEST(a_signal_for_a_process_finds_the_thread_that_does_not_block_it_just_now) {
+    handle(SIGRTMIN, on_queued, 0);
+    pthread_t threads[2];
+    for (int index = 0; index < 2; index++) {
+        CHECK_EQ(pthread_create(&threads[index], NULL, mask_until_all_came, NULL), 0);
+    }
+    block_signals(SIGNALS(SIGRTMIN));
+    for (int sent = 0; sent < SENT; sent++) {
+        while (sigqueue(getpid(), SIGRTMIN, (union sigval){0}) != 0) {
+            CHECK_EQ(errno, EAGAIN);
+            sched_yield();
+        }
+    }
+    for (int index = 0; index < 2; index++) {
+        CHECK_EQ(pthread_join(threads[index], NULL), 0);
+    }
+    CHECK_EQ(handled, SENT);
+}
+
+TEST(what_is_pending_comes_when_a_fast_mask_lets_it) {
+    mask_and_unmask(1000);
+    handle(SIGUSR1, on_signal, 0);
+    sigset_t before;
+    sigset_t usr1 = SIGNALS(SIGUSR1);
+    for (int round = 0; round < 100; round++) {
+        count = 0;
+        CHECK_EQ(pthread_sigmask(SIG_BLOCK, &usr1, &before), 0);
+        CHECK_OK(kill(getpid(), SIGUSR1));
+        mask_and_unmask(3);
+        CHECK_EQ(count, 0);
+        CHECK_EQ(pthread_sigmask(SIG_UNBLOCK, &usr1, NULL), 0);
+        CHECK_EQ(count, 1);
+    }
+    /* Asking by the same memory that says what is new. */
+    sigset_t both = usr1, *same = &both;
+    CHECK_EQ(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &both, same, 8), 0);
+    CHECK(!sigismember(&both, SIGUSR1));
+    CHECK_EQ(pthread_sigmask(SIG_SETMASK, &before, &both), 0);
+    CHECK(sigismember(&both, SIGUSR1));
+}
+
+static void *mask_of_a_new_thread(void *argument) {
+    pthread_sigmask(SIG_BLOCK, NULL, argument);
+    return NULL;
+}
+
+TEST(fast_masks_are_inherited_and_kept) {
+    mask_and_unmask(1000);
+    sigset_t usr1 = SIGNALS(SIGUSR1), seen;
+    CHECK_EQ(pthread_sigmask(SIG_SETMASK, &usr1, NULL), 0);
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, mask_of_a_new_thread, &seen), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK(sigismember(&seen, SIGUSR1) && !sigismember(&seen, SIGUSR2));
+    CHECK_EXIT(CHILD({
+                   CHECK_EQ(pthread_sigmask(SIG_BLOCK, NULL, &seen), 0);
+                   CHECK(sigismember(&seen, SIGUSR1) && !sigismember(&seen, SIGUSR2));
+               }),
+               0);
+    /* SIGUSR1 is bit 9. */
+    CHECK_EXIT(CHILD({
+                   execl("/bin/grep", "grep", "-q", "^SigBlk:.0000000000000200$", "/proc/self/status", NULL);
+               }),
+               0);
+    unsigned long long unblockable = ~0ULL;
+    CHECK_OK(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &unblockable, NULL, 8));
+    CHECK_OK(syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &unblockable, 8));
+    CHECK_EQ(unblockable, ~(1ULL << (SIGKILL - 1) | 1ULL << (SIGSTOP - 1)));
+}

@@ -16,6 +16,7 @@ extern crate self as platform;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use abi::SysResult;
@@ -170,6 +171,11 @@ pub trait Context: Send {
     /// A handle that other threads use to make `run` return.
     fn interrupter(&self) -> Arc<dyn Interrupter>;
 
+    /// What the guest thread may change by itself. Asked for once.
+    fn own_state(&self) -> Arc<dyn OwnState> {
+        Arc::new(KeptState::default())
+    }
+
     /// Carries out memory operations in the guest's address space, in order, stopping at the first that fails.
     /// Returns the first error. The kernel chooses all addresses; nothing else may change mappings.
     fn memory(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()>;
@@ -319,6 +325,55 @@ pub trait Context: Send {
 
     /// Processor time that guest code has used in this thread (time in the kernel is the kernel thread's own).
     fn cpu_time(&self) -> Duration;
+}
+
+/// What is a guest thread's own: nobody but itself changes it, so that calls from patched code can do that without an event
+/// while it is offered to them, which it is not at first. Other threads may look at any time.
+///
+/// All of it may lie in the guest's reach: what comes from here is as good as an argument of a system call.
+pub trait OwnState: std::fmt::Debug + Send + Sync {
+    /// The blocked signals as `rt_sigprocmask(2)` has left them, bit zero being signal 1.
+    fn mask(&self) -> u64;
+
+    /// Sets the blocked signals. Not while the guest runs.
+    fn set_mask(&self, mask: u64);
+
+    /// The head of the robust list, as `set_robust_list(2)` has set it.
+    fn robust_list(&self) -> u64;
+
+    /// Sets the head of the robust list. Not while the guest runs.
+    fn set_robust_list(&self, head: u64);
+
+    /// Whether the thread may make these calls without an event, and `rseq(2)`, which it then learns not to exist. Not while
+    /// the guest runs.
+    fn offer(&self, offered: bool);
+}
+
+/// An [`OwnState`] that no guest reaches.
+#[derive(Debug, Default)]
+pub struct KeptState {
+    mask: AtomicU64,
+    robust_list: AtomicU64,
+}
+
+impl OwnState for KeptState {
+    fn mask(&self) -> u64 {
+        self.mask.load(Ordering::Relaxed)
+    }
+
+    fn set_mask(&self, mask: u64) {
+        self.mask.store(mask, Ordering::Relaxed);
+    }
+
+    fn robust_list(&self) -> u64 {
+        self.robust_list.load(Ordering::Relaxed)
+    }
+
+    fn set_robust_list(&self, head: u64) {
+        self.robust_list.store(head, Ordering::Relaxed);
+    }
+
+    fn offer(&self, _offered: bool) {}
 }
 
 /// Signals whose action is the default, as sets whose bit zero is signal 1. The platform tells what their actions are, and

@@ -206,7 +206,9 @@ pub fn release_robust_list(task: &CurrentTask) {
     const WAITERS: u32 = 0x8000_0000;
     const OWNER_DIED: u32 = 0x4000_0000;
     const TID_MASK: u32 = 0x3fff_ffff;
-    let head = task.robust_list.swap(0, Ordering::Relaxed);
+    let own = task.signals.own();
+    let head = own.robust_list();
+    own.set_robust_list(0);
     if head == 0 {
         return;
     }

@@ -412,10 +412,11 @@ impl MemoryMap {
         const WIPEONFORK: u32 = 18;
         const KEEPONFORK: u32 = 19;
         let mut vmas = self.vmas.lock();
-        let parts: Vec<Range<u64>> = vmas
+        let parts: Vec<MemoryOp<'_>> = vmas
             .set
             .overlapping(range.clone())
-            .map(|vma| vma.start.max(range.start)..vma.end.min(range.end))
+            .map(|vma| (vma.start.max(range.start), vma.end.min(range.end)))
+            .map(|(start, end)| MemoryOp::Advise { address: start, length: end - start, advice })
             .collect();
         let covered = vmas.set.covers(range.clone());
         // What cannot be written must not be emptied either.
@@ -437,15 +438,11 @@ impl MemoryMap {
             DODUMP => (VmaFlags::DONT_DUMP, false),
             _ => (VmaFlags::empty(), false),
         };
-        for part in parts {
-            context.memory(&[MemoryOp::Advise {
-                address: part.start,
-                length: part.end - part.start,
-                advice,
-            }])?;
-            if !flag.is_empty() {
-                vmas.set.update(part, |vma| vma.flags.set(flag, value));
-            }
+        if !parts.is_empty() {
+            context.memory(&parts)?;
+        }
+        if !flag.is_empty() {
+            vmas.set.update(range, |vma| vma.flags.set(flag, value));
         }
         if covered { Ok(()) } else { Err(Errno::ENOMEM) }
     }

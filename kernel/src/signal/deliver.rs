@@ -70,13 +70,15 @@ pub fn deliver(task: &CurrentTask, mut restart: Option<Restart>) {
             task.set_signal_mask(mask);
         }
     }
+    super::pass_on(task);
+    task.offer_own_state();
 }
 
 /// The next signal that the task does not block.
 fn next(task: &CurrentTask) -> Option<(SigInfo, Option<platform::Fault>)> {
     let mut group = task.group.signals.state.lock();
     let mut state = task.signals.state.lock();
-    let wanted = SignalSet(!state.mask.0);
+    let wanted = SignalSet(!state.mask().0);
     let info = state.pending.take(wanted).or_else(|| group.pending.take(wanted))?;
     let fault = state.fault.take_if(|fault| fault.signal.number() == info.signo);
     Some((info, fault))
@@ -145,12 +147,13 @@ fn enter_handler(
 ) {
     let mask = {
         let mut state = task.signals.state.lock();
-        let mask = state.saved_mask.take().unwrap_or(state.mask);
-        let mut blocked = state.mask.union(action.mask);
+        let now = state.mask();
+        let mask = state.saved_mask.take().unwrap_or(now);
+        let mut blocked = now.union(action.mask);
         if action.flags & SA_NODEFER == 0 {
             blocked.insert(signal);
         }
-        state.mask = blocked.difference(SignalSet::UNBLOCKABLE);
+        state.set_mask(blocked);
         mask
     };
     if action.flags & SA_RESETHAND != 0 {

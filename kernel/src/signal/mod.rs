@@ -14,7 +14,7 @@ use abi::signal::{
     SigAction, SigAltStack, SigInfo, Signal, SignalSet,
 };
 use parking_lot::Mutex;
-use platform::Fault;
+use platform::{Fault, KeptState, OwnState};
 
 use crate::Kernel;
 use crate::container::InitRule;
@@ -98,15 +98,37 @@ pub struct TaskSignals {
     state: Mutex<TaskState>,
 }
 
-#[derive(Clone, Default)]
 struct TaskState {
-    mask: SignalSet,
+    /// Where the mask is: the guest may change it by itself.
+    own: Arc<dyn OwnState>,
     /// The mask to go back to after a call that has set one for its duration.
     saved_mask: Option<SignalSet>,
     pending: Pending,
     stack: SigAltStack,
     /// The fault that the signal in the queue tells of, for the frame.
     fault: Option<Fault>,
+}
+
+impl Default for TaskState {
+    fn default() -> TaskState {
+        TaskState {
+            own: Arc::new(KeptState::default()),
+            saved_mask: None,
+            pending: Pending::default(),
+            stack: SigAltStack::default(),
+            fault: None,
+        }
+    }
+}
+
+impl TaskState {
+    fn mask(&self) -> SignalSet {
+        SignalSet(self.own.mask()).difference(SignalSet::UNBLOCKABLE)
+    }
+
+    fn set_mask(&self, mask: SignalSet) {
+        self.own.set_mask(mask.difference(SignalSet::UNBLOCKABLE).0);
+    }
 }
 
 impl TaskSignals {
@@ -116,12 +138,31 @@ impl TaskSignals {
         // A thread that shares memory but is no vfork has a stack of its own, so no alternate one.
         let keeps_stack = !flags.contains(CloneFlags::VM) || flags.contains(CloneFlags::VFORK);
         let stack = if keeps_stack { parent.stack } else { disabled() };
-        TaskSignals { state: Mutex::new(TaskState { mask: parent.mask, stack, ..TaskState::default() }) }
+        let state = TaskState { stack, ..TaskState::default() };
+        state.set_mask(parent.mask());
+        TaskSignals { state: Mutex::new(state) }
     }
 
     /// The blocked signals.
     pub fn mask(&self) -> SignalSet {
-        self.state.lock().mask
+        self.state.lock().mask()
+    }
+
+    /// Keeps the mask in `own` from now on, which is a new guest thread's, or nobody's when there is none any more.
+    pub(crate) fn move_to(&self, own: Arc<dyn OwnState>) {
+        let mut state = self.state.lock();
+        own.set_mask(state.own.mask());
+        state.own = own;
+    }
+
+    /// [`TaskSignals::move_to`] where no guest reaches it.
+    pub(crate) fn keep(&self) {
+        self.move_to(Arc::new(KeptState::default()));
+    }
+
+    /// What the guest thread may change by itself.
+    pub(crate) fn own(&self) -> Arc<dyn OwnState> {
+        Arc::clone(&self.state.lock().own)
     }
 
     /// The signals that wait for this task alone.
@@ -384,8 +425,8 @@ pub fn send_to_group(kernel: &Kernel, group: &Arc<ThreadGroup>, info: SigInfo) -
         task.kick();
     }
     group.signals.queue.wake(Events::IN);
-    // A task may wait for it in sigtimedwait(2) while it blocks it.
-    tasks.iter().filter(|task| blocks(task)).for_each(|task| task.waiter.notify());
+    // A task may wait for it in sigtimedwait(2) while it blocks it, and must not unblock it unseen.
+    tasks.iter().filter(|task| blocks(task)).for_each(|task| task.kick());
     true
 }
 
@@ -422,7 +463,19 @@ pub fn pending(task: &Task) -> bool {
     let state = task.signals.state.lock();
     (group.stopped && !task.ptrace.has_passed(group.stops))
         || task.ptrace.is_interrupted()
-        || !state.pending.set.union(group.pending.set).difference(state.mask).is_empty()
+        || !state.pending.set.union(group.pending.set).difference(state.mask()).is_empty()
+}
+
+/// Has another task of the group take what waits for any of them, but is blocked by this one, which may have blocked it only
+/// after it was chosen to take it.
+fn pass_on(task: &Task) {
+    let left = task.group.signals.pending().intersection(task.signals.mask());
+    if left == SignalSet::EMPTY {
+        return;
+    }
+    let others = task.kernel.tasks.tasks_of(task.group.pid);
+    let takes = |other: &&Arc<Task>| left.difference(other.signals.mask()) != SignalSet::EMPTY;
+    others.iter().filter(takes).for_each(|other| other.kick());
 }
 
 /// Takes a signal out of the task's or its group's queue that is in `wanted`, for `sigtimedwait(2)` and
@@ -436,6 +489,8 @@ pub fn dequeue(task: &Task, wanted: SignalSet) -> Option<SigInfo> {
     if info.code == SI_TIMER {
         task.group.timers.delivered(info.word(0), info.word(4));
     }
+    // With nothing left that waits it may change its mask by itself.
+    task.look_again();
     Some(info)
 }
 
@@ -451,9 +506,11 @@ pub fn force(task: &CurrentTask, info: SigInfo, fault: Option<Fault>) {
     let action = task.group.signals.action(signal);
     {
         let mut state = task.signals.state.lock();
-        if state.mask.contains(signal) || action.handler == SIG_IGN {
+        let mut mask = state.mask();
+        if mask.contains(signal) || action.handler == SIG_IGN {
             task.group.signals.set_action(signal, SigAction::default());
-            state.mask.remove(signal);
+            mask.remove(signal);
+            state.set_mask(mask);
         }
         state.fault = fault;
         state.pending.push(signal, info, MAX_QUEUED);
@@ -477,9 +534,16 @@ pub fn reset_for_exec(task: &CurrentTask) {
 }
 
 impl CurrentTask {
+    /// Lets the guest change its own state by itself, unless somebody wants to know of every call, or a signal waits that
+    /// it might unblock. To be called before it runs, when either may have changed.
+    pub(crate) fn offer_own_state(&self) {
+        let waiting = self.signals.pending().union(self.group.signals.pending());
+        self.signals.own().offer(waiting == SignalSet::EMPTY && !self.calls_are_watched());
+    }
+
     /// Sets the blocked signals; those that cannot be blocked are not.
     pub fn set_signal_mask(&self, mask: SignalSet) {
-        self.signals.state.lock().mask = mask.difference(SignalSet::UNBLOCKABLE);
+        self.signals.state.lock().set_mask(mask);
         if pending(self) {
             self.kick();
         }

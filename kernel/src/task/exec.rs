@@ -465,10 +465,10 @@ impl CurrentTask {
         let before = self.tid();
         // From here on there is no way back.
         self.leave_siblings()?;
+        self.release_address_space();
         let old_context = self.replace_context(loaded.context);
         let old_memory = self.set_memory(Some(loaded.memory));
         self.set_comm(&loaded.name);
-        self.release_address_space();
         self.group.replace_time(old_context.cpu_time());
         drop(old_context);
         drop(old_memory);

@@ -44,6 +44,7 @@ impl CurrentTask {
         self.clear_host_thread();
         self.group.add_time(user, system);
         drop(self.set_memory(None));
+        self.signals.keep();
         let task = Arc::clone(&self.task);
         let kernel = Arc::clone(&self.kernel);
         // The stub's thread, and with the last one its memory, goes before the parent hears of it.
@@ -60,11 +61,12 @@ impl CurrentTask {
     }
 
     /// What a thread owes to others before its address space goes: futexes in its robust list, and the word that
-    /// `CLONE_CHILD_CLEARTID` names.
+    /// `CLONE_CHILD_CLEARTID` names, if anybody else can see it there.
     pub(super) fn release_address_space(&self) {
         crate::ipc::futex::release_robust_list(self);
         let address = self.clear_child_tid.swap(0, Ordering::Relaxed);
-        if address != 0 && self.write_bytes(address, &0u32.to_ne_bytes()).is_ok() {
+        let shared = self.memory().is_some_and(|memory| Arc::strong_count(&memory) > 2);
+        if shared && address != 0 && self.write_bytes(address, &0u32.to_ne_bytes()).is_ok() {
             crate::ipc::futex::wake_address(self, address, 1);
         }
     }

@@ -113,8 +113,6 @@ pub struct Task {
     exiting: AtomicBool,
     /// `set_tid_address(2)`; zero for none.
     pub clear_child_tid: AtomicU64,
-    /// `set_robust_list(2)`; zero for none.
-    pub robust_list: AtomicU64,
     /// The host's number of the kernel thread that serves the task; zero before it runs.
     host_thread: AtomicI32,
     /// Nanoseconds that this thread had used for others before.
@@ -178,6 +176,7 @@ pub struct NewTask {
 impl Task {
     /// A task that runs in `context`. The caller adds it to the [`TaskTable`] and starts it.
     pub fn create(kernel: &Arc<Kernel>, new: NewTask, context: Box<dyn Context>) -> CurrentTask {
+        new.signals.move_to(context.own_state());
         let task = Arc::new(Task {
             kernel: Arc::clone(kernel),
             number: AtomicI32::new(new.group.pid_namespace.number(new.tid)),
@@ -197,7 +196,6 @@ impl Task {
             identity_changed: AtomicBool::new(true),
             exiting: AtomicBool::new(false),
             clear_child_tid: AtomicU64::new(0),
-            robust_list: AtomicU64::new(0),
             started: std::time::Instant::now(),
             user_time_before: AtomicU64::new(0),
             running: AtomicBool::new(true),
@@ -386,6 +384,11 @@ impl Task {
         self.interrupter().interrupt();
     }
 
+    /// Makes the task look at its signals before it runs guest code again, which it does not just now.
+    pub(crate) fn look_again(&self) {
+        self.attention.store(true, Ordering::SeqCst);
+    }
+
     /// What reaches the thread while it runs.
     pub(crate) fn interrupter(&self) -> Arc<dyn Interrupter> {
         Arc::clone(&self.interrupter.lock())
@@ -484,6 +487,7 @@ impl CurrentTask {
     pub(crate) fn replace_context(&self, context: Box<dyn Context>) -> Box<dyn Context> {
         let used = u64::try_from(self.context.borrow().cpu_time().as_nanos()).unwrap_or(u64::MAX);
         *self.interrupter.lock() = context.interrupter();
+        self.signals.move_to(context.own_state());
         self.identity_changed.store(true, Ordering::Relaxed);
         self.user_time_before.fetch_add(used, Ordering::Relaxed);
         self.context.replace(context)

@@ -115,6 +115,7 @@ impl CurrentTask {
         }
         self.learn_default_actions();
         self.offer_default_actions();
+        self.offer_own_state();
         if self.kernel.strace.is_some() {
             return;
         }

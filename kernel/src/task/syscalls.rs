@@ -63,7 +63,7 @@ pub fn set_robust_list(task: &CurrentTask, head: u64, length: usize) -> SysResul
     if length != 24 {
         return Err(Errno::EINVAL);
     }
-    task.robust_list.store(head, Ordering::Relaxed);
+    task.signals.own().set_robust_list(head);
     Ok(())
 }
 

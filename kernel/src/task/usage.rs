@@ -150,7 +150,7 @@ pub fn get_robust_list(
         return Err(Errno::EPERM);
     }
     task.write_object(length, &24)?;
-    task.write_object(head, &target.robust_list.load(std::sync::atomic::Ordering::Relaxed))
+    task.write_object(head, &target.signals.own().robust_list())
 }
 
 /// `membarrier(2)`.

@@ -19,8 +19,8 @@ use super::space::{Space, Thread};
 use super::spin::Habits;
 use super::{memory, text};
 use crate::{
-    AddressSpace, Context, DefaultActions, Description, Event, Fault, Interrupter, MemoryOp, Pointed,
-    Registers,
+    AddressSpace, Context, DefaultActions, Description, Event, Fault, Interrupter, MemoryOp, OwnState,
+    Pointed, Registers,
 };
 
 mod copy;
@@ -129,6 +129,32 @@ impl Interrupter for Interrupt {
     }
 }
 
+/// What a guest thread may change by itself, where it has it.
+#[derive(Debug)]
+struct Own(Arc<Slot>);
+
+impl OwnState for Own {
+    fn mask(&self) -> u64 {
+        self.0.memory().load(MASK)
+    }
+
+    fn set_mask(&self, mask: u64) {
+        self.0.memory().store(MASK, mask);
+    }
+
+    fn robust_list(&self) -> u64 {
+        self.0.memory().load(ROBUST_LIST)
+    }
+
+    fn set_robust_list(&self, head: u64) {
+        self.0.memory().store(ROBUST_LIST, head);
+    }
+
+    fn offer(&self, offered: bool) {
+        self.0.field(OWN).store(offered.into(), Ordering::Relaxed);
+    }
+}
+
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -183,6 +209,8 @@ impl StubContext {
         (0..ANSWER_COUNT).for_each(|number| slot.field(ANSWERS + 4 * number).store(0, Ordering::Relaxed));
         slot.field(DELIVERY).store(0, Ordering::Relaxed);
         [PRISTINE, RESTORED].iter().for_each(|set| slot.memory().store(*set, 0));
+        slot.field(OWN).store(0, Ordering::Relaxed);
+        [MASK, ROBUST_LIST].iter().for_each(|own| slot.memory().store(*own, 0));
         let stop = Cell::new(Stop::Frame(frame::build(slot, fpu)));
         let interrupt = Arc::new(Interrupt {
             wanted: AtomicBool::new(false),
@@ -601,6 +629,10 @@ impl Context for StubContext {
 
     fn interrupter(&self) -> Arc<dyn Interrupter> {
         self.interrupt.clone()
+    }
+
+    fn own_state(&self) -> Arc<dyn OwnState> {
+        Arc::new(Own(Arc::clone(&self.thread.slot)))
     }
 
     fn describe(&mut self, description: Description) {

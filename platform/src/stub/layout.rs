@@ -140,6 +140,12 @@ pub const RESTORER: usize = 0x188;
 pub const DELIVERY: usize = 0x190;
 /// Where to.
 pub const DELIVERY_ADDRESS: usize = 0x198;
+/// Nonzero while the guest may change what follows, and what else is its own, without the kernel.
+pub const OWN: usize = 0x1a0;
+/// The signal mask: bit zero is signal 1.
+pub const MASK: usize = 0x1a8;
+/// The head of the robust list.
+pub const ROBUST_LIST: usize = 0x1b0;
 /// See [`MAGIC`]. No address, no small number.
 pub const MAGIC_VALUE: u32 = 0xb5c3_97e1;
 

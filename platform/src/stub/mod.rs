@@ -34,6 +34,7 @@ mod filter;
 mod frame;
 mod layout;
 mod memory;
+mod movable;
 mod notify;
 mod patch;
 mod reaper;

@@ -5,10 +5,11 @@
 //!
 //! - `mov $number, %eax; syscall`: the jump replaces the first instruction, of the same length. The `syscall` stays, and
 //!   whoever jumps straight to it traps as before.
-//! - `syscall; cmp $constant, %rax`: the jump replaces the first instruction and three bytes of the second. Code that
-//!   jumps to the second instruction must not find the middle of a jump there: the trampoline is placed such that the
-//!   jump's third byte is no instruction, and the fault is answered by going on in the trampoline, at its copy of the
-//!   comparison ([`Sites::resumed_inside`]). The same brings those back who were in the system call while it was patched.
+//! - `syscall` and an instruction of three bytes or more that does the same elsewhere, such as `cmp $constant, %rax`: the jump
+//!   replaces the first instruction and three bytes of the second. Code that jumps to the second instruction must not find
+//!   the middle of a jump there: the trampoline is placed such that the jump's third byte is no instruction, and the
+//!   fault is answered by going on in the trampoline, at its copy of the second instruction ([`Sites::resumed_inside`]). The
+//!   same brings those back who were in the system call while it was patched.
 //!
 //! That the bytes before `syscall` are an instruction of their own, and not the end of a longer one, is taken for proven
 //! if the register has the value that it loads and the byte before does not look like the beginning of a longer one.
@@ -20,16 +21,18 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::layout::*;
-use super::text;
+use super::{movable, text};
 
 /// Bytes of a trampoline, to which it is aligned.
 const TRAMPOLINE_SIZE: u64 = 64;
 /// Trampolines in each area.
 const TRAMPOLINE_COUNT: usize = (TRAMPOLINES_SIZE / TRAMPOLINE_SIZE) as usize;
+/// Bytes of a jump.
+const JUMP_SIZE: usize = 5;
 /// How many bytes before the end of the `syscall` instruction are looked at,
 const BEFORE: usize = 8;
 /// and how many behind.
-const BEHIND: usize = 6;
+const BEHIND: usize = movable::LENGTH_MAX;
 /// The bytes that [`Site::recognise`] looks at.
 pub const WINDOW: usize = BEFORE + BEHIND;
 /// How often a site has trapped when it is worth patching. It doubles with each attempt, up to the limit.
@@ -56,8 +59,8 @@ pub struct Site {
 enum Pattern {
     /// `mov $number, %eax` before it.
     Move(u32),
-    /// `cmp $constant, %rax` behind it.
-    Compare([u8; 4]),
+    /// An instruction behind it that can be moved: its bytes, of which so many count.
+    Behind([u8; BEHIND], usize),
 }
 
 /// What is to be written, and where.
@@ -93,14 +96,15 @@ impl Site {
         if bytes[1] == 0xb8 && u64::from(loaded) == number && starts_here(bytes[0]) {
             return Some(Site { after, pattern: Pattern::Move(loaded) });
         }
-        let compare = bytes[BEFORE..].strip_prefix(&[0x48, 0x3d])?;
-        Some(Site { after, pattern: Pattern::Compare(compare.try_into().ok()?) })
+        let behind: [u8; BEHIND] = bytes[BEFORE..].try_into().ok()?;
+        let length = movable::length(&behind).filter(|length| *length >= JUMP_SIZE - 2)?;
+        Some(Site { after, pattern: Pattern::Behind(behind, length) })
     }
 
     fn jump_at(&self) -> u64 {
         match self.pattern {
             Pattern::Move(_) => self.after - 7,
-            Pattern::Compare(_) => self.after - 2,
+            Pattern::Behind(..) => self.after - 2,
         }
     }
 
@@ -110,14 +114,14 @@ impl Site {
                 let [a, b, c, d] = number.to_le_bytes();
                 [0xb8, a, b, c, d]
             }
-            Pattern::Compare(constant) => [0x0f, 0x05, 0x48, 0x3d, constant[0]],
+            Pattern::Behind([a, b, c, ..], _) => [0x0f, 0x05, a, b, c],
         }
     }
 
     /// The jump to a trampoline at `address`, if there can be one. Not across pages: the guest may make the host forget
     /// what was written to one of them (`MADV_DONTNEED`), and must then find all of the original code.
     fn jump(&self, address: u64) -> Option<[u8; 5]> {
-        if self.jump_at() / PAGE != (self.jump_at() + 4) / PAGE {
+        if self.jump_at() / PAGE != (self.jump_at() + JUMP_SIZE as u64 - 1) / PAGE {
             return None;
         }
         let distance = address.wrapping_sub(self.jump_at() + 5).cast_signed();
@@ -142,14 +146,15 @@ impl Site {
                 enter(&mut code, self.after);
                 Some((code, self.after))
             }
-            Pattern::Compare(constant) => {
+            Pattern::Behind(behind, length) => {
                 const ENTER: u64 = 24;
                 let resume = address + ENTER + 2;
                 enter(&mut code, resume);
-                code.extend([0x0f, 0x05, 0x48, 0x3d]); // syscall; cmp $constant, %rax
-                code.extend(constant);
-                code.push(0xe9); // jmp to behind the comparison
-                let distance = (self.after + 6).wrapping_sub(resume + 6 + 5).cast_signed();
+                code.extend([0x0f, 0x05]); // syscall
+                code.extend(behind.get(..length)?);
+                code.push(0xe9); // jmp to behind the instruction
+                let next = self.after + length as u64;
+                let distance = next.wrapping_sub(resume + (length + JUMP_SIZE) as u64).cast_signed();
                 code.extend(i32::try_from(distance).ok()?.to_le_bytes());
                 Some((code, resume))
             }
@@ -272,22 +277,25 @@ mod tests {
 
     const LIBRARY: u64 = 0x7fef_f7f0_1230;
 
-    fn window_of(before: [u8; 8], behind: [u8; 6]) -> [u8; WINDOW] {
+    fn window_of(before: [u8; 8], behind: &[u8]) -> [u8; WINDOW] {
         let mut bytes = [0; WINDOW];
         bytes[..8].copy_from_slice(&before);
-        bytes[8..].copy_from_slice(&behind);
+        bytes[8..8 + behind.len()].copy_from_slice(behind);
         bytes
     }
 
+    fn site_before(after: u64, behind: &[u8]) -> Option<Site> {
+        Site::recognise(after, &window_of([0, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05], behind), 0)
+    }
+
     fn compare_site(after: u64) -> Site {
-        let bytes = window_of([0, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05], [0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff]);
-        Site::recognise(after, &bytes, 0).expect("a known pattern")
+        site_before(after, &[0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff]).expect("a known pattern")
     }
 
     #[test]
     fn a_move_is_recognised_only_where_it_is_an_instruction() {
         let site = |before: u8, number| {
-            let bytes = window_of([before, 0xb8, 39, 0, 0, 0, 0x0f, 0x05], [0xc3; 6]);
+            let bytes = window_of([before, 0xb8, 39, 0, 0, 0, 0x0f, 0x05], &[0xc3; 6]);
             Site::recognise(LIBRARY, &bytes, number)
         };
         assert_eq!(site(0xfa, 39).map(|site| site.pattern), Some(Pattern::Move(39)));
@@ -300,16 +308,25 @@ mod tests {
     }
 
     #[test]
-    fn a_compare_is_recognised_and_other_things_are_not() {
-        assert_eq!(compare_site(LIBRARY).pattern, Pattern::Compare([0x01, 0xf0, 0xff, 0xff]));
-        let bytes = window_of([0, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05], [0x48, 0x83, 0xf8, 0xff, 0x74, 0x10]);
-        assert_eq!(Site::recognise(LIBRARY, &bytes, 0), None);
-        let bytes = window_of([0, 0xb8, 39, 0, 0, 0, 0xcd, 0x80], [0xc3; 6]);
+    fn what_can_be_moved_is_recognised_and_other_things_are_not() {
+        let length = |behind: &[u8]| match site_before(LIBRARY, behind).map(|site| site.pattern) {
+            Some(Pattern::Behind(_, length)) => Some(length),
+            _ => None,
+        };
+        assert_eq!(length(&[0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff]), Some(6));
+        // cmp $-1, %rax; cmpb $0, 0x8f8(%rbx)
+        assert_eq!(length(&[0x48, 0x83, 0xf8, 0xff]), Some(4));
+        assert_eq!(length(&[0x80, 0xbb, 0xf8, 0x08, 0, 0, 0]), Some(7));
+        // Too short: mov %eax, %edx; not the same elsewhere: mov 16(%rip), %eax; je; ret.
+        for behind in [&[0x89, 0xc2][..], &[0x8b, 0x05, 16, 0, 0, 0], &[0x0f, 0x84, 16, 0, 0, 0], &[0xc3]] {
+            assert_eq!(length(behind), None, "{behind:x?}");
+        }
+        let bytes = window_of([0, 0xb8, 39, 0, 0, 0, 0xcd, 0x80], &[0xc3; 6]);
         assert_eq!(Site::recognise(LIBRARY, &bytes, 39), None);
     }
 
     #[test]
-    fn what_is_left_of_a_compare_is_no_instruction() {
+    fn what_is_left_of_an_instruction_is_none() {
         let mut sites = Sites::default();
         for number in 0..200 {
             let site = compare_site(LIBRARY - number * 37);
@@ -327,9 +344,15 @@ mod tests {
     #[test]
     fn jumps_and_trampolines_lead_where_they_should() {
         let low = 0x40_1080;
-        let bytes = window_of([0xfa, 0xb8, 39, 0, 0, 0, 0x0f, 0x05], [0xc3; 6]);
+        let bytes = window_of([0xfa, 0xb8, 39, 0, 0, 0, 0x0f, 0x05], &[0xc3; 6]);
         let moves = [LIBRARY, low].map(|after| Site::recognise(after, &bytes, 39).expect("a known pattern"));
-        for site in moves.into_iter().chain([LIBRARY, low].map(compare_site)) {
+        // cmp %fs:40, %rax; cmpl $1, 0x12345678(%r12)
+        let longer: [&[u8]; 2] = [
+            &[0x64, 0x48, 0x3b, 0x04, 0x25, 40, 0, 0, 0],
+            &[0x41, 0x81, 0xbc, 0x24, 0x78, 0x56, 0x34, 0x12, 1],
+        ];
+        let longer = longer.map(|behind| site_before(LIBRARY, behind).expect("a known pattern"));
+        for site in moves.into_iter().chain([LIBRARY, low].map(compare_site)).chain(longer) {
             let patch = Sites::default().plan(&site).expect("a trampoline");
             let jump = Decoder::with_ip(64, &patch.jump, patch.jump_at, DecoderOptions::NONE).decode();
             assert_eq!(jump.near_branch_target(), patch.trampoline);
@@ -345,7 +368,8 @@ mod tests {
                 let mnemonics: Vec<_> = decoded.iter().map(|instruction| instruction.mnemonic()).collect();
                 assert_eq!(mnemonics, [Mnemonic::Syscall, Mnemonic::Cmp, Mnemonic::Jmp]);
                 assert_eq!(decoded[0].next_ip(), patch.resume);
-                assert_eq!(decoded[2].near_branch_target(), site.after + 6);
+                let length = decoded[1].len() as u64;
+                assert_eq!(decoded[2].near_branch_target(), site.after + length);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use abi::signal::SA_RESTORER;
+use abi::signal::{SA_RESTORER, SignalSet};
 
 use super::common::*;
 use super::layout::{FAST_RAX, INTERRUPTED, MAGIC, SLOTS, TRAMPOLINES};
@@ -28,6 +28,18 @@ guest_code!(
     "jmp 2b",
     "3: inc r14",
     "jmp 2b",
+);
+guest_code!(
+    loads,
+    "nop",
+    "nop",
+    "nop",
+    "nop",
+    "2: mov rax, r13",
+    "syscall",
+    "mov r15, [r14 + 8]",
+    "inc r12",
+    "jmp 2b"
 );
 // Sixteen sites, one after the other.
 guest_code!(
@@ -74,6 +86,8 @@ guest_code!(
     "syscall",
     "jmp 2b"
 );
+guest_code!(masks, "nop", "nop", "2: mov eax, 14", "syscall", "inc r12", "jmp 2b");
+guest_code!(rseqs, "nop", "nop", "2: mov eax, 334", "syscall", "inc r12", "jmp 2b");
 guest_code!(yields, "nop", "nop", "2: mov eax, 24", "syscall", "inc r12", "jmp 2b");
 // rt_sigaction(2) of signal 5; what it must not change makes the guest fail if it does.
 guest_code!(
@@ -119,7 +133,7 @@ guest_code!(
 );
 guest_code!(vectors, "nop", "nop", "2: movq xmm7, r13", "mov eax, 39", "syscall", "movq r14, xmm7", "jmp 2b");
 guest_code!(report, "mov r14, rcx", "mov r15, r11", "rdfsbase r13", "mov eax, 7", "syscall", "ud2");
-guest_code!(strange, "nop", "nop", "2: mov r8d, 39", "mov rax, r13", "syscall", "test rax, rax", "jmp 2b");
+guest_code!(strange, "nop", "nop", "2: mov r8d, 39", "mov rax, r13", "syscall", "test eax, eax", "jmp 2b");
 guest_code!(through_the_stub, "call r12", "2: mov eax, 39", "syscall", "jmp 2b");
 guest_code!(
     scribble_words,
@@ -195,6 +209,30 @@ fn what_was_behind_the_site_is_done_in_the_trampoline() {
         let registers = context.registers();
         assert_eq!((registers.r12, registers.r14), if round % 2 == 0 { (1, 0) } else { (0, 1) });
     }
+}
+
+#[test]
+fn any_instruction_that_can_be_moved_may_be_behind_the_site() {
+    let platform = platform();
+    let mut context = start(&platform, loads());
+    (context.registers_mut().r13, context.registers_mut().r14) = (39, DATA);
+    patch_next(&mut *context);
+    for value in 1..10u64 {
+        context.write(DATA + 8, &value.to_ne_bytes());
+        context.registers_mut().rax = value;
+        syscall(&mut *context);
+        assert_eq!(context.registers().r15, value);
+        // Who jumps to it finds it.
+        context.write(DATA + 8, &(value + 100).to_ne_bytes());
+        context.registers_mut().rip = CODE + 4 + 3 + 2;
+        syscall(&mut *context);
+        assert_eq!(context.registers().r15, value + 100);
+    }
+    // A fault in it is the guest's, where it happens.
+    context.registers_mut().r14 = 0x1000;
+    let Event::Fault(fault) = context.run() else { panic!("no fault") };
+    assert_eq!((fault.signal, fault.address), (abi::signal::Signal::SIGSEGV, 0x1008));
+    assert!(patched_calls(&platform, context) >= 18);
 }
 
 #[test]
@@ -294,8 +332,14 @@ fn sites_are_patched_while_others_execute_them() {
 fn every_interrupt_gets_through() {
     let platform = platform();
     // Calls that come to the kernel, and calls that the stub answers: a guest that never comes by itself.
-    let cases =
-        [(moves(), 39, None), (moves(), 39, Some(4711)), (yields(), 24, Some(0)), (actions(), 13, None)];
+    let cases = [
+        (moves(), 39, None),
+        (moves(), 39, Some(4711)),
+        (yields(), 24, Some(0)),
+        (actions(), 13, None),
+        (masks(), 14, None),
+        (rseqs(), 334, None),
+    ];
     for (code, number, answer) in cases {
         let mut context = start(&platform, code);
         context.registers_mut().r14 = DATA + 32;
@@ -303,7 +347,10 @@ fn every_interrupt_gets_through() {
         context.set_answer(number, answer);
         context.set_default_actions(DEFAULTS);
         context.write(DATA, AGAIN.as_flattened());
-        context.registers_mut().r13 = DATA;
+        context.own_state().offer(true);
+        let registers = context.registers_mut();
+        registers.r13 = DATA;
+        (registers.rdi, registers.rsi, registers.rdx, registers.r10) = (2, DATA, DATA + 64, 8);
         let interrupter = context.interrupter();
         const COUNT: u32 = 1000;
         let (go, gone) = mpsc::channel();
@@ -375,40 +422,148 @@ const DEFAULTS: DefaultActions =
 /// The action that it then has.
 const AGAIN: [[u8; 8]; 4] = [[0; 8], SA_RESTORER.to_ne_bytes(), 0x1234u64.to_ne_bytes(), [0; 8]];
 
+/// Runs the guest until it comes with a call, or for so long; returns how many it has made without the kernel, as it counts
+/// them in r12 and r14.
+fn run_alone(context: &mut dyn Context, patience: Duration) -> u64 {
+    let calls = |context: &dyn Context| context.registers().r12.wrapping_add(context.registers().r14);
+    let before = calls(context);
+    let interrupter = context.interrupter();
+    let (tell, told) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let stop = told.recv_timeout(patience).is_err();
+        if stop {
+            interrupter.interrupt();
+        }
+        stop
+    });
+    let event = context.run();
+    let count = calls(context).wrapping_sub(before);
+    let _ = tell.send(());
+    // An interrupt that comes just before an answer makes the kernel give it.
+    if thread.join().expect("the interrupting thread") && event == Event::Syscall {
+        assert_eq!(context.run(), Event::Interrupted);
+    }
+    count
+}
+
+/// The kernel gets the call that the guest makes again and again.
+fn assert_served(context: &mut dyn Context, number: u64) {
+    // The first call is the one that the guest was stopped in; or it was about to make one that was wanted before.
+    let counts = [0; 2].map(|_| run_alone(context, Duration::from_secs(60)));
+    assert!(counts.iter().all(|count| *count <= 1), "{counts:?} {:x?}", context.registers());
+    assert_eq!(context.registers().orig_rax, number);
+}
+
+/// The kernel does not get it.
+fn assert_answered(context: &mut dyn Context) {
+    let some = (0..20).any(|_| run_alone(context, Duration::from_millis(50)) > 100);
+    assert!(some, "{:x?}", context.registers());
+}
+
+#[test]
+fn a_thread_changes_what_is_its_own_without_the_kernel() {
+    const MASKS: u64 = 14;
+    const ROBUST_LISTS: u64 = 273;
+    const RSEQ: u64 = 334;
+    let platform = platform();
+    let mut context = start(&platform, compares());
+    let own = context.own_state();
+    let set = |context: &mut dyn Context, number, arguments: [u64; 4]| {
+        let registers = context.registers_mut();
+        (registers.r13, registers.r8, registers.r9, registers.rbx) = (number, 1, 2, 3);
+        [registers.rdi, registers.rsi, registers.rdx, registers.r10] = arguments;
+    };
+    let served = |context: &mut dyn Context, number, arguments| {
+        set(context, number, arguments);
+        assert_served(context, number);
+    };
+    let answered = |context: &mut dyn Context, number, arguments: [u64; 4]| {
+        set(context, number, arguments);
+        assert_answered(context);
+        let registers = context.registers();
+        let [rdi, rsi, rdx, r10] = arguments;
+        assert_eq!(registers.arguments(), [rdi, rsi, rdx, r10, 1, 2]);
+        assert_eq!(registers.rbx, 3);
+    };
+    let word = |context: &mut dyn Context, address| {
+        let mut bytes = [0; 8];
+        assert_eq!(context.read(address, &mut bytes), 8);
+        u64::from_ne_bytes(bytes)
+    };
+    context.registers_mut().r13 = 39;
+    patch_next(&mut *context);
+    // Nothing is offered yet.
+    for number in [MASKS, ROBUST_LISTS, RSEQ] {
+        served(&mut *context, number, [0, 0, 0, 8]);
+    }
+    own.offer(true);
+    let unblockable = SignalSet::UNBLOCKABLE.0;
+    for (how, before, argument, after) in [
+        (0, 0x5, 0x6, 0x7),
+        (0, 0, u64::MAX, !unblockable),
+        (1, 0x7, 0x6, 0x1),
+        (1, 0x7, u64::MAX, 0),
+        (2, 0x7, 0x18, 0x18),
+        (2, 0x7, u64::MAX, !unblockable),
+        // What is above an `int` does not count.
+        (1 << 32, 0x5, 0x6, 0x7),
+    ] {
+        own.set_mask(before);
+        context.write(DATA, &argument.to_ne_bytes());
+        answered(&mut *context, MASKS, [how, DATA, 0, 8]);
+        assert_eq!(own.mask(), after, "{how} {before:#x} {argument:#x}");
+        answered(&mut *context, MASKS, [how, DATA, DATA + 8, 8]);
+        assert_eq!((own.mask(), word(&mut *context, DATA + 8)), (after, after));
+    }
+    // Asking only, and nothing at all.
+    own.set_mask(0x77);
+    for (how, old) in [(0, DATA + 8), (99, DATA + 16), (99, 0)] {
+        answered(&mut *context, MASKS, [how, 0, old, 8]);
+        assert_eq!(own.mask(), 0x77);
+    }
+    assert_eq!([word(&mut *context, DATA + 8), word(&mut *context, DATA + 16)], [0x77; 2]);
+    // What is wrong is the kernel's business, and what would read what it has written when it is made again.
+    for [how, new, old, size] in [
+        [3, DATA, 0, 8],
+        [u64::MAX, DATA, 0, 8],
+        [0, DATA, 0, 4],
+        [0, DATA, DATA, 8],
+        [0, DATA, DATA + 7, 8],
+        [0, DATA + 7, DATA, 8],
+        [0, 8, 0, 8],
+        [0, SLOTS - 8, 0, 8],
+        [0, u64::MAX, 0, 8],
+        [0, DATA, 8, 8],
+        [0, 0, u64::MAX, 8],
+    ] {
+        served(&mut *context, MASKS, [how, new, old, size]);
+        assert_eq!(own.mask(), 0x77, "{how} {new:#x} {old:#x} {size}");
+    }
+    answered(&mut *context, ROBUST_LISTS, [0x1234, 24, 0, 0]);
+    assert_eq!((own.robust_list(), own.mask()), (0x1234, 0x77));
+    served(&mut *context, ROBUST_LISTS, [0x4321, 25, 0, 0]);
+    let errors = context.registers().r14;
+    answered(&mut *context, RSEQ, [DATA, 32, 0, 0x5305_3053]);
+    assert!(context.registers().r14 > errors + 100);
+    assert_eq!(own.robust_list(), 0x1234);
+    // A copy starts with nothing.
+    let copy = context.fork().expect("a copy").own_state();
+    assert_eq!((copy.mask(), copy.robust_list()), (0, 0));
+    own.offer(false);
+    served(&mut *context, MASKS, [0, 0, 0, 8]);
+}
+
 #[test]
 fn default_actions_are_told_and_set_without_the_kernel() {
     let platform = platform();
     let mut context = start(&platform, actions());
-    // Runs the guest until it comes with a call, or for so long; returns how many it has made without the kernel.
-    let run = |context: &mut dyn Context, (new, old): (u64, u64), patience: Duration| {
-        (context.registers_mut().r13, context.registers_mut().r14) = (new, old);
-        let before = context.registers().r12;
-        let interrupter = context.interrupter();
-        let (tell, told) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let stop = told.recv_timeout(patience).is_err();
-            if stop {
-                interrupter.interrupt();
-            }
-            stop
-        });
-        let event = context.run();
-        let count = context.registers().r12 - before;
-        let _ = tell.send(());
-        // An interrupt that comes just before an answer makes the kernel give it.
-        if thread.join().expect("the interrupting thread") && event == Event::Syscall {
-            assert_eq!(context.run(), Event::Interrupted);
-        }
-        count
-    };
-    // The first call is the one that the guest was stopped in.
     let served = |context: &mut dyn Context, new, old| {
-        assert!(run(context, (new, old), Duration::from_secs(60)) <= 1, "{new:#x} {old:#x}");
-        assert_eq!(context.registers().orig_rax, 13);
+        (context.registers_mut().r13, context.registers_mut().r14) = (new, old);
+        assert_served(context, 13);
     };
     let answered = |context: &mut dyn Context, new, old| {
-        let some = (0..20).any(|_| run(context, (new, old), Duration::from_millis(50)) > 100);
-        assert!(some, "{new:#x} {old:#x}");
+        (context.registers_mut().r13, context.registers_mut().r14) = (new, old);
+        assert_answered(context);
     };
     context.write(DATA, AGAIN.as_flattened());
     patch_next(&mut *context);
