@@ -97,6 +97,35 @@ pub fn go_to_processor(there: u32) -> bool {
     run_on(|processor, allowed| allowed && processor == there)
 }
 
+/// The processors that a thread may run on.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed(rustix::thread::CpuSet);
+
+impl Allowed {
+    /// Those of the calling thread, if the host tells.
+    pub fn of_caller() -> Option<Allowed> {
+        rustix::thread::sched_getaffinity(None).ok().map(Allowed)
+    }
+
+    /// Has thread `id`, which sleeps and may run on these, wake up on the processor of the caller when `wake` wakes it, instead
+    /// of on the one where it has slept. Returns whether it could be done; it is woken in any case.
+    pub fn wake_here(&self, id: i32, wake: impl FnOnce()) -> bool {
+        use rustix::thread::{CpuSet, Pid, sched_setaffinity};
+        let mut here = CpuSet::new();
+        let processor = current_cpu() as usize;
+        let id = Pid::from_raw(id).filter(|_| processor < CpuSet::MAX_CPU && self.0.is_set(processor));
+        if id.is_some() {
+            here.set(processor);
+        }
+        let done = id.is_some() && sched_setaffinity(id, &here).is_ok();
+        wake();
+        if done {
+            let _ = sched_setaffinity(id, &self.0);
+        }
+        done
+    }
+}
+
 /// Has the calling thread run for a moment on those processors only for which `wanted` says so, which is told whether it
 /// may run there.
 fn run_on(wanted: impl Fn(u32, bool) -> bool) -> bool {

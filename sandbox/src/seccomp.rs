@@ -103,7 +103,7 @@ const RULES: &[Rule] = &[
     rule(libc::SYS_sigaltstack, "standard library: start and end of a thread"),
     rule(libc::SYS_gettid, "standard library: start of a thread; abort"),
     rule(libc::SYS_sched_getaffinity, "standard library: start of a thread; number of processors"),
-    only(libc::SYS_sched_setaffinity, &[&[Is(0, 0)]], "platform: where this thread runs"),
+    rule(libc::SYS_sched_setaffinity, "platform: where this thread runs, and where a stub wakes up"),
     rule(libc::SYS_sched_yield, "locks"),
     only(libc::SYS_prctl, &[
         &[Is(0, libc::PR_SET_NAME as u32)], // standard library: names of threads

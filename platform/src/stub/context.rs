@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use abi::signal::{SI_KERNEL, Signal};
 use abi::{Errno, SysResult};
+use host::process::Allowed;
 
 use super::filter::ARCHITECTURE;
 use super::frame;
@@ -234,7 +235,7 @@ impl StubContext {
             patched: 0,
             interrupt,
             starting: Cell::new(true),
-            habits: Habits::default(),
+            habits: Habits::of_thread(),
             sent: Cell::default(),
             delivery: Cell::default(),
             undelivered: Cell::default(),
@@ -290,7 +291,17 @@ impl StubContext {
     /// Gives the turn to the stub.
     fn post(&self, command: u32) {
         let spin = self.habits.kernel_done(&self.space.shared.spinning, self.slot().stub_sleeps());
-        self.slot().post(command, spin);
+        let slot = self.slot();
+        slot.post_waking(command, spin, |wake| {
+            let rules = &self.space.shared.spinning;
+            let here = |allowed: &Allowed| {
+                slot.comes_here();
+                allowed.wake_here(self.thread.id, wake)
+            };
+            if slot.is_here() || !self.habits.wakes_here(rules, here) {
+                wake();
+            }
+        });
     }
 
     /// Waits for the report after a command, or for the thread's first.
@@ -571,7 +582,9 @@ impl StubContext {
         let waited = self.wait(&|_| self.interrupt.tick());
         drop(running);
         let reported = slot.reported();
-        let ran = reported.wrapping_sub(slot.memory().load(RESUMED));
+        let resumed = slot.memory().load(RESUMED);
+        self.habits.woke(rules, resumed);
+        let ran = reported.wrapping_sub(resumed);
         let delivered = slot.field(KIND).load(Ordering::Relaxed) != KIND_DONE;
         self.habits.guest_done(rules, reported, delivered.then_some(ran), slot.is_here());
         self.interrupt.in_guest.store(false, Ordering::SeqCst);
@@ -624,6 +637,7 @@ impl Context for StubContext {
     }
 
     fn rest(&self) {
+        self.habits.blocks();
         self.slot().field(SPIN).store(0, Ordering::Relaxed);
     }
 

@@ -73,7 +73,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_futex,             // taking turns with stubs, and locks
     libc::SYS_getcpu,            // where the vDSO does not answer
     libc::SYS_sched_getaffinity, // going to another processor, or to that of a stub
-    libc::SYS_sched_setaffinity, // the same, of the calling thread only
+    libc::SYS_sched_setaffinity, // the same, or having a stub wake up on this one
     libc::SYS_tgkill,            // interrupts
     libc::SYS_tkill,             // a stub that makes calls nobody asked for
     libc::SYS_memfd_create,      // slots of a new process

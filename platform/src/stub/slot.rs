@@ -60,14 +60,26 @@ impl Slot {
     /// Gives the turn to the stub, with the command and its arguments already in place. When it is done, the stub may
     /// spin for `spin` ticks for the next command before it sleeps.
     pub fn post(&self, command: u32, spin: u32) {
+        self.post_waking(command, spin, |wake| wake());
+    }
+
+    /// [`Slot::post`]; if the stub sleeps, `waking` is to call what it is given, which wakes it.
+    pub fn post_waking(&self, command: u32, spin: u32, waking: impl FnOnce(&dyn Fn())) {
         self.field(COMMAND).store(command, Ordering::Relaxed);
         self.field(SPIN).store(spin, Ordering::Relaxed);
         self.field(KERNEL_CPU).store(host::process::current_cpu(), Ordering::Relaxed);
         let word = self.field(WORD);
         word.store(TURN_COMMAND, Ordering::SeqCst);
         if self.field(STUB_WAITS).load(Ordering::SeqCst) != 0 {
-            let _ = futex::wake(word, futex::Flags::empty(), 1);
+            waking(&|| {
+                let _ = futex::wake(word, futex::Flags::empty(), 1);
+            });
         }
+    }
+
+    /// Notes that the stub will run on this processor.
+    pub fn comes_here(&self) {
+        self.field(STUB_CPU).store(host::process::current_cpu(), Ordering::Relaxed);
     }
 
     /// Whether the stub was last seen on this processor, where it cannot run while this thread does.

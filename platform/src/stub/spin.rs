@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use host::process::Allowed;
 use host::rustix::fs::{Mode, OFlags, openat};
 
 use super::Waiting;
@@ -49,6 +50,8 @@ pub struct Spinning {
     /// How many guest threads run, or kernel threads spin.
     busy: AtomicU32,
     machine: Machine,
+    /// Where guest threads may run.
+    allowed: Option<Allowed>,
 }
 
 /// How much the whole machine has to do.
@@ -119,7 +122,8 @@ impl Spinning {
         };
         // A counter that is nonsense must not make anybody spin for long.
         let limit = u64::try_from(limit).unwrap_or(0).min(1_000_000);
-        Spinning { processors, limit, busy: AtomicU32::new(0), machine: Machine::new(procfs) }
+        let (busy, machine) = (AtomicU32::new(0), Machine::new(procfs));
+        Spinning { processors, limit, busy, machine, allowed: Allowed::of_caller() }
     }
 
     /// Counts the caller's guest as running.
@@ -214,14 +218,24 @@ pub struct Habits {
     together: Cell<u32>,
     apart: Cell<u32>,
     moving: Pause,
+    /// Whether neither side has run for the other since the thread began, or the kernel thread slept for something else.
+    cold: Cell<bool>,
+    /// When the stub was woken on this processor, if it has not told yet when it came to run.
+    woken: Cell<Option<u64>>,
+    waking: Pause,
     /// Whether the first move may come early.
     early: Cell<bool>,
 }
 
 impl Habits {
+    /// Of a new thread.
+    pub fn of_thread() -> Habits {
+        Habits { cold: Cell::new(true), ..Habits::default() }
+    }
+
     /// Of the first thread of a process that has just got its program.
     pub fn of_program() -> Habits {
-        Habits { early: Cell::new(true), ..Habits::default() }
+        Habits { early: Cell::new(true), ..Habits::of_thread() }
     }
 
     /// The kernel gives the turn away: for how many ticks the stub may spin until it gets the next one. `asleep` says
@@ -253,7 +267,10 @@ impl Habits {
             if together { (&self.together, &self.apart) } else { (&self.apart, &self.together) };
         more.set(more.get().saturating_add(1));
         none.set(0);
-        let Some(ticks) = guest else { return };
+        let Some(ticks) = guest else {
+            self.woken.set(None);
+            return;
+        };
         self.guest.note(ticks, rules.limit);
         if self.in_vain.take() && ticks < rules.limit {
             self.spinning.failed(now, rules.limit);
@@ -283,6 +300,38 @@ impl Habits {
         self.granted.get()
             && self.together.get() == 0
             && host::process::time_stamp().wrapping_sub(self.reported.get()) < rules.limit / 2
+    }
+
+    /// Wakes the stub, which sleeps on another processor, on this one by calling `wake`, if that is likely to be sooner at work:
+    /// to get another processor out of idleness takes long, and this thread is about to leave its own. Returns whether
+    /// that was done.
+    pub fn wakes_here(&self, rules: &Spinning, wake: impl FnOnce(&Allowed) -> bool) -> bool {
+        let now = host::process::time_stamp();
+        let Some(allowed) = &rules.allowed else { return false };
+        if !self.cold.take() || !self.waking.is_over(now) || rules.is_crowded(now) {
+            return false;
+        }
+        self.woken.set(Some(now));
+        wake(allowed)
+    }
+
+    /// The stub has been at work since `resumed`, as it says.
+    pub fn woke(&self, rules: &Spinning, resumed: u64) {
+        let Some(woken) = self.woken.take() else { return };
+        let now = host::process::time_stamp();
+        let took = resumed.wrapping_sub(woken).min(now.wrapping_sub(woken));
+        if took > rules.limit {
+            // Somebody else wants this processor.
+            self.waking.failed(now, rules.limit);
+        } else {
+            self.waking.succeeded();
+        }
+    }
+
+    /// The kernel thread goes to sleep for something else than its guest.
+    pub fn blocks(&self) {
+        self.together.set(0);
+        self.cold.set(true);
     }
 
     /// Changes where the kernel thread runs by calling `go`, if another place is better for the two sides. `go` returns
@@ -330,7 +379,13 @@ mod tests {
     use super::*;
 
     fn rules() -> Spinning {
-        Spinning { processors: 2, limit: 1_000_000, busy: AtomicU32::new(0), machine: Machine::default() }
+        Spinning {
+            processors: 2,
+            limit: 1_000_000,
+            busy: AtomicU32::new(0),
+            machine: Machine::default(),
+            allowed: None,
+        }
     }
 
     #[test]
