@@ -180,6 +180,12 @@ pub trait Context: Send {
     /// Returns the first error. The kernel chooses all addresses; nothing else may change mappings.
     fn memory(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()>;
 
+    /// [`Context::memory`], but the platform may put it off until something else is asked of the guest thread or it goes on. For
+    /// operations that fail only where the host has no memory left: if that comes late, it ends the process.
+    fn memory_later(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
+        self.memory(operations)
+    }
+
     /// Tells the host what to show to those who list its processes. It rides along with the next [`Context::memory`], which
     /// may be of no operations. Whether the host goes along is not told: nothing but the looks depends on it.
     fn describe(&mut self, description: Description) {

@@ -55,8 +55,30 @@ pub trait Mapper {
 
 impl Mapper for dyn Context + '_ {
     fn change(&mut self, operation: MemoryOp<'_>, _file: Option<&Arc<OwnedFd>>) -> SysResult<()> {
-        self.memory(&[operation])
+        match operation {
+            MemoryOp::Map { shared: false, file: None, length, flags: 0, protection, .. }
+                if is_granted(length, protection) =>
+            {
+                self.memory_later(&[operation])
+            }
+            _ => self.memory(&[operation]),
+        }
     }
+}
+
+/// As many bytes any host maps; who asks for very many more is told whether they can be had.
+const PROMISED_MAX: u64 = 64 << 20;
+/// With so many mappings the host has some left, however it counts them.
+const PROMISED_COUNT: usize = 32_000;
+
+/// Whether no host refuses private memory of so many bytes with this protection.
+fn is_granted(length: u64, protection: u32) -> bool {
+    length <= PROMISED_MAX && protection & Protection::EXEC.bits() == 0
+}
+
+/// Changes mappings of which there are `count`, later if it cannot fail.
+fn change_surely(context: &mut dyn Context, count: usize, operations: &[MemoryOp<'_>]) -> SysResult<()> {
+    if count < PROMISED_COUNT { context.memory_later(operations) } else { context.memory(operations) }
 }
 
 /// A file, and where in it a mapping begins.
@@ -324,7 +346,8 @@ impl MemoryMap {
             return Ok(());
         }
         vmas.set.check_unsealed(range.clone())?;
-        context.memory(&[MemoryOp::Unmap { address: range.start, length: range.end - range.start }])?;
+        let unmap = MemoryOp::Unmap { address: range.start, length: range.end - range.start };
+        change_surely(context, vmas.set.len(), &[unmap])?;
         vmas.set.remove(range);
         Ok(())
     }
@@ -356,11 +379,13 @@ impl MemoryMap {
         }
         if end > range.start {
             let length = end - range.start;
-            context.memory(&[MemoryOp::Protect {
-                address: range.start,
-                length,
-                protection: protection.bits(),
-            }])?;
+            let protect = MemoryOp::Protect { address: range.start, length, protection: protection.bits() };
+            let shared = vmas.set.overlapping(range.clone()).any(|vma| vma.flags.contains(VmaFlags::SHARED));
+            if shared || !is_granted(length, protection.bits()) {
+                context.memory(&[protect])?;
+            } else {
+                change_surely(context, vmas.set.len(), &[protect])?;
+            }
             vmas.set.update(range.start..end, |vma| vma.protection = protection);
         }
         result
@@ -405,6 +430,7 @@ impl MemoryMap {
 
     /// `madvise(2)` for advice that the host carries out: `ENOMEM` where something is not mapped.
     pub fn advise(&self, context: &mut dyn Context, range: Range<u64>, advice: u32) -> SysResult<()> {
+        const DONTNEED: u32 = 4;
         const DONTFORK: u32 = 10;
         const DOFORK: u32 = 11;
         const DONTDUMP: u32 = 16;
@@ -438,8 +464,10 @@ impl MemoryMap {
             DODUMP => (VmaFlags::DONT_DUMP, false),
             _ => (VmaFlags::empty(), false),
         };
-        if !parts.is_empty() {
-            context.memory(&parts)?;
+        match advice {
+            _ if parts.is_empty() => {}
+            DONTNEED => change_surely(context, vmas.set.len(), &parts)?,
+            _ => context.memory(&parts)?,
         }
         if !flag.is_empty() {
             vmas.set.update(range, |vma| vma.flags.set(flag, value));
@@ -616,15 +644,15 @@ impl MemoryMap {
                 return heap.end;
             }
             let protection = Protection::READ | Protection::WRITE;
-            let mapped = context.memory(&[MemoryOp::Map {
+            let map = MemoryOp::Map {
                 address: old_top,
                 length: new_top - old_top,
                 protection: protection.bits(),
                 shared: false,
                 flags: 0,
                 file: None,
-            }]);
-            if mapped.is_err() {
+            };
+            if context.change(map, None).is_err() {
                 return heap.end;
             }
             let mut flags = VmaFlags::empty();
@@ -640,7 +668,7 @@ impl MemoryMap {
             });
         } else if new_top < old_top {
             let unmap = MemoryOp::Unmap { address: new_top, length: old_top - new_top };
-            if context.memory(&[unmap]).is_err() {
+            if change_surely(context, vmas.set.len(), &[unmap]).is_err() {
                 return heap.end;
             }
             vmas.set.remove(new_top..old_top);

@@ -63,6 +63,8 @@ pub struct StubContext {
     failed: RefCell<Option<(u64, Vec<u8>)>>,
     /// What the host is to be told with the next calls.
     described: Cell<Option<Description>>,
+    /// How many calls there are in the buffer that are to be made before the guest goes on.
+    pending: Cell<usize>,
 }
 
 impl std::fmt::Debug for StubContext {
@@ -241,6 +243,7 @@ impl StubContext {
             undelivered: Cell::default(),
             failed: RefCell::default(),
             described: Cell::default(),
+            pending: Cell::default(),
         }
     }
 
@@ -357,12 +360,24 @@ impl StubContext {
             memory::description(&described, slot_address(self.slot().index) + place_of_record(calls.len()))
         });
         let (more, count) = described.unwrap_or_default();
-        for (index, word) in calls.iter().chain(&more).flatten().enumerate() {
-            self.slot().memory().store(BUFFER + 8 * index, *word);
-        }
+        self.put_records(calls.iter().chain(&more));
         self.slot().field(COUNT).store((calls.len() + count) as u32, Ordering::Relaxed);
         self.post(COMMAND_CALLS);
         Ok(())
+    }
+
+    fn put_records<'a>(&self, records: impl IntoIterator<Item = &'a memory::Call>) {
+        for (index, word) in records.into_iter().flatten().enumerate() {
+            self.slot().memory().store(BUFFER + 8 * index, *word);
+        }
+    }
+
+    /// Makes the first so many calls in the buffer.
+    fn call_recorded(&self, count: usize) -> SysResult<()> {
+        self.slot().field(COUNT).store(count as u32, Ordering::Relaxed);
+        self.post(COMMAND_CALLS);
+        self.wait_done()?;
+        self.result().map(drop)
     }
 
     /// Changes mappings, and hands the stub the files that it needs for that.
@@ -434,6 +449,14 @@ impl StubContext {
                 self.registers = self.called;
                 self.sent.set(self.what_was_sent());
                 return Ok(Some(self.called_kernel()));
+            }
+            KIND_DONE if self.pending.take() > 0 => {
+                tracing::warn!(
+                    pid = self.space.pid,
+                    result = slot.result(),
+                    "the host cannot change a mapping"
+                );
+                return Err(Gone);
             }
             KIND_DONE if let Some(delivery) = self.delivery.take() => {
                 let done = usize::try_from(slot.result()).unwrap_or(0).min(delivery.length);
@@ -570,6 +593,7 @@ impl StubContext {
             self.slot().memory().store(DELIVERY_ADDRESS, address);
             self.slot().field(DELIVERY).store(length as u32, Ordering::Relaxed);
         }
+        self.slot().field(PENDING).store(self.pending.get() as u32, Ordering::Relaxed);
         self.post(command);
         self.interrupt.unanswered.store(0, Ordering::Relaxed);
         let rules = &self.space.shared.spinning;
@@ -591,6 +615,7 @@ impl StubContext {
         waited?;
         if delivered {
             self.delivery.set(None);
+            self.pending.set(0);
         }
         self.event()
     }
@@ -664,6 +689,18 @@ impl Context for StubContext {
             }
         }
         memory::batches(operations, |batch| self.change_memory(batch))
+    }
+
+    fn memory_later(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
+        // Others could see that it has not been done yet.
+        let suitable = self.space.shared.mapping_lasts && self.space.is_single();
+        let calls = if suitable { memory::calls_without_files(operations) } else { None };
+        let Some(calls) = calls else { return self.memory(operations) };
+        self.flush();
+        self.ready()?;
+        self.put_records(&calls);
+        self.pending.set(calls.len());
+        Ok(())
     }
 
     fn fork(&mut self) -> SysResult<Box<dyn Context>> {
@@ -863,6 +900,11 @@ impl StubContext {
     fn flush(&self) {
         if self.sent.get().is_some_and(|sent| sent.what == Pointed::Buffer) {
             self.sent.set(None);
+        }
+        let pending = self.pending.take();
+        if pending > 0 && self.call_recorded(pending).is_err() {
+            tracing::warn!(pid = self.space.pid, "the host cannot change a mapping");
+            self.space.kill();
         }
         let Some(delivery) = self.delivery.take() else { return };
         let bytes = self.delivery_bytes(delivery);

@@ -138,6 +138,9 @@ pub const RESTORER: usize = 0x188;
 /// How many bytes at the beginning of the buffer the stub copies to guest memory before it resumes the guest; zero when it
 /// has done so.
 pub const DELIVERY: usize = 0x190;
+/// How many records there are in the buffer of calls that the stub makes before it resumes the guest; zero when it has done so.
+/// Right behind [`DELIVERY`], with which it is looked at.
+pub const PENDING: usize = 0x194;
 /// Where to.
 pub const DELIVERY_ADDRESS: usize = 0x198;
 /// Nonzero while the guest may change what follows, and what else is its own, without the kernel.
@@ -203,6 +206,8 @@ pub const COMMAND_MATERIALISE: u32 = 8;
 pub const COMMAND_COPY_IN: u32 = 9;
 /// Copy the buffer to guest memory: the same arguments and result.
 pub const COMMAND_COPY_OUT: u32 = 10;
+
+const _: () = assert!(PENDING == DELIVERY + 4 && DELIVERY.is_multiple_of(8));
 
 /// Size of a record for `COMMAND_CALLS`.
 pub const CALL_SIZE: usize = 64;

@@ -127,6 +127,16 @@ fn finish<'a>(batch: &mut Batch<'a>, run: &mut impl FnMut(&Batch<'_>) -> SysResu
     if batch.calls.is_empty() { Ok(()) } else { run(&batch) }
 }
 
+/// The calls for operations that are few and need no file, `None` if these do not.
+pub fn calls_without_files(operations: &[MemoryOp<'_>]) -> Option<Vec<Call>> {
+    const FEW: usize = 8;
+    let call = |operation| match translate(operation) {
+        Ok((call, None)) => Some(call),
+        _ => None,
+    };
+    if operations.len() > FEW { None } else { operations.iter().map(call).collect() }
+}
+
 fn translate<'a>(operation: &MemoryOp<'a>) -> SysResult<(Call, Option<BorrowedFd<'a>>)> {
     let call = |number: i64, [a, b, c, d, e, f]: [u64; 6]| [number as u64, a, b, c, d, e, f, 0];
     Ok(match *operation {

@@ -168,6 +168,8 @@ struct Shared {
     reaper: Reaper,
     /// Whether call sites are patched.
     patching: bool,
+    /// Whether the host refuses no change of a mapping unless it runs out of memory.
+    mapping_lasts: bool,
     counters: Counters,
 }
 
@@ -219,6 +221,25 @@ pub struct Tuning {
     pub waiting: Waiting,
 }
 
+/// Whether the host neither counts what is mapped, beyond refusing the absurd, nor has been given a low limit of mappings.
+fn mapping_lasts(procfs: &OwnedFd) -> bool {
+    use host::rustix::fs::{Mode, OFlags, openat};
+    use host::rustix::process::{Resource, getrlimit};
+    let number = |name: &str| {
+        let file = openat(procfs, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let mut text = [0; 24];
+        let length = host::rustix::io::pread(&file, &mut text[..], 0).ok()?;
+        std::str::from_utf8(&text[..length]).ok()?.trim().parse::<u64>().ok()
+    };
+    let unlimited = [Resource::As, Resource::Data].iter().all(|what| getrlimit(*what).current.is_none());
+    unlimited
+        && number("sys/vm/overcommit_memory").is_some_and(|mode| mode < 2)
+        && number("sys/vm/max_map_count").is_some_and(|count| count >= MAPPINGS_MIN)
+}
+
+/// How many mappings a process can have on any host that is as it comes.
+const MAPPINGS_MIN: u64 = 65_530;
+
 impl StubPlatform {
     /// A platform whose stubs are forked from `zygote`. `procfs` is a procfs that shows the process ids of this
     /// process's namespace, for [`crate::AddressSpace::usage`]; without it the usage is reported as zero.
@@ -234,6 +255,7 @@ impl StubPlatform {
             vdso,
             fpu,
             spinning: Spinning::new(tuning.waiting, procfs.as_ref()),
+            mapping_lasts: procfs.as_ref().is_some_and(mapping_lasts),
             procfs,
             reaper: Reaper::start()?,
             patching: tuning.patching == Patching::On,

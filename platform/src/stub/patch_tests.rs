@@ -88,6 +88,7 @@ guest_code!(
 );
 guest_code!(masks, "nop", "nop", "2: mov eax, 14", "syscall", "inc r12", "jmp 2b");
 guest_code!(rseqs, "nop", "nop", "2: mov eax, 334", "syscall", "inc r12", "jmp 2b");
+guest_code!(stores, "nop", "nop", "2: mov [r13], r14", "mov eax, 39", "syscall", "jmp 2b");
 guest_code!(yields, "nop", "nop", "2: mov eax, 24", "syscall", "inc r12", "jmp 2b");
 // rt_sigaction(2) of signal 5; what it must not change makes the guest fail if it does.
 guest_code!(
@@ -603,6 +604,66 @@ fn default_actions_are_told_and_set_without_the_kernel() {
     // A new thread, and a copy, know nothing.
     let copy = context.fork().expect("a copy");
     assert_eq!((copy.restored_actions(), context.restored_actions()), (0, 0x10));
+}
+
+#[test]
+fn memory_that_changes_later_has_changed_when_the_guest_goes_on() {
+    let platform = platform();
+    for patched in [false, true] {
+        let mut context = start(&platform, stores());
+        (context.registers_mut().r13, context.registers_mut().r14) = (DATA, 1);
+        syscall(&mut *context);
+        if patched {
+            patch_next(&mut *context);
+        }
+        let word = |context: &dyn Context, address| {
+            let mut bytes = [0; 8];
+            let count = context.space().read(address, &mut bytes);
+            (count == 8).then_some(u64::from_ne_bytes(bytes))
+        };
+        for round in 0..20 {
+            let address = SPARE + round * 8192;
+            context.memory_later(&[anonymous(address, 8192, RW)]).expect("mapped");
+            assert_eq!(word(&*context, address), None);
+            match round % 3 {
+                // Somebody wants the thread back before it goes on.
+                0 => {
+                    context.interrupter().interrupt();
+                    assert_eq!(context.run(), Event::Interrupted);
+                }
+                // Something else is asked of it.
+                1 => {
+                    assert_eq!(context.write(address, &[1; 8]), 8);
+                    assert_eq!(word(&*context, address), Some(0x0101_0101_0101_0101));
+                }
+                _ => {}
+            }
+            (context.registers_mut().r13, context.registers_mut().r14) = (address + 8, round);
+            assert_eq!(syscall(&mut *context), 39);
+            assert_eq!(word(&*context, address + 8), Some(round));
+            // Several things, in order.
+            let unmap = MemoryOp::Unmap { address: address + 4096, length: 4096 };
+            let protect = MemoryOp::Protect { address, length: 4096, protection: 1 };
+            context.memory_later(&[protect, unmap]).expect("changed");
+            let Event::Fault(fault) = context.run() else { panic!("no fault") };
+            assert_eq!((fault.signal, fault.code), (abi::signal::Signal::SIGSEGV, 2));
+            context.registers_mut().r13 = address + 4096;
+            let Event::Fault(fault) = context.run() else { panic!("no fault") };
+            assert_eq!((fault.signal, fault.code), (abi::signal::Signal::SIGSEGV, 1));
+            context.registers_mut().r13 = DATA;
+            assert_eq!(syscall(&mut *context), 39);
+        }
+        // Where others may look it is done at once.
+        let other = context.spawn().expect("a thread");
+        context.memory_later(&[anonymous(SPARE, 4096, RW)]).expect("mapped");
+        assert_eq!(word(&*context, SPARE), Some(0));
+        drop(other);
+        // What fails is the end.
+        let nothing = MemoryOp::Protect { address: SPARE << 1, length: 4096, protection: 1 };
+        context.memory_later(&[nothing]).expect("put off");
+        assert_eq!(context.run(), Event::Died);
+    }
+    still_works(&platform);
 }
 
 #[test]

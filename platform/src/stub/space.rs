@@ -308,6 +308,11 @@ impl Space {
         self.contexts.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
+    /// Whether there is just one context.
+    pub fn is_single(&self) -> bool {
+        self.contexts.load(Ordering::SeqCst) == 1
+    }
+
     /// The processor time of the whole process, if only one thread can have used it.
     pub fn single_thread_cpu_time(&self) -> Option<Duration> {
         if self.threaded.load(Ordering::Relaxed) {

@@ -197,8 +197,8 @@ global_asm!(
     "    syscall",
     "    jmp 5b",
     "51: mov dword ptr [rbx + {STUB_WAITS}], 0",
-    "6:  mov ecx, [rbx + {DELIVERY}]",
-    "    test ecx, ecx",
+    "6:  mov rcx, [rbx + {DELIVERY}]",
+    "    test rcx, rcx",
     "    jnz 110f",
     "61: mov eax, [rbx + {COMMAND}]",
     "    cmp eax, {COMMAND_RETURN}",
@@ -270,9 +270,11 @@ global_asm!(
     "84: mov dword ptr [rbx + {INTERRUPTED}], 0",
     "    mov dword ptr [rbx + {KIND}], {KIND_INTERRUPTED}",
     "    jmp nacelle_stub_request",
-    // Calls: r12 is the record, r13 how many are left, r14 the first error, rbp the last result.
-    "20: lea r12, [rbx + {BUFFER}]",
+    // Calls: r12 is the record, r13 how many are left, r14 the first error, rbp the last result; r15 says whether they come
+    // before another command, of which nothing is left then if one fails.
+    "20: xor r15d, r15d",
     "    mov r13d, [rbx + {COUNT}]",
+    "26: lea r12, [rbx + {BUFFER}]",
     "    xor r14d, r14d",
     "    xor ebp, ebp",
     "21: test r13d, r13d",
@@ -302,6 +304,9 @@ global_asm!(
     "25: mov rax, rbp",
     "    test r14, r14",
     "    cmovnz rax, r14",
+    "    jnz 7b",
+    "    test r15d, r15d",
+    "    jnz 61b",
     "    jmp 7b",
     // Compare and exchange.
     "30: mov rdi, [rbx + {ARGUMENTS}]",
@@ -482,8 +487,11 @@ global_asm!(
     "    jmp 97b",
     // Run into a signal.
     "95: ud2",
-    // What the guest is to find in its memory; a fault is reported in place of what the command is.
+    // What the guest is to find in its memory; a fault is reported in place of what the command is. Or changes of its memory.
     "110:",
+    "    mov r13, rcx",
+    "    shr r13, 32",
+    "    jnz 116f",
     "    mov rdi, [rbx + {DELIVERY_ADDRESS}]",
     "    lea rsi, [rbx + {BUFFER}]",
     "    mov ebp, ecx",
@@ -491,6 +499,10 @@ global_asm!(
     "    cld",
     "111: rep movsb",
     "    jmp 61b",
+    "116:",
+    "    mov dword ptr [rbx + {PENDING}], 0",
+    "    mov r15d, 1",
+    "    jmp 26b",
     // rt_sigaction(2) of a signal that has the default action, and keeps it: rcx is its bit, r8 and r9 the signals whose
     // action is the default. r11 stays. Guest memory is touched from 102 to 104.
     "101:",
@@ -646,6 +658,7 @@ global_asm!(
     ANSWERS = const ANSWERS,
     ANSWER_COUNT = const ANSWER_COUNT,
     DELIVERY = const DELIVERY,
+    PENDING = const PENDING,
     DELIVERY_ADDRESS = const DELIVERY_ADDRESS,
     PRISTINE = const PRISTINE,
     RESTORED = const RESTORED,
