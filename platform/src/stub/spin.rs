@@ -308,7 +308,8 @@ impl Habits {
     pub fn wakes_here(&self, rules: &Spinning, wake: impl FnOnce(&Allowed) -> bool) -> bool {
         let now = host::process::time_stamp();
         let Some(allowed) = &rules.allowed else { return false };
-        if !self.cold.take() || !self.waking.is_over(now) || rules.is_crowded(now) {
+        // Where both will spin again soon they stay apart.
+        if !self.cold.take() && self.granted.get() || !self.waking.is_over(now) || rules.is_crowded(now) {
             return false;
         }
         self.woken.set(Some(now));
@@ -355,6 +356,8 @@ impl Habits {
         self.together.set(0);
         self.apart.set(0);
         self.early.set(false);
+        // The stub takes it that this thread is where it was, and does not spin the next time.
+        self.granted.set(false);
         let gone = go(place);
         let end = host::process::time_stamp();
         self.moving.failed(end, rules.limit);
@@ -461,6 +464,53 @@ mod tests {
         (0..SETTLED).for_each(|_| habits.guest_done(&rules, host::process::time_stamp(), Some(10), true));
         habits.place(&rules, leave);
         assert_eq!(moved.get(), 1);
+    }
+
+    #[test]
+    fn the_turn_that_is_missed_by_moving_is_no_failure() {
+        let (rules, habits) = (rules(), Habits::of_program());
+        for _ in 0..=SETTLED_EARLY {
+            habits.guest_done(&rules, host::process::time_stamp(), Some(10), true);
+            assert_ne!(habits.kernel_done(&rules, true), 0);
+        }
+        let moved = Cell::new(false);
+        habits.place(&rules, |_| {
+            moved.set(true);
+            true
+        });
+        assert!(moved.get());
+        habits.spin(&rules, true, |_| true);
+        habits.guest_done(&rules, host::process::time_stamp(), Some(10), false);
+        // The stub sleeps, though it was granted to spin.
+        assert_ne!(habits.kernel_done(&rules, true), 0);
+        assert!(habits.spinning.is_over(host::process::time_stamp()));
+    }
+
+    #[test]
+    fn a_stub_is_woken_here_if_neither_side_will_spin() {
+        let allowed = Allowed::of_caller();
+        assert!(allowed.is_some());
+        let (rules, habits) = (Spinning { allowed, ..rules() }, Habits::of_thread());
+        let here = |habits: &Habits, rules: &Spinning| habits.wakes_here(rules, |_| true);
+        let now = host::process::time_stamp;
+        // At first.
+        habits.kernel_done(&rules, true);
+        assert!(here(&habits, &rules));
+        habits.woke(&rules, now());
+        habits.kernel_done(&rules, true);
+        assert!(!here(&habits, &rules));
+        // After the kernel thread has slept for something else.
+        habits.blocks();
+        assert!(here(&habits, &rules));
+        habits.woke(&rules, now());
+        // While spinning does not pay.
+        habits.spinning.failed(now(), rules.limit);
+        habits.kernel_done(&rules, true);
+        assert!(here(&habits, &rules));
+        // Not when it took long last time.
+        habits.woken.set(Some(now().wrapping_sub(3 * rules.limit)));
+        habits.woke(&rules, now());
+        assert!(!here(&habits, &rules));
     }
 
     #[test]
