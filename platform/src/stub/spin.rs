@@ -493,11 +493,15 @@ mod tests {
         let (rules, habits) = (Spinning { allowed, ..rules() }, Habits::of_thread());
         let here = |habits: &Habits, rules: &Spinning| habits.wakes_here(rules, |_| true);
         let now = host::process::time_stamp;
+        let turn = || {
+            habits.guest_done(&rules, now(), Some(10), false);
+            habits.kernel_done(&rules, true);
+        };
         // At first.
-        habits.kernel_done(&rules, true);
+        turn();
         assert!(here(&habits, &rules));
         habits.woke(&rules, now());
-        habits.kernel_done(&rules, true);
+        turn();
         assert!(!here(&habits, &rules));
         // After the kernel thread has slept for something else.
         habits.blocks();
@@ -505,7 +509,7 @@ mod tests {
         habits.woke(&rules, now());
         // While spinning does not pay.
         habits.spinning.failed(now(), rules.limit);
-        habits.kernel_done(&rules, true);
+        turn();
         assert!(here(&habits, &rules));
         // Not when it took long last time.
         habits.woken.set(Some(now().wrapping_sub(3 * rules.limit)));
