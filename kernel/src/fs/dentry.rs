@@ -125,17 +125,28 @@ impl Dentry {
 
     /// The child called `name`, which may be missing (no inode): from the cache, or from the file system.
     pub fn lookup(self: &Arc<Dentry>, fs: &dyn FileSystem, name: &[u8]) -> SysResult<Arc<Dentry>> {
-        let cacheable = fs.cacheable();
-        if cacheable && let Some(child) = self.children.lock().get(name) {
+        if fs.cacheable()
+            && let Some(child) = self.children.lock().get(name)
+        {
             child.used.store(true, Ordering::Relaxed);
             return Ok(Arc::clone(child));
         }
         let inode = self.inode().ok_or(Errno::ENOENT)?;
-        let found = match inode.lookup(name) {
-            Ok(inode) => Some(inode),
-            Err(Errno::ENOENT) => None,
-            Err(error) => return Err(error),
-        };
+        match inode.lookup(name) {
+            Ok(inode) => Ok(self.found(fs, name, Some(inode))),
+            Err(Errno::ENOENT) => Ok(self.found(fs, name, None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The child called `name`, of which the file system has just told what it stands for.
+    pub fn found(
+        self: &Arc<Dentry>,
+        fs: &dyn FileSystem,
+        name: &[u8],
+        found: Option<InodeRef>,
+    ) -> Arc<Dentry> {
+        let cacheable = fs.cacheable();
         let mut children = self.children.lock();
         if let Some(child) = children.get(name) {
             // Somebody else was faster; or, in a file system that changes by itself, the name is known already.
@@ -146,21 +157,26 @@ impl Dentry {
             };
             if same {
                 child.used.store(true, Ordering::Relaxed);
-                return Ok(Arc::clone(child));
+                return Arc::clone(child);
             }
         }
         let file = found.as_ref().is_none_or(|inode| inode.file_type() != FileType::Directory);
         let child = Dentry::new(name.into(), Some(Arc::clone(self)), found);
         // A removed directory remembers nothing: parent and child would keep each other for ever.
         if self.is_deleted() {
-            return Ok(child);
+            return child;
         }
         let replaced = children.insert(name.into(), Arc::clone(&child));
         drop(children);
         drop(replaced);
         let remembered = if !cacheable && file { &FLEETING } else { &REMEMBERED };
         remembered.add(&child);
-        Ok(child)
+        child
+    }
+
+    /// Whether something is mounted on the child called `name`.
+    pub fn has_mounts_on(&self, name: &[u8]) -> bool {
+        self.children.lock().get(name).is_some_and(|child| child.has_mounts())
     }
 
     /// Leaves its directory's table if nobody but the caller uses it, and no name below it is remembered. False if it

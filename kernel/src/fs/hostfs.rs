@@ -30,8 +30,8 @@ use rustix::fs::{AtFlags, Mode};
 
 use super::hash::Keyed;
 use super::{
-    AT_END, DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable,
-    Metadata, NewFile, NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
+    AT_END, DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Looked,
+    Mappable, Metadata, NewFile, NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
 };
 use crate::error::SyscallResult;
 use crate::task::CurrentTask;
@@ -643,6 +643,18 @@ impl Inode for HostInode {
 
     fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<InodeRef> {
         Ok(self.child(name)? as InodeRef)
+    }
+
+    fn look(self: Arc<Self>, name: &[u8]) -> SysResult<Option<Looked>> {
+        let directory = self.directory()?;
+        if self.kind != FileType::Directory || !directory.is_held() {
+            return Ok(None);
+        }
+        let (attributes, directory) = directory.look_up(name_of(name)?)?;
+        Ok(Some(match FileType::from_mode(attributes.mode) {
+            FileType::Symlink => Looked::Link(self.known_child(name, &attributes, directory)),
+            _ => Looked::Metadata(metadata_of(&attributes)),
+        }))
     }
 
     fn create(self: Arc<Self>, name: &[u8], new: &NewFile) -> SysResult<InodeRef> {

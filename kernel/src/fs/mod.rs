@@ -236,6 +236,14 @@ pub struct SetAttributes {
     pub modified: Option<TimeSpec>,
 }
 
+/// What [`Inode::look`] has found.
+pub enum Looked {
+    /// What the stat family tells of it.
+    Metadata(Metadata),
+    /// A symbolic link, which the caller may want to follow.
+    Link(InodeRef),
+}
+
 /// Flags of `renameat2(2)` that a file system sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenameMode {
@@ -279,6 +287,12 @@ pub trait Inode: Any + Send + Sync {
     /// The file called `name` in this directory: `ENOENT` if there is none.
     fn lookup(self: Arc<Self>, _name: &[u8]) -> SysResult<InodeRef> {
         Err(Errno::ENOTDIR)
+    }
+
+    /// What the file called `name` in this directory is like, for who wants to know no more; `None` where that takes as
+    /// much as looking it up.
+    fn look(self: Arc<Self>, _name: &[u8]) -> SysResult<Option<Looked>> {
+        Ok(None)
     }
 
     /// Makes a file called `name`: `EEXIST` if there is one.

@@ -12,7 +12,7 @@ use super::dentry::Dentry;
 use super::hostfs::freshness;
 use super::mount::{Mount, MountNamespace};
 use super::permissions::{Access, check};
-use super::{FileType, InodeRef};
+use super::{FileType, InodeRef, Looked, Metadata};
 use crate::error::{SysError, SyscallResult};
 use crate::syscalls::Fd;
 use crate::task::{Credentials, CurrentTask};
@@ -150,13 +150,18 @@ bitflags! {
         const NO_MAGIC = 64;
         /// The last component may be missing: the result then has no inode.
         const CREATE = 128;
+        /// Only what the file is like is asked for: [`Found::looked`] may have it.
+        const LOOK = 256;
     }
 }
 
 /// Where a walk ended.
 pub struct Found {
-    /// The place; without an inode if the name is missing and [`Walk::CREATE`] was given.
+    /// The place; without an inode if the name is missing and [`Walk::CREATE`] was given. With [`Found::looked`] it is
+    /// the directory.
     pub place: PathRef,
+    /// What the file is like, with [`Walk::LOOK`] where that is known without a place of its own.
+    pub looked: Option<Metadata>,
     /// The last component, if the name is missing.
     pub name: Option<Vec<u8>>,
     /// Whether the path ended in a slash, so that it must be a directory.
@@ -219,18 +224,30 @@ impl<'a> Walker<'a> {
             if component.len() > NAME_MAX {
                 return Err(Errno::ENAMETOOLONG.into());
             }
-            let dentry = at.dentry.lookup(&*at.mount.file_system, component)?;
+            let follows = !last || self.flags.contains(Walk::FOLLOW) || slash;
+            let file_system = &*at.mount.file_system;
+            let looked = if last && self.looks(&at, component) { inode.look(component)? } else { None };
+            let dentry = match looked {
+                Some(Looked::Metadata(metadata)) => {
+                    if slash && metadata.file_type() != FileType::Directory {
+                        return Err(Errno::ENOTDIR.into());
+                    }
+                    return Ok(Found { place: at, looked: Some(metadata), name: None, slash });
+                }
+                Some(Looked::Link(link)) => at.dentry.found(file_system, component, Some(link)),
+                None => at.dentry.lookup(file_system, component)?,
+            };
             let next = self.state.namespace.top(PathRef { mount: Arc::clone(&at.mount), dentry });
             if self.flags.contains(Walk::NO_MOUNTS) && !Arc::ptr_eq(&next.mount, &at.mount) {
                 return Err(Errno::EXDEV.into());
             }
             let Some(inode) = next.inode() else {
                 if last && self.flags.contains(Walk::CREATE) {
-                    return Ok(Found { place: next, name: Some(component.to_vec()), slash });
+                    let name = Some(component.to_vec());
+                    return Ok(Found { place: next, looked: None, name, slash });
                 }
                 return Err(Errno::ENOENT.into());
             };
-            let follows = !last || self.flags.contains(Walk::FOLLOW) || slash;
             if inode.file_type() == FileType::Symlink && follows {
                 match self.link(&inode)? {
                     Link::Place(place) => at = place,
@@ -250,7 +267,15 @@ impl<'a> Walker<'a> {
         if slash && !is_directory {
             return Err(Errno::ENOTDIR.into());
         }
-        Ok(Found { place: at, name: None, slash })
+        Ok(Found { place: at, looked: None, name: None, slash })
+    }
+
+    /// Whether no more is to be known of this last component than what it is like. Where names are remembered, they are
+    /// looked up.
+    fn looks(&self, at: &PathRef, component: &[u8]) -> bool {
+        self.flags.contains(Walk::LOOK)
+            && !at.mount.file_system.cacheable()
+            && !at.dentry.has_mounts_on(component)
     }
 
     fn up(&self, at: PathRef) -> SysResult<PathRef> {

@@ -4,7 +4,7 @@ use abi::fs::S_ISVTX;
 use abi::{Errno, SysResult};
 use bitflags::bitflags;
 
-use super::mount::MountFlags;
+use super::mount::{Mount, MountFlags};
 use super::path::PathRef;
 use super::{FileType, InodeRef, Metadata};
 use crate::task::Credentials;
@@ -60,7 +60,12 @@ pub fn check_metadata(metadata: &Metadata, credentials: &Credentials, access: Ac
 
 /// `EROFS` if the mount or its file system is read-only.
 pub fn check_writable(place: &PathRef) -> SysResult<()> {
-    if place.mount.flags().contains(MountFlags::READ_ONLY) { Err(Errno::EROFS) } else { Ok(()) }
+    check_mount_writable(&place.mount)
+}
+
+/// [`check_writable`] of all that is in a mount.
+pub fn check_mount_writable(mount: &Mount) -> SysResult<()> {
+    if mount.flags().contains(MountFlags::READ_ONLY) { Err(Errno::EROFS) } else { Ok(()) }
 }
 
 /// Whether `credentials` own the file, or override that.

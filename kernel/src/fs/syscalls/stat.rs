@@ -1,5 +1,7 @@
 //! What is known of files and file systems, and changing it.
 
+use std::sync::Arc;
+
 use abi::Errno;
 use abi::fs::{S_ISGID, S_ISUID, Stat, split_device};
 use abi::time::{TimeSpec, TimeVal};
@@ -9,9 +11,11 @@ use crate::error::SyscallResult;
 use crate::fs::file::Place;
 use crate::fs::hostfs::freshness;
 use crate::fs::inotify::{self, Mask, attribute_mask};
-use crate::fs::mount::MountFlags;
+use crate::fs::mount::{Mount, MountFlags};
 use crate::fs::path::Walk;
-use crate::fs::permissions::{Access, check, check_metadata, check_writable, is_owner};
+use crate::fs::permissions::{
+    Access, check, check_metadata, check_mount_writable, check_writable, is_owner,
+};
 use crate::fs::privileges;
 use crate::fs::text::TextGuard;
 use crate::fs::{File, FileSystem, FileType, InodeRef, Metadata, PathRef, SetAttributes};
@@ -68,22 +72,26 @@ fn file_metadata(file: &File) -> SyscallResult<Metadata> {
     })
 }
 
-/// The file that a path, or with `AT_EMPTY_PATH` a descriptor, names: its metadata, and its place if it has one.
+/// The file that a path, or with `AT_EMPTY_PATH` a descriptor, names: its metadata, and the mount that it is in, if any.
 fn look(
     task: &CurrentTask,
     directory: Fd,
     path: &[u8],
     flags: u32,
-) -> SyscallResult<(Metadata, Option<PathRef>)> {
+) -> SyscallResult<(Metadata, Option<Arc<Mount>>)> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 && directory != Fd::CWD {
         let file = task.file(directory)?;
-        return Ok((file_metadata(&file)?, file.path().cloned()));
+        return Ok((file_metadata(&file)?, file.path().map(|place| Arc::clone(&place.mount))));
     }
-    let mut walk = if flags & AT_SYMLINK_NOFOLLOW != 0 { Walk::empty() } else { Walk::FOLLOW };
+    let mut walk = if flags & AT_SYMLINK_NOFOLLOW != 0 { Walk::LOOK } else { Walk::LOOK | Walk::FOLLOW };
     walk.set(Walk::EMPTY, flags & AT_EMPTY_PATH != 0);
     let _moment = freshness::begin();
-    let place = task.resolve(directory, path, walk)?;
-    Ok((place.existing()?.metadata()?, Some(place)))
+    let found = task.walk(directory, path, walk)?;
+    let metadata = match found.looked {
+        Some(metadata) => metadata,
+        None => found.place.existing()?.metadata()?,
+    };
+    Ok((metadata, Some(found.place.mount)))
 }
 
 /// `newfstatat(2)`.
@@ -178,14 +186,14 @@ pub fn statx(
         return Err(Errno::EINVAL.into());
     }
     let path = if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { Vec::new() } else { task.read_path(path)? };
-    let (metadata, place) = look(task, directory, &path, flags.0)?;
+    let (metadata, mount) = look(task, directory, &path, flags.0)?;
     let (rdev_major, rdev_minor) = split_device(metadata.rdev);
     let (dev_major, dev_minor) = split_device(metadata.device);
     let credentials = task.credentials();
     let statx = Statx {
         mask: BASIC
             | if metadata.born.is_some() { BTIME } else { 0 }
-            | if place.is_some() { MOUNT } else { 0 },
+            | if mount.is_some() { MOUNT } else { 0 },
         blksize: metadata.block_size,
         nlink: metadata.links,
         uid: credentials.shown_uid(metadata.uid),
@@ -202,7 +210,7 @@ pub fn statx(
         rdev_minor,
         dev_major,
         dev_minor,
-        mount: place.map_or(0, |place| place.mount.id),
+        mount: mount.map_or(0, |mount| mount.id),
         ..Statx::default()
     };
     Ok(task.write_result_object(buffer, &statx)?)
@@ -220,15 +228,15 @@ pub fn faccessat2(
         return Err(Errno::EINVAL.into());
     }
     let path = task.read_path(path)?;
-    let (metadata, place) = look(task, directory, &path, flags.0)?;
+    let (metadata, mount) = look(task, directory, &path, flags.0)?;
     if mode == 0 {
         return Ok(());
     }
     let access = Access::from_bits_truncate(mode);
     let special =
         !matches!(metadata.file_type(), FileType::Regular | FileType::Directory | FileType::Symlink);
-    if let Some(place) = place.filter(|_| access.contains(Access::WRITE) && !special) {
-        check_writable(&place)?;
+    if let Some(mount) = mount.filter(|_| access.contains(Access::WRITE) && !special) {
+        check_mount_writable(&mount)?;
     }
     let mut credentials = (*task.credentials()).clone();
     if flags.0 & AT_EACCESS == 0 {
