@@ -25,7 +25,7 @@ pub fn prepare(directory: &Path, linked_statically: bool) -> anyhow::Result<Path
     };
     write("small", 64)?;
     write("file", 64 << 20)?;
-    std::fs::create_dir(directory.join("many"))?;
+    std::fs::create_dir_all(directory.join("many"))?;
     for index in 0..100 {
         write(&format!("many/file {index}"), 0)?;
     }

@@ -63,6 +63,9 @@ struct Arguments {
     /// Keep all processors busy with other work meanwhile.
     #[arg(long)]
     busy: bool,
+    /// Keep the files of the workloads in this directory, and use those that are there already. It must be a new one at first.
+    #[arg(long, value_name = "DIRECTORY")]
+    files: Option<PathBuf>,
     /// Link the measured program statically.
     #[arg(long = "static")]
     linked_statically: bool,
@@ -121,24 +124,32 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
         surroundings::keep_to_one_processor()?;
     }
     let _others = arguments.busy.then(surroundings::OtherWork::start).transpose()?;
-    let directory = tempfile::tempdir().context("cannot make a working directory")?;
+    let temporary = tempfile::tempdir().context("cannot make a working directory")?;
+    let directory = match &arguments.files {
+        Some(directory) => {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make {}", directory.display()))?;
+            directory.canonicalize()?
+        }
+        None => temporary.path().to_owned(),
+    };
     let bundles = tempfile::tempdir().context("cannot make a directory for bundles")?;
-    let program = guest::prepare(directory.path(), arguments.linked_statically)?;
-    work::prepare(&cases, directory.path())?;
+    let program = guest::prepare(&directory, arguments.linked_statically)?;
+    work::prepare(&cases, &directory)?;
     let runtimes = Runtime::all(
         arguments.nacelle.clone(),
         arguments.baseline.clone(),
         arguments.sleeping,
         arguments.runsc.clone(),
         arguments.runc.clone(),
-        directory.path(),
+        &directory,
         bundles.path(),
     )?;
     let mut report = Report::new(&cases, &runtimes, arguments.rounds);
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);
         for runtime in &runtimes {
-            cases::measure(&cases, runtime, &program, directory.path(), arguments.budget, &mut report);
+            cases::measure(&cases, runtime, &program, &directory, arguments.budget, &mut report);
         }
     }
     show(&arguments, &report)

@@ -76,15 +76,17 @@ for number in range(1000):
 database.close()
 ";
 
-/// Makes the files that these cases need.
+/// Makes the files that these cases need, unless they are there.
 pub fn prepare(cases: &[Case], directory: &Path) -> anyhow::Result<()> {
-    let wanted = |names: &[&str]| cases.iter().any(|case| names.contains(&case.name));
+    let wanted = |names: &[&str], made: &str| {
+        cases.iter().any(|case| names.contains(&case.name)) && !directory.join(made).exists()
+    };
     let write = |name: &str, text: &str| {
         fs::write(directory.join(name), text).with_context(|| format!("cannot write {name}"))
     };
     write("modules.py", MODULES)?;
     write("inserts.py", INSERTS)?;
-    if wanted(&["work-git", "work-tar", "work-walk"]) {
+    if wanted(&["work-git", "work-tar", "work-walk"], "tree") {
         for number in 0..DIRECTORIES {
             let place = format!("tree/{}/{number}", number / 20);
             fs::create_dir_all(directory.join(&place))?;
@@ -93,13 +95,13 @@ pub fn prepare(cases: &[Case], directory: &Path) -> anyhow::Result<()> {
             }
         }
     }
-    if wanted(&["work-git"]) {
+    if wanted(&["work-git"], "tree/.git") {
         let script = "cd \"$0\" && git init -q && git add . && \
                       git -c user.name=bench -c user.email=bench@localhost commit -qm tree";
         let status = Command::new("sh").args(["-c", script]).arg(directory.join("tree")).status()?;
         ensure!(status.success(), "cannot make a git repository (is git there?)");
     }
-    if wanted(&["work-make"]) {
+    if wanted(&["work-make"], "project") {
         project(directory, &write)?;
     }
     Ok(())
