@@ -1,8 +1,10 @@
 //! Measures Nacelle beside the native host and other runtimes: `cargo run --release -p bench -- --help`.
 //!
+//! - [`calls`]: which system calls of programs the host has to trap;
 //! - [`cases`] and [`work`]: what is measured; [`guest`]: compiling the program that runs inside;
 //! - [`runtimes`]: how each runtime starts a program; [`memory`]: what its processes weigh;
 //! - [`surroundings`]: fewer processors, and other work for them;
+//! - [`slopes`]: what each of many threads, processes and sandboxes takes;
 //! - [`report`]: medians, the table, JSON; [`picture`]: the table as a picture.
 //!
 //! Every round measures every runtime once, so that whatever else the machine does hits all of them. Only the ratios
@@ -10,12 +12,14 @@
 
 #![forbid(unsafe_code)]
 
+mod calls;
 mod cases;
 mod guest;
 mod memory;
 mod picture;
 mod report;
 mod runtimes;
+mod slopes;
 mod surroundings;
 mod work;
 
@@ -81,6 +85,12 @@ struct Arguments {
     /// Print the table in Markdown.
     #[arg(long)]
     markdown: bool,
+    /// Measure nothing: show how the system calls of programs in several languages come, trapped or from patched code.
+    #[arg(long)]
+    calls: bool,
+    /// Measure only whether the memory and time of many threads, processes and sandboxes grow with their number.
+    #[arg(long)]
+    slopes: bool,
     /// List the cases and do nothing.
     #[arg(long)]
     list: bool,
@@ -99,6 +109,10 @@ fn main() -> ExitCode {
 
 /// Returns whether nothing failed.
 fn run(arguments: Arguments) -> anyhow::Result<bool> {
+    if arguments.calls {
+        print!("{}", calls::table(&runtimes::nacelle(arguments.nacelle.clone())?)?);
+        return Ok(true);
+    }
     let wanted = |case: &Case| {
         arguments.filter.is_empty() || arguments.filter.iter().any(|text| case.name.contains(text.as_str()))
     };
@@ -135,7 +149,9 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     };
     let bundles = tempfile::tempdir().context("cannot make a directory for bundles")?;
     let program = guest::prepare(&directory, arguments.linked_statically)?;
-    work::prepare(&cases, &directory)?;
+    if !arguments.slopes {
+        work::prepare(&cases, &directory)?;
+    }
     let runtimes = Runtime::all(
         arguments.nacelle.clone(),
         arguments.baseline.clone(),
@@ -145,6 +161,10 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
         &directory,
         bundles.path(),
     )?;
+    if arguments.slopes {
+        print!("{}", slopes::table(&runtimes, &program)?);
+        return Ok(true);
+    }
     let mut report = Report::new(&cases, &runtimes, arguments.rounds);
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
@@ -46,6 +46,15 @@ impl Drop for Idle {
     }
 }
 
+/// Many that wait at once.
+#[derive(Clone, Copy, Debug)]
+pub enum Crowd {
+    /// Threads or processes of one sandbox, by what the measured program calls that.
+    Within(&'static str),
+    /// Sandboxes.
+    Sandboxes,
+}
+
 /// The sum of the proportional set sizes, in bytes, of all processes below this one.
 fn weigh() -> anyhow::Result<f64> {
     // What is filled while idle is to count.
@@ -77,6 +86,22 @@ pub fn of_many(runtime: &Runtime, program: &Path, count: usize) -> anyhow::Resul
     let size = weigh();
     all.into_iter().try_for_each(Idle::end)?;
     Ok(size? / count as f64)
+}
+
+/// What so many of something take that wait: the sum of the proportional set sizes of all processes, in bytes, and how
+/// many seconds passed until they waited.
+pub fn of_crowd(runtime: &Runtime, program: &Path, crowd: Crowd, count: usize) -> anyhow::Result<(f64, f64)> {
+    let start = Instant::now();
+    let all = match crowd {
+        Crowd::Within(mode) => vec![Idle::start(runtime, program, &[mode, &count.to_string()])?],
+        Crowd::Sandboxes => (0..count)
+            .map(|_| Idle::start(runtime, program, &["idle"]))
+            .collect::<anyhow::Result<Vec<_>>>()?,
+    };
+    let time = start.elapsed().as_secs_f64();
+    let size = weigh();
+    all.into_iter().try_for_each(Idle::end)?;
+    Ok((size?, time))
 }
 
 /// All descendants of this process.

@@ -35,6 +35,14 @@ enum Kind {
     },
 }
 
+/// The given nacelle, or the one that was built beside this program.
+pub fn nacelle(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    Ok(match given {
+        Some(path) => path,
+        None => std::env::current_exe()?.with_file_name("nacelle"),
+    })
+}
+
 impl Runtime {
     /// The native host first, then nacelle, then what was given.
     pub fn all(
@@ -46,10 +54,7 @@ impl Runtime {
         directory: &Path,
         bundles: &Path,
     ) -> anyhow::Result<Vec<Runtime>> {
-        let nacelle = match nacelle {
-            Some(path) => path,
-            None => std::env::current_exe()?.with_file_name("nacelle"),
-        };
+        let nacelle = self::nacelle(nacelle)?;
         let state = |name: &str| bundles.join(name).display().to_string();
         let plain = |program| Kind::Nacelle { program, options: &[] };
         let mut kinds = vec![("native", Kind::Native), ("nacelle", plain(nacelle.clone()))];

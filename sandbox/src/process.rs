@@ -13,7 +13,8 @@ use host::namespace::{IdMaps, Maker};
 use host::rustix;
 use host::step::{Step, reach};
 use kernel::HostInfo;
-use platform::stub::{HostVdso, StubPlatform, Tuning, Zygote};
+use platform::Platform;
+use platform::stub::{CallCounts, HostVdso, StubPlatform, Tuning, Zygote};
 
 use crate::control::message::{ErrorCode, Failure};
 use crate::control::server::{self, Server};
@@ -151,13 +152,16 @@ fn prepare(
 }
 
 fn serve(connection: OwnedFd, listener: Option<OwnedFd>, platform: StubPlatform, info: HostInfo) -> i32 {
-    let supervisor = Supervisor::new(Arc::new(platform), info);
+    let platform = Arc::new(platform);
+    let supervisor = Supervisor::new(Arc::clone(&platform) as Arc<dyn Platform>, info);
     let server = Server::start(Arc::clone(&supervisor), connection, listener);
     match server {
         Ok(server) => {
             reach(Step::SandboxServing);
             supervisor.wait_until_over();
             server.drain();
+            let CallCounts { trapped, patched, sites } = platform.call_counts();
+            tracing::debug!(trapped, patched, sites, "how system calls came");
             0
         }
         Err(error) => {

@@ -13,9 +13,7 @@ use crate::fs::hostfs::freshness;
 use crate::fs::inotify::{self, Mask, attribute_mask};
 use crate::fs::mount::{Mount, MountFlags};
 use crate::fs::path::Walk;
-use crate::fs::permissions::{
-    Access, check, check_metadata, check_mount_writable, check_writable, is_owner,
-};
+use crate::fs::permissions::{Access, check, check_metadata, check_mount_writable, check_writable, is_owner};
 use crate::fs::privileges;
 use crate::fs::text::TextGuard;
 use crate::fs::{File, FileSystem, FileType, InodeRef, Metadata, PathRef, SetAttributes};
