@@ -521,6 +521,12 @@ impl HostInode {
         Ok(Attributes { born, ..Attributes::from(&rustix::fs::fstat(fd)?) })
     }
 
+    /// A descriptor by which these changes can be made, if the file is open: a new size takes one to write to it.
+    fn open_for(&self, changes: &Changes) -> Option<Arc<OwnedFd>> {
+        let opened = self.opened.lock();
+        if changes.size.is_some() { opened.writing.upgrade() } else { opened.any() }
+    }
+
     /// A descriptor of the file, if it is open and its name stands for something else by now.
     fn nameless(&self) -> Option<Arc<OwnedFd>> {
         let fd = self.opened.lock().any()?;
@@ -566,8 +572,8 @@ pub fn host_metadata(fd: &OwnedFd) -> SysResult<Metadata> {
     Ok(metadata_of(&Attributes::from(&stat)))
 }
 
-/// Changes attributes of a file that has no name any more.
-fn change_nameless(fd: &OwnedFd, changes: &Changes) -> SysResult<()> {
+/// Changes attributes of an open file.
+fn change_open(fd: &OwnedFd, changes: &Changes) -> SysResult<()> {
     if let Some(size) = changes.size {
         rustix::fs::ftruncate(fd, size)?;
     }
@@ -635,8 +641,16 @@ impl Inode for HostInode {
             accessed: attributes.accessed,
             modified: attributes.modified,
         };
+        // An open file is changed by its descriptor, whatever its name stands for by now.
+        if let Some(fd) = self.open_for(&changes) {
+            match change_open(&fd, &changes) {
+                // The gofer may be allowed to; it knows files by their names.
+                Err(Errno::EPERM | Errno::EACCES) => {}
+                result => return result,
+            }
+        }
         match self.nameless() {
-            Some(fd) => change_nameless(&fd, &changes),
+            Some(fd) => change_open(&fd, &changes),
             None => self.at(|directory, target| directory.set_attributes(target, &changes)),
         }
     }
@@ -653,7 +667,7 @@ impl Inode for HostInode {
         let (attributes, directory) = directory.look_up(name_of(name)?)?;
         Ok(Some(match FileType::from_mode(attributes.mode) {
             FileType::Symlink => Looked::Link(self.known_child(name, &attributes, directory)),
-            _ => Looked::Metadata(metadata_of(&attributes)),
+            _ => Looked::Metadata(Box::new(metadata_of(&attributes))),
         }))
     }
 
@@ -935,5 +949,47 @@ mod tests {
         let shared = file_system(Coherence::Shared);
         let inode = shared.root_inode().child(b"file 0").unwrap();
         assert!(!Arc::ptr_eq(&open(&inode), &open(&inode)));
+    }
+
+    #[test]
+    fn an_open_file_is_changed_whatever_its_name_stands_for() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        std::fs::write(path("file"), "content").unwrap();
+        let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+        let shared = HostFs::at(root, Writing::ReadWrite, Coherence::Shared, &Arc::default()).unwrap();
+        let inode = shared.root_inode().child(b"file").unwrap();
+        let opened = inode.open_host(OpenFlags::WRONLY).unwrap();
+        std::fs::rename(path("file"), path("moved")).unwrap();
+        std::fs::write(path("file"), "another").unwrap();
+        let change = |size, mode| SetAttributes { size, mode, ..SetAttributes::default() };
+        inode.set_attributes(&change(Some(3), Some(0o600))).unwrap();
+        assert_eq!(std::fs::read(path("moved")).unwrap(), b"con");
+        assert_eq!(std::fs::metadata(path("moved")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read(path("file")).unwrap(), b"another");
+        drop(opened);
+    }
+
+    #[test]
+    fn a_file_that_others_change_is_looked_at_anew_each_time() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("file"), "content").unwrap();
+        std::os::unix::fs::symlink("file", place.path().join("link")).unwrap();
+        let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+        let shared = HostFs::at(root, Writing::ReadOnly, Coherence::Shared, &Arc::default()).unwrap();
+        let look = |name: &[u8]| shared.root_inode().look(name);
+        let size = |found: SysResult<Option<Looked>>| match found {
+            Ok(Some(Looked::Metadata(metadata))) => metadata.size,
+            _ => panic!("not found"),
+        };
+        let moment = freshness::begin();
+        assert_eq!(size(look(b"file")), 7);
+        std::fs::write(place.path().join("file"), "more content").unwrap();
+        drop(moment);
+        assert_eq!(size(look(b"file")), 12);
+        assert!(matches!(look(b"link"), Ok(Some(Looked::Link(_)))));
+        std::fs::remove_file(place.path().join("file")).unwrap();
+        assert_eq!(look(b"file").err(), Some(Errno::ENOENT));
     }
 }

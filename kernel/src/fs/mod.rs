@@ -239,7 +239,7 @@ pub struct SetAttributes {
 /// What [`Inode::look`] has found.
 pub enum Looked {
     /// What the stat family tells of it.
-    Metadata(Metadata),
+    Metadata(Box<Metadata>),
     /// A symbolic link, which the caller may want to follow.
     Link(InodeRef),
 }

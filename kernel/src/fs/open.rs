@@ -139,7 +139,13 @@ pub fn open_with(
             let name = found.name.ok_or(Errno::ENOENT)?;
             let parent = found.place.dentry.parent().ok_or(Errno::ENOENT)?;
             let parent = PathRef { mount: Arc::clone(&found.place.mount), dentry: parent };
-            match make(task, &parent, &name, NewKind::Regular, mode) {
+            // Where names are remembered, this one may have got a file meanwhile.
+            let missing = if parent.mount.file_system.cacheable() {
+                parent.dentry.lookup(&*parent.mount.file_system, &name)?
+            } else {
+                found.place.dentry
+            };
+            match make_at(task, &parent, missing, &name, NewKind::Regular, mode) {
                 Ok(place) => {
                     created = true;
                     place
@@ -273,10 +279,22 @@ pub fn make(
     kind: NewKind,
     mode: u32,
 ) -> SyscallResult<PathRef> {
+    let dentry = parent.dentry.lookup(&*parent.mount.file_system, name)?;
+    make_at(task, parent, dentry, name, kind, mode)
+}
+
+/// [`make`] where the name has just been looked up.
+fn make_at(
+    task: &CurrentTask,
+    parent: &PathRef,
+    dentry: Arc<Dentry>,
+    name: &[u8],
+    kind: NewKind,
+    mode: u32,
+) -> SyscallResult<PathRef> {
     let directory = parent.existing()?;
     let metadata = directory.metadata()?;
     let credentials = task.credentials();
-    let dentry = parent.dentry.lookup(&*parent.mount.file_system, name)?;
     if dentry.inode().is_some() {
         return Err(Errno::EEXIST.into());
     }

@@ -161,7 +161,7 @@ pub struct Found {
     /// the directory.
     pub place: PathRef,
     /// What the file is like, with [`Walk::LOOK`] where that is known without a place of its own.
-    pub looked: Option<Metadata>,
+    pub looked: Option<Box<Metadata>>,
     /// The last component, if the name is missing.
     pub name: Option<Vec<u8>>,
     /// Whether the path ended in a slash, so that it must be a directory.

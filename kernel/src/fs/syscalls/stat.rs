@@ -86,7 +86,7 @@ fn look(
     let _moment = freshness::begin();
     let found = task.walk(directory, path, walk)?;
     let metadata = match found.looked {
-        Some(metadata) => metadata,
+        Some(metadata) => *metadata,
         None => found.place.existing()?.metadata()?,
     };
     Ok((metadata, Some(found.place.mount)))
