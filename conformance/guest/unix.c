@@ -66,6 +66,21 @@ TEST(datagram_pair_keeps_boundaries) {
     CHECK_EQ(recv(ends[1], text, sizeof text, 0), 6);
 }
 
+/* Again and again from one place, with the bytes far below the name. */
+TEST(datagrams_go_to_a_name) {
+    static char bytes[64];
+    socklen_t length;
+    int receiver = bound(SOCK_DGRAM, "name"), sender = CHECK_OK(socket(AF_UNIX, SOCK_DGRAM, 0));
+    struct sockaddr_un name = path_name("name", &length);
+    for (int i = 0; i < 3000; i++) {
+        int number = -1;
+        memcpy(bytes + i % 32, &i, sizeof i);
+        CHECK_EQ(sendto(sender, bytes + i % 32, sizeof i, 0, (void *)&name, length), sizeof i);
+        CHECK_EQ(recv(receiver, &number, sizeof number, 0), sizeof number);
+        CHECK_EQ(number, i);
+    }
+}
+
 TEST(seqpacket_pair_keeps_boundaries_and_ends) {
     int ends[2];
     char text[16];
