@@ -6,7 +6,7 @@ use std::path::Path;
 
 use gofer::Writing;
 use gofer::mounts::{Below, Executing, Mount, Owners};
-use host::mount::Which;
+use host::mount::{Ties, Which};
 use host::namespace::{IdMaps, IdRange};
 use sandbox::spec::{
     Capabilities, ContainerSpec, Descriptor, DeviceSpec, FileAccess, HostFiles, LimitSpec,
@@ -71,12 +71,13 @@ impl Parcel {
         flags: u64,
         below: Below,
         owners: Option<Owners>,
+        ties: Ties,
         what: &'static str,
     ) -> Result<HostFiles> {
         // What is not there is said here, by the name that it has in the specification.
         let found = path.metadata();
         found.map_err(|source| Error::File { action: what, path: path.to_owned(), source })?;
-        self.files.push(Mount { owners, ..mount(path, flags, below) });
+        self.files.push(Mount { owners, ties, ..mount(path, flags, below) });
         Ok(HostFiles(self.files.len() as u32 - 1))
     }
 }
@@ -85,7 +86,8 @@ impl Parcel {
 fn mount(source: &Path, flags: u64, below: Below) -> Mount {
     let writing = if flags & flag::RDONLY != 0 { Writing::ReadOnly } else { Writing::ReadWrite };
     let executing = if flags & flag::NOEXEC != 0 { Executing::Refused } else { Executing::Allowed };
-    Mount { source: source.to_owned(), overlay: None, writing, below, executing, owners: None }
+    let source = source.to_owned();
+    Mount { source, overlay: None, writing, below, executing, owners: None, ties: Ties::None }
 }
 
 /// The other containers of a pod, by the pids of the processes that stand for them.
@@ -109,6 +111,7 @@ pub fn container(
             root_flags,
             Below::Included,
             None,
+            Ties::None,
             "open the root directory",
         )?,
         layer,
@@ -262,7 +265,7 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
                 let below = if *recursive { Below::Included } else { Below::Hidden };
                 SandboxMount::Host({
                     let owners = mount.owners.as_ref().map(|owners| owners_of(owners, config));
-                    parcel.serve(path, flags, below, owners, "open the source of a mount")?
+                    parcel.serve(path, flags, below, owners, mount.ties(), "open the source of a mount")?
                 })
             }
             MountKind::Overlay { options } => SandboxMount::Host(parcel.serve_overlay(options, flags)),

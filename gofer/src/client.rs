@@ -97,13 +97,13 @@ impl Client {
     /// # Errors
     /// Those of the gofer.
     pub fn attach(self: &Arc<Client>, mount: u32) -> SysResult<(Directory, Attributes)> {
-        let (attributes, fd) = self.call::<Attributes>(&Request::Attach { mount }, &[])?;
+        let ((attributes, follows), fd) = self.call::<(Attributes, u8)>(&Request::Attach { mount }, &[])?;
         let fd = match (self.mode, fd) {
             (Mode::Direct, None) => return Err(Errno::EPROTO),
             (Mode::Direct, fd) => fd,
             (Mode::Strict, _) => None,
         };
-        Ok((Directory::of_mount(Arc::clone(self), mount, fd), attributes))
+        Ok((Directory::of_mount(Arc::clone(self), mount, fd, follows != 0), attributes))
     }
 
     /// Sends a request and waits for its reply.
@@ -142,6 +142,16 @@ impl Client {
     /// The node is not needed any more.
     pub(crate) fn forget(&self, node: u32) {
         self.unused.lock().push(node);
+    }
+
+    /// The node is not needed any more, and must not be held at the gofer either.
+    pub(crate) fn close(&self, node: u32) {
+        let mut message = Vec::new();
+        Request::Close { nodes: List(vec![node]) }.put(&mut message);
+        let channel = self.channel();
+        // Whatever goes wrong with the socket, the gofer is gone.
+        let _ = send_message(&channel.socket, &message, &[]);
+        self.free(channel);
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Directory {
     client: Option<Arc<Client>>,
     /// The number of the mount, of a mount's root.
     mount: Option<u32>,
+    /// Whether the host may mount and unmount below.
+    follows: bool,
 }
 
 enum Means {
@@ -35,7 +37,7 @@ enum Means {
 impl Drop for Directory {
     fn drop(&mut self) {
         if let (Means::Node(node), Some(client)) = (&self.access, &self.client) {
-            client.forget(*node);
+            if self.follows { client.close(*node) } else { client.forget(*node) }
         }
     }
 }
@@ -43,21 +45,26 @@ impl Drop for Directory {
 impl Directory {
     /// A directory, or a file, that this process holds, without a gofer.
     pub fn held(fd: OwnedFd) -> Directory {
-        Directory { access: Means::Held(fd), client: None, mount: None }
+        Directory { access: Means::Held(fd), client: None, mount: None, follows: false }
     }
 
-    pub(crate) fn of_mount(client: Arc<Client>, mount: u32, fd: Option<OwnedFd>) -> Directory {
+    pub(crate) fn of_mount(client: Arc<Client>, mount: u32, fd: Option<OwnedFd>, follows: bool) -> Directory {
         let access = fd.map_or(Means::Root, Means::Held);
-        Directory { access, client: Some(client), mount: Some(mount) }
+        Directory { access, client: Some(client), mount: Some(mount), follows }
     }
 
     fn child(&self, access: Means) -> Directory {
-        Directory { access, client: self.client.clone(), mount: None }
+        Directory { access, client: self.client.clone(), mount: None, follows: self.follows }
     }
 
     /// Whether a descriptor of it is held here.
     pub fn is_held(&self) -> bool {
         matches!(self.access, Means::Held(_))
+    }
+
+    /// Whether what the host mounts or unmounts below is so here, too: a directory that is kept keeps it from that.
+    pub fn follows(&self) -> bool {
+        self.follows
     }
 
     /// The descriptor, if one is held here.

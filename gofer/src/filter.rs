@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use host::mount::Ties;
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -55,7 +56,7 @@ const ALLOWED: &[(i64, &str)] = &[
 const F_GETFD: u64 = 1;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 
-fn program(sockets: Sockets) -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
+fn program(sockets: Sockets, ties: Ties) -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
     use SeccompCmpArgLen::Dword;
     use SeccompCmpOp::{Eq, MaskedEq};
     let rule = |argument, operator, value| {
@@ -81,14 +82,18 @@ fn program(sockets: Sockets) -> Result<seccompiler::BpfProgram, seccompiler::Bac
             rules.insert(number, Vec::new());
         }
     }
+    if ties == Ties::Following {
+        // What the host has mounted meanwhile is read in `mountinfo`.
+        rules.insert(libc::SYS_pread64, Vec::new());
+    }
     let target = TargetArch::try_from(std::env::consts::ARCH)?;
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, target)?.try_into()
 }
 
 /// Confines all threads of the process.
-pub fn confine(sockets: Sockets) -> Result<(), Error> {
-    let program =
-        program(sockets).map_err(|error| failed("build the seccomp filter")(std::io::Error::other(error)))?;
+pub fn confine(sockets: Sockets, ties: Ties) -> Result<(), Error> {
+    let program = program(sockets, ties)
+        .map_err(|error| failed("build the seccomp filter")(std::io::Error::other(error)))?;
     seccompiler::apply_filter_all_threads(&program)
         .map_err(|error| failed("install the seccomp filter")(std::io::Error::other(error)))
 }

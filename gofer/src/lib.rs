@@ -21,6 +21,7 @@ mod connect;
 mod directory;
 mod filter;
 mod local;
+mod mount_table;
 pub mod mounts;
 mod process;
 mod protocol;

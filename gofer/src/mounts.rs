@@ -1,12 +1,11 @@
 //! The tree of mounts that a gofer lives in: an empty file system in memory with one entry per mount, `0`, `1`, …, and
 //! nothing else. Whoever gets out of a mount by way of `..` is there, and sees the container's own mounts.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use host::mount::{Attributes, Which};
+use host::mount::{Attributes, Ties, Which};
 use host::namespace::IdMaps;
 use host::rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, openat, statx};
 use host::rustix::mount::{
@@ -16,6 +15,7 @@ use host::rustix::mount::{
 use thiserror::Error;
 
 use crate::connect::Sockets;
+use crate::mount_table::{MountTable, Parents};
 use crate::server::{ServedMount, Writing};
 
 /// A directory or file of the host that is to be served.
@@ -33,6 +33,8 @@ pub struct Mount {
     pub executing: Executing,
     /// How the owners of its files are shown, if not as they are.
     pub owners: Option<Owners>,
+    /// Whether what the host mounts or unmounts below it later is so here, too.
+    pub ties: Ties,
 }
 
 /// How the owners of a mount's files are shown.
@@ -99,7 +101,8 @@ pub(crate) const DESCRIPTORS: &str = "/fd";
 /// # Errors
 /// The mount that cannot be used, or the step that failed.
 pub fn enter(mounts: &[Mount], sockets: Sockets) -> Result<Vec<ServedMount>, Error> {
-    host::mount::make_all_private().map_err(failed("make mounts private"))?;
+    let following = following(mounts);
+    host::mount::tie_all(following).map_err(failed("make mounts private"))?;
     // All sources are found before the new root hides some of them.
     let trees = mounts.iter().map(detach).collect::<Result<Vec<_>, _>>()?;
     let descriptors = match sockets {
@@ -118,7 +121,9 @@ pub fn enter(mounts: &[Mount], sockets: Sockets) -> Result<Vec<ServedMount>, Err
     if let Some(tree) = &descriptors {
         attach(&root, &DESCRIPTORS[1..], tree).map_err(failed("mount the process's descriptors"))?;
     }
-    let parents = parents().map_err(failed("read /proc/self/mountinfo"))?;
+    let own = openat(CWD, "/proc/self", directory, Mode::empty()).map_err(failed("open /proc/self"))?;
+    let table = MountTable::open(&own).map_err(failed("read /proc/self/mountinfo"))?;
+    let parents = table.parents().map_err(failed("read /proc/self/mountinfo"))?;
     let served = roots.into_iter().zip(mounts).enumerate().map(|(number, (fd, mount))| {
         serve(&root, number, fd, mount, &parents)
             .map_err(|error| Error::Source { path: mount.source.clone(), error })
@@ -129,7 +134,21 @@ pub fn enter(mounts: &[Mount], sockets: Sockets) -> Result<Vec<ServedMount>, Err
     unmount(".", UnmountFlags::DETACH).map_err(failed("leave the old root"))?;
     mount_remount("/", MountFlags::RDONLY | hidden, "").map_err(failed("make the root read-only"))?;
     host::rustix::process::chdir("/").map_err(failed("enter the new root"))?;
-    Ok(served)
+    if following == Ties::None {
+        return Ok(served);
+    }
+    // One that was opened before shows what is below the old root.
+    let table = Arc::new(MountTable::open(&own).map_err(failed("read /proc/self/mountinfo"))?);
+    let followed = served.into_iter().zip(mounts).map(|(served, mount)| match mount.ties {
+        Ties::None => served,
+        Ties::Following => served.with_changing_mounts_below(Arc::clone(&table)),
+    });
+    Ok(followed.collect())
+}
+
+/// Whether any of these mounts follows the host's.
+pub(crate) fn following(mounts: &[Mount]) -> Ties {
+    if mounts.iter().any(|mount| mount.ties == Ties::Following) { Ties::Following } else { Ties::None }
 }
 
 /// The directory of links to the calling process's descriptors. What is reached by it is held already.
@@ -141,6 +160,7 @@ fn own_descriptors() -> Mount {
         below: Below::Hidden,
         executing: Executing::Refused,
         owners: None,
+        ties: Ties::None,
     }
 }
 
@@ -158,7 +178,7 @@ fn detach(mount: &Mount) -> Result<OwnedFd, Error> {
         None => open_tree(CWD, &mount.source, flags).map_err(std::io::Error::from),
         Some(options) => overlay(options, flags),
     };
-    tree.and_then(|tree| host::mount::restrict(tree.as_fd(), attributes).map(|()| tree))
+    tree.and_then(|tree| host::mount::restrict(tree.as_fd(), attributes, mount.ties).map(|()| tree))
         .and_then(|tree| {
             let Some(Owners { maps, which }) = &mount.owners else { return Ok(tree) };
             let namespace = host::namespace::user_namespace(maps)?;
@@ -195,7 +215,7 @@ fn serve(
     number: usize,
     fd: OwnedFd,
     mount: &Mount,
-    parents: &HashMap<u64, Vec<u64>>,
+    parents: &Parents,
 ) -> std::io::Result<ServedMount> {
     let stat = statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
     if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
@@ -205,29 +225,6 @@ fn serve(
     let served = ServedMount::directory(fd, mount.writing)?;
     Ok(match mount.below {
         Below::Hidden => served,
-        Below::Included => served.with_mounts_below(&all_below(stat.stx_mnt_id, parents)),
+        Below::Included => served.with_mounts_below(&parents.all_below(stat.stx_mnt_id)),
     })
-}
-
-/// The children of each mount of this namespace.
-fn parents() -> std::io::Result<HashMap<u64, Vec<u64>>> {
-    let mut children: HashMap<u64, Vec<u64>> = HashMap::new();
-    let text = std::io::read_to_string(File::open("/proc/self/mountinfo")?)?;
-    for line in text.lines() {
-        let mut numbers = line.split(' ').map_while(|word| word.parse::<u64>().ok());
-        if let (Some(id), Some(parent)) = (numbers.next(), numbers.next()) {
-            children.entry(parent).or_default().push(id);
-        }
-    }
-    Ok(children)
-}
-
-fn all_below(mount: u64, children: &HashMap<u64, Vec<u64>>) -> Vec<u64> {
-    let mut found = HashSet::new();
-    let mut pending = vec![mount];
-    while let Some(mount) = pending.pop() {
-        let new = children.get(&mount).into_iter().flatten().filter(|id| found.insert(**id));
-        pending.extend(new.copied().collect::<Vec<_>>());
-    }
-    found.into_iter().collect()
 }

@@ -75,10 +75,8 @@ impl Gofer {
 /// capabilities do not go beyond those.
 ///
 /// # Errors
-/// What the host says. The mounts are made meanwhile: see [`Gofer::wait_until_ready`].
-///
-/// # Panics
-/// If the process has more than one thread.
+/// What the host says, or that the process has more than one thread. The mounts are made meanwhile: see
+/// [`Gofer::wait_until_ready`].
 pub fn spawn(mounts: &[Mount], service: &Service) -> Result<Gofer, Error> {
     let (channels, served): (Vec<_>, Vec<_>) = (0..CHANNELS)
         .map(|_| pair())
@@ -167,7 +165,7 @@ fn child(
             let report = reporting.as_mut().map_or(Ok(()), |report| report.write_all(b"ready"));
             report.map_err(failed("report to its maker"))?;
             reach(Step::GoferReady);
-            crate::filter::confine(service.sockets)?;
+            crate::filter::confine(service.sockets, mounts::following(mounts))?;
             reporting = None;
             Ok(())
         })

@@ -10,7 +10,7 @@ use crate::types::{
 use crate::wire::{Input, List, Malformed, Wire};
 
 /// The protocol's version, which both ends must share.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The longest message: an extended attribute of the largest size, its name, and the rest of the request.
 pub const MAX_MESSAGE: usize = 68 * 1024;
 /// The most descriptors in a message.
@@ -83,7 +83,8 @@ macro_rules! requests {
 requests! {
     /// The first message. Replies with `Welcome`.
     0 Hello { version: u32 },
-    /// Replies with the attributes of a mount's root and, in direct mode, its descriptor.
+    /// Replies with the attributes of a mount's root, whether the host mounts and unmounts below it, and, in direct mode,
+    /// its descriptor.
     1 Attach { mount: u32 },
     /// Walks down as far as names are directories. Replies with a list of [`Walked`], and the error that ended it early.
     2 Walk { at: Place, names: List<Name<'a>> },

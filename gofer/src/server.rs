@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::connect::Connector;
 use crate::local::{Crossing, Local, Ownership, XATTR_MAX};
+use crate::mount_table::MountTable;
 use crate::protocol::{
     MAX_DESCRIPTORS, MAX_MESSAGE, MAX_WALK, Place, Request, VERSION, Walked, Welcome, decode,
 };
@@ -49,6 +50,8 @@ pub struct ServedMount {
     crossing: Crossing,
     /// The host's numbers of the mount, and of those below it that may be entered.
     ids: Vec<u64>,
+    /// Tells of those below, if they come and go.
+    table: Option<Arc<MountTable>>,
 }
 
 impl ServedMount {
@@ -58,7 +61,14 @@ impl ServedMount {
     /// Those of `statx(2)`.
     pub fn directory(root: OwnedFd, writing: Writing) -> SysResult<ServedMount> {
         let ids = vec![mount_of(&root)?.0];
-        Ok(ServedMount { root: Arc::new(root), file: None, writing, crossing: Crossing::Refused, ids })
+        Ok(ServedMount {
+            root: Arc::new(root),
+            file: None,
+            writing,
+            crossing: Crossing::Refused,
+            ids,
+            table: None,
+        })
     }
 
     /// A mount whose root is a file: `root`, which is `name` in `directory`.
@@ -68,7 +78,7 @@ impl ServedMount {
     pub fn file(root: OwnedFd, directory: OwnedFd, name: &[u8], writing: Writing) -> SysResult<ServedMount> {
         let ids = vec![mount_of(&root)?.0];
         let file = Some((directory, name.to_vec()));
-        Ok(ServedMount { root: Arc::new(root), file, writing, crossing: Crossing::Refused, ids })
+        Ok(ServedMount { root: Arc::new(root), file, writing, crossing: Crossing::Refused, ids, table: None })
     }
 
     /// Lets walks enter the mounts below with these numbers.
@@ -77,6 +87,21 @@ impl ServedMount {
         self.ids.extend_from_slice(ids);
         self.crossing = Crossing::Allowed;
         self
+    }
+
+    /// Lets walks enter whatever is mounted below at the time.
+    #[must_use]
+    pub(crate) fn with_changing_mounts_below(mut self, table: Arc<MountTable>) -> ServedMount {
+        self.ids.truncate(1);
+        self.table = Some(table);
+        self.crossing = Crossing::Allowed;
+        self
+    }
+
+    /// Whether the mount with this number is this one or one below that may be entered.
+    fn has(&self, id: u64) -> bool {
+        let below = |table: &Arc<MountTable>| table.parents().is_ok_and(|all| all.is_below(id, self.ids[0]));
+        self.ids.contains(&id) || self.table.as_ref().is_some_and(below)
     }
 }
 
@@ -215,7 +240,7 @@ impl Session {
                 if mode & S_IFMT != S_IFDIR {
                     return Err(Errno::ENOTDIR);
                 }
-                let found = self.mounts.iter().enumerate().find(|(_, mount)| mount.ids.contains(&id));
+                let found = self.mounts.iter().enumerate().find(|(_, mount)| mount.has(id));
                 let (index, mount) = found.ok_or(Errno::EXDEV)?;
                 Ok(Held { fd: Arc::new(fd), mount, index, is_root: false })
             }
@@ -256,7 +281,8 @@ impl Session {
             }
             Request::Attach { mount } => {
                 let held = self.hold(Place::Root(mount), given)?;
-                held.local().stat(Target::Itself)?.put(reply);
+                let follows = u8::from(held.mount.table.is_some());
+                (held.local().stat(Target::Itself)?, follows).put(reply);
                 if self.mode == Mode::Direct {
                     return Ok(Some(held.fd.try_clone()?));
                 }

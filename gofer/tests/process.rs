@@ -14,6 +14,7 @@ use gofer::{
     Access, Changes, Client, Directory, Mode, Name, NewNode, Removal, Replacing, Service, Sockets, Target,
     Writing,
 };
+use host::mount::Ties;
 use host::rustix;
 use host::rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
@@ -46,6 +47,7 @@ fn mount(source: &Path, writing: Writing, below: Below) -> Mount {
         below,
         executing: Executing::Allowed,
         owners: None,
+        ties: Ties::None,
     }
 }
 

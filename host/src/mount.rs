@@ -29,11 +29,29 @@ struct MountAttr {
     user_namespace: u64,
 }
 
+/// What mounts have to do with those that they are copies of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ties {
+    /// Nothing.
+    None,
+    /// What is mounted or unmounted there is so here, too, but not the other way round.
+    Following,
+}
+
+impl Ties {
+    fn flag(self) -> u64 {
+        match self {
+            Ties::None => libc::MS_PRIVATE,
+            Ties::Following => libc::MS_SLAVE,
+        }
+    }
+}
+
 /// `mount_setattr(2)`: adds attributes to the mount that `fd` is the root of, and to all below, and cuts their ties to
-/// mounts elsewhere. Nothing is taken away, so what is locked stays.
-pub fn restrict(fd: BorrowedFd<'_>, attributes: Attributes) -> io::Result<()> {
+/// mounts elsewhere, or all but these. Nothing is taken away, so what is locked stays.
+pub fn restrict(fd: BorrowedFd<'_>, attributes: Attributes, ties: Ties) -> io::Result<()> {
     let argument =
-        MountAttr { set: attributes.bits(), clear: 0, propagation: libc::MS_PRIVATE, user_namespace: 0 };
+        MountAttr { set: attributes.bits(), clear: 0, propagation: ties.flag(), user_namespace: 0 };
     set_attributes(fd, Which::All, &argument)
 }
 
@@ -75,9 +93,12 @@ pub fn map_owners(fd: BorrowedFd<'_>, namespace: BorrowedFd<'_>, which: Which) -
     set_attributes(fd, which, &MountAttr { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, user_namespace })
 }
 
-/// Makes all mounts of the calling process's namespace private: nothing that is mounted here shows elsewhere, and the
-/// other way round.
-pub fn make_all_private() -> io::Result<()> {
-    let flags = rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::PRIVATE;
-    Ok(rustix::mount::mount_change("/", flags)?)
+/// Gives all mounts of the calling process's namespace these ties, so that nothing that is mounted here shows elsewhere.
+pub fn tie_all(ties: Ties) -> io::Result<()> {
+    use rustix::mount::MountPropagationFlags as Flags;
+    let kind = match ties {
+        Ties::None => Flags::PRIVATE,
+        Ties::Following => Flags::DOWNSTREAM,
+    };
+    Ok(rustix::mount::mount_change("/", Flags::REC | kind)?)
 }

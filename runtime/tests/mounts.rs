@@ -174,3 +174,91 @@ fn a_container_can_share_the_processes_of_another() {
     host.run(&["delete", "first"]).ok();
     host.assert_nothing_left();
 }
+
+/// A file system of the host, gone at the end with all that is mounted below.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn new(path: &Path) -> Mounted {
+        std::fs::create_dir_all(path).expect("a directory");
+        mount_tool("mount", &["-t", "tmpfs", "tmpfs", text(path)]);
+        Mounted(path.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .args(["-R", "-l"])
+            .arg(&self.0)
+            .stderr(std::process::Stdio::null())
+            .status();
+    }
+}
+
+#[track_caller]
+fn mount_tool(tool: &str, arguments: &[&str]) {
+    let output = Command::new(tool).args(arguments).output().expect("it starts");
+    assert!(output.status.success(), "{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn mounts_that_the_host_makes_later_show_in_slaves_and_not_in_private_ones() {
+    if !can_run() {
+        return;
+    }
+    for mode in ["--directfs=true", "--directfs=false"] {
+        let host = Host::new();
+        let volume = Mounted::new(&host.path("volume"));
+        mount_tool("mount", &["--make-shared", text(&volume.0)]);
+        let sub = volume.0.join("sub");
+        std::fs::create_dir(&sub).expect("a directory");
+        write(&sub.join("covered"), "covered\n");
+        let bundle = host.bundle_with("b", SERVICE, |spec| {
+            for (name, options) in [
+                ("private", &["rbind", "rprivate"][..]),
+                ("plain", &["rbind"]),
+                ("slave", &["rbind", "rslave"]),
+                ("shared", &["rbind", "rshared"]),
+                ("fixed", &["rbind", "ro", "rslave"]),
+            ] {
+                let destination = format!("/{name}");
+                add(spec, json!({ "destination": destination, "type": "bind", "source": volume.0, "options": options }));
+            }
+        });
+        let output = std::fs::File::create(host.path("c.out")).expect("a file");
+        let mut create = host.command(&[mode, "create", "--bundle", text(&bundle), "c"]);
+        // The container keeps them open.
+        let errors = std::fs::File::create(host.path("c.err")).expect("a file");
+        let created = create.stdout(output).stderr(errors).status().expect("it starts");
+        let warnings = std::fs::read_to_string(host.path("c.err")).expect("text");
+        assert!(created.success(), "{warnings}");
+        assert!(warnings.contains("\"/shared\"") && !warnings.contains("\"/slave\""), "{warnings}");
+        host.run(&["start", "c"]).ok();
+        host.wait_for_output("c", "ready");
+        let inside = |script: &str| {
+            let ran = host.run(&["exec", "c", "sh", "-c", script]);
+            format!("{}{}", ran.out, ran.err)
+        };
+        let all = "for v in private plain slave shared fixed; do echo $v $(ls /$v/sub); done";
+        let before = "private covered\nplain covered\nslave covered\nshared covered\nfixed covered\n";
+        assert_eq!(inside(all), before, "{mode}");
+        let later = Mounted::new(&sub);
+        write(&sub.join("deep/new"), "new\n");
+        let after = "private covered\nplain covered\nslave deep\nshared deep\nfixed deep\n";
+        assert_eq!(inside(all), after, "{mode}");
+        // All that can be done with files there works, what takes a gofer included.
+        let work = "cd /slave/sub && cat deep/new && echo made > deep/made && chown 5:6 deep/made && mv deep/made moved && \
+                    ln moved hard && mkdir dir && ls -ln moved | awk '{ print $2, $3, $4 }'";
+        assert_eq!(inside(work), "new\n2 5 6\n", "{mode}");
+        assert_eq!(std::fs::read_to_string(sub.join("hard")).expect("made"), "made\n");
+        assert!(inside("echo x > /fixed/sub/file").contains("Read-only file system"), "{mode}");
+        // Nothing of the container keeps the host from unmounting it.
+        mount_tool("umount", &[text(&sub)]);
+        drop(later);
+        assert_eq!(inside(all), before, "{mode}");
+        host.run(&["delete", "--force", "c"]).ok();
+        drop(volume);
+        host.assert_nothing_left();
+    }
+}

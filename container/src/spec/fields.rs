@@ -64,7 +64,7 @@ pub const FIELDS: &[Field] = fields! {
     "mounts[].destination" Inside "made if it is missing";
     "mounts[].type" Inside "tmpfs, proc, sysfs, devpts, mqueue, cgroup, cgroup2, overlay; others are refused unless they are bind mounts";
     "mounts[].source" Honoured "of bind mounts; relative to the bundle";
-    "mounts[].options" Inside "flags of mounts; of file systems, the size and mode of a tmpfs, others are checked only; mounts do not travel, so that shared and slave ones get a warning";
+    "mounts[].options" Inside "flags of mounts; of file systems, the size and mode of a tmpfs, others are checked only; with shared or slave, what the host mounts below the source later shows inside, and what the container mounts stays there (with shared, a warning says so)";
     "mounts[].uidMappings" Honoured "of bind mounts, where the host's file system can; without it, idmap and ridmap mean the container's";
     "mounts[].gidMappings" Honoured "";
     "process.terminal" Honoured "";

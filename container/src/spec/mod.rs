@@ -114,6 +114,15 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
+/// Checks a specification that did not come from a file in the same way.
+///
+/// # Errors
+/// If it has a field that is refused.
+pub fn check(spec: &oci::Spec) -> Result<Document> {
+    let unsayable = |source| Error::NotJson { path: PathBuf::new(), source };
+    parse(&serde_json::to_vec(spec).map_err(unsayable)?)
+}
+
 /// Reads a specification from text.
 ///
 /// # Errors

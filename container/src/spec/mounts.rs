@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use host::mount::Ties;
 use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
@@ -318,17 +319,21 @@ impl MountConfig {
         Ok(())
     }
 
-    /// Sandboxes have copies of mounts.
+    /// What is mounted inside is mounted in our kernel only.
     fn warn_of_propagation(&self, warnings: &mut Vec<String>) {
-        let travels = [flag::SHARED, flag::SLAVE];
-        if matches!(self.kind, MountKind::Bind { .. })
-            && self.propagation.iter().any(|one| travels.iter().any(|flag| one & flag != 0))
-        {
+        let is_shared = self.propagation.last().is_some_and(|last| last & flag::SHARED != 0);
+        if is_shared && matches!(self.kind, MountKind::Bind { .. }) {
             warnings.push(format!(
-                "mount {:?}: mounts that are made below it later do not travel in or out of the container",
+                "mount {:?}: mounts that the container makes below it do not travel out of it",
                 self.destination
             ));
         }
+    }
+
+    /// Whether what the host mounts below its source later is to be there, too.
+    pub fn ties(&self) -> Ties {
+        let last = self.propagation.last().copied().unwrap_or(flag::PRIVATE);
+        if last & (flag::SHARED | flag::SLAVE) != 0 { Ties::Following } else { Ties::None }
     }
 
     /// What the flags are in the end: those of all mounts are also those of this one.

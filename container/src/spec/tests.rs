@@ -1,5 +1,6 @@
 use std::fs;
 
+use host::mount::Ties;
 use serde_json::json;
 
 use super::fields::{FIELDS, Treatment};
@@ -446,12 +447,22 @@ fn owners_in_bind_mounts_are_mapped_as_their_mount_or_the_container_says() {
 }
 
 #[test]
-fn mounts_that_should_travel_are_warned_about() {
-    let warnings = |options: &[&str]| Bundle::new().mount_of("bind", options).load().unwrap().2;
-    for option in ["shared", "rshared", "slave", "rslave"] {
-        assert!(warnings(&["rbind", option])[0].contains("do not travel"), "{option}");
+fn mounts_follow_the_hosts_if_they_are_shared_or_slaves() {
+    let load = |options: &[&str]| {
+        let (config, _, warnings) = Bundle::new().mount_of("bind", options).load().unwrap();
+        (config.mounts.last().unwrap().ties(), warnings)
+    };
+    for option in ["shared", "rshared"] {
+        let (ties, warnings) = load(&["rbind", option]);
+        assert_eq!(ties, Ties::Following, "{option}");
+        assert!(warnings[0].contains("do not travel out"), "{option}");
     }
-    assert!(warnings(&["rbind", "rprivate"]).is_empty());
+    for option in ["slave", "rslave"] {
+        assert_eq!(load(&["rbind", option]), (Ties::Following, Vec::new()), "{option}");
+    }
+    for options in [&["rbind"][..], &["rbind", "rprivate"], &["rbind", "rslave", "rprivate"]] {
+        assert_eq!(load(options), (Ties::None, Vec::new()), "{options:?}");
+    }
 }
 
 #[test]

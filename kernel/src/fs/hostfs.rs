@@ -102,9 +102,14 @@ impl HostFs {
         files: &Arc<HostFiles>,
     ) -> SysResult<Arc<HostFs>> {
         let attributes = root.stat(Target::Itself)?;
-        let files = Arc::clone(files);
-        let shared =
-            Arc::new(Shared { writing, coherence, files, known: Mutex::default(), open: Mutex::default() });
+        let shared = Arc::new(Shared {
+            writing,
+            coherence,
+            keeps: !root.follows(),
+            files: Arc::clone(files),
+            known: Mutex::default(),
+            open: Mutex::default(),
+        });
         let inode = HostInode::new(&shared, &attributes, None, Some(Arc::new(root)));
         Ok(Arc::new(HostFs { device: attributes.device, root: inode, coherence }))
     }
@@ -186,6 +191,8 @@ impl HostFiles {
 struct Shared {
     writing: Writing,
     coherence: Coherence,
+    /// Whether directories below are kept open. Where the host unmounts, one that is open would keep it from that.
+    keeps: bool,
     files: Arc<HostFiles>,
     /// Inodes in use, so that two names of a file are one inode.
     known: Mutex<HashMap<Identity, Weak<HostInode>, Keyed>>,
@@ -361,6 +368,9 @@ impl HostInode {
             return Err(Errno::ESTALE);
         }
         let directory = Arc::new(directory);
+        if !self.shared.keeps {
+            return Ok(directory);
+        }
         let kept = Arc::clone(self.handle.lock().get_or_insert_with(|| Arc::clone(&directory)));
         self.shared.keep_open(&self.this);
         Ok(kept)
@@ -373,6 +383,7 @@ impl HostInode {
         let shared = Arc::new(Shared {
             writing: Writing::ReadOnly,
             coherence: Coherence::Exclusive,
+            keeps: self.shared.keeps,
             files: Arc::clone(&self.shared.files),
             known: Mutex::default(),
             open: Mutex::default(),
@@ -408,6 +419,7 @@ impl HostInode {
         attributes: &Attributes,
         directory: Option<Directory>,
     ) -> Arc<HostInode> {
+        let directory = directory.filter(|_| self.shared.keeps);
         let identity = Identity::from(attributes);
         let mut known = self.shared.known.lock();
         let kind = FileType::from_mode(attributes.mode);

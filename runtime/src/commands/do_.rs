@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use gofer::Writing;
 use gofer::mounts::{Below, Executing, Mount};
+use host::mount::Ties;
 use kernel::fs::mount::MountFlags;
 use kernel::task::credentials::ALL_CAPABILITIES;
 use kernel::task::limits::Resource;
@@ -181,6 +182,7 @@ fn serve(files: &mut Vec<Mount>, path: &Path, writing: Writing) -> anyhow::Resul
         below: Below::Included,
         executing: Executing::Allowed,
         owners: None,
+        ties: Ties::None,
     });
     Ok(HostFiles(files.len() as u32 - 1))
 }
