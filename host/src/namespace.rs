@@ -20,11 +20,13 @@ pub const SANDBOX: i32 = libc::CLONE_NEWUSER
 /// Forks a child into new namespaces (`CLONE_NEW*` flags). The child runs `child` and exits with what it returns.
 /// Returns the child's pid.
 ///
-/// # Panics
-/// If the process has more than one thread: the child would inherit locks that nobody unlocks.
+/// # Errors
+/// The host's, or that the process has more than one thread: the child would inherit locks that nobody unlocks.
 pub fn fork_into(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<i32> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    assert!(threads == 1, "a process with {threads} threads cannot be forked");
+    if threads != 1 {
+        return Err(io::Error::other(format!("a process with {threads} threads cannot be forked")));
+    }
     let flags = i64::from(namespaces | libc::SIGCHLD);
     // SAFETY: a fork: the child has a copy of all memory and goes on here; there are no other threads (checked above)
     // whose locks it could inherit.
@@ -183,10 +185,7 @@ impl IdMaps {
 /// Makes a user namespace in which ids are mapped like this.
 ///
 /// # Errors
-/// `EPERM` if the caller may not map them, `EINVAL` if ranges overlap or are too many.
-///
-/// # Panics
-/// If the process has more than one thread.
+/// `EPERM` if the caller may not map them, `EINVAL` if ranges overlap or are too many, or that of [`fork_into`].
 pub fn user_namespace(maps: &IdMaps) -> io::Result<OwnedFd> {
     let (wait, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let mut given = Some(end);

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use host::namespace::IdMaps;
 use host::step::{Step, reach};
+use oci_spec::runtime as oci;
 use sandbox::control::{Client, Request, listen_at};
 use sandbox::spec::RootLayer;
 use sandbox::{Boot, Tuning, link};
@@ -36,6 +37,8 @@ use crate::view::View;
 pub struct Args {
     /// Its name.
     pub id: String,
+    /// What it is made from; what its bundle's `config.json` says if nothing is given.
+    pub spec: Option<oci::Spec>,
     /// Its bundle.
     pub bundle: PathBuf,
     /// A socket that gets the master of its terminal.
@@ -62,7 +65,10 @@ impl Container {
             path: args.bundle.clone(),
             source,
         })?;
-        let spec::Document { spec, mut warnings } = spec::read(&bundle)?;
+        let spec::Document { spec, mut warnings } = match &args.spec {
+            Some(spec) => spec::check(spec)?,
+            None => spec::read(&bundle)?,
+        };
         let mut wanted = ContainerConfig::new(&spec, &bundle, &mut warnings)?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         check_terminal(&wanted.process, args)?;

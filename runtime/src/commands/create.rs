@@ -53,6 +53,7 @@ impl Making {
     pub fn args(self, attached: bool) -> anyhow::Result<container::Args> {
         Ok(container::Args {
             id: self.id,
+            spec: None,
             bundle: self.bundle,
             console_socket: self.console_socket,
             pid_file: self.pid_file,
