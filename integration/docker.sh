@@ -128,6 +128,9 @@ stop_hard() { docker run -d --network none --name s2 $image sleep 100 >/dev/null
 check stop_by_force stop_hard
 restarts() { background r1 && docker restart -t 1 r1 >/dev/null && in_state r1 running && docker rm -f r1; }
 check restart restarts
+# Its processes are there as soon as the engine says that it runs.
+top_after() { local i; background r2 && for i in 1 2 3; do docker restart -t 1 r2 >/dev/null && matches 'sleep|trap' docker top r2 || break; done; local r=$?; [ "$i" = 3 ] || r=1; docker rm -f r2 >/dev/null; return $r; }
+check top_after_a_restart top_after
 again() { docker run --network none --name again $image sh -c 'echo x >>/n; wc -l </n' >/dev/null && expect 2 docker start -a again && docker rm again; }
 check start_again_keeps_files again
 policy() { docker run -d --network none --name rp --restart on-failure:2 $image sh -c 'exit 1' >/dev/null; eventually bash -c '[ "$(docker inspect -f "{{.RestartCount}}" rp)" = 2 ]'; local r=$?; docker rm -f rp >/dev/null; return $r; }

@@ -178,6 +178,9 @@ fn run(place: Place<'_>, program: &Path, arguments: &[String], limit: Duration) 
         Some(status) => Some(status),
         None => wait_until(&mut child, Instant::now() + Duration::from_secs(5))?,
     };
+    if matches!(place, Place::Native) {
+        kill_orphans(program);
+    }
     let bytes = output.recv_timeout(Duration::from_secs(5)).unwrap_or_default();
     Ok(Run { output: String::from_utf8_lossy(&bytes).into_owned(), status, timed_out })
 }
@@ -203,6 +206,29 @@ fn kill_group(child: &Child) {
     }
 }
 
+/// Makes this process the parent of what programs leave behind.
+pub fn adopt_orphans() {
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+}
+
+/// Kills what a program that has ended has left behind: a case that leads a session of its own is in no group of the
+/// program's.
+fn kill_orphans(program: &Path) {
+    let Ok(program) = program.canonicalize() else { return };
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    for thread in threads {
+        let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw));
+        for pid in pids {
+            let number = pid.as_raw_nonzero();
+            if std::fs::read_link(format!("/proc/{number}/exe")).is_ok_and(|exe| exe == program) {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+                let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +240,21 @@ mod tests {
         assert_eq!(outcomes["b"], Outcome::Failed("x.c:1: text: more".into()));
         assert_eq!(outcomes["c"], Outcome::Skipped("needs root".into()));
         assert_eq!(outcomes.len(), 4);
+    }
+
+    #[test]
+    fn a_program_leaves_nobody_behind() {
+        adopt_orphans();
+        // The first one ends and leaves another in a session of its own, which is the same program.
+        let perl = Path::new("/usr/bin/perl");
+        if !perl.exists() {
+            return eprintln!("skipped: there is no perl");
+        }
+        let script = "use POSIX; if (fork == 0) { POSIX::setsid(); $| = 1; print $$; exec '/usr/bin/perl', '-e', 'sleep 1000' } sleep 1";
+        let run = run(Place::Native, perl, &["-e".to_owned(), script.to_owned()], Duration::from_secs(20));
+        let run = run.expect("it runs");
+        assert!(run.ended_well() && run.output.parse::<u32>().is_ok(), "{:?}", run.output);
+        assert!(!Path::new("/proc").join(run.output.trim()).exists());
     }
 
     #[test]

@@ -109,6 +109,7 @@ impl Verdict {
 
 /// Runs the suite as the arguments of this process say.
 pub fn main() -> ExitCode {
+    crate::execution::adopt_orphans();
     match Arguments::parse(env::args().skip(1)).and_then(|arguments| run(&arguments)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

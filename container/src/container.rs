@@ -9,6 +9,7 @@ mod create;
 mod destroy;
 mod execute;
 mod limits;
+mod pids;
 mod run;
 mod signals;
 mod streams;

@@ -42,8 +42,6 @@ pub struct Kernel {
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// Who sleeps on which word of guest memory.
     pub futexes: crate::ipc::futex::Futexes,
-    /// The terminal that `/dev/console` stands for.
-    pub console: std::sync::OnceLock<Arc<crate::tty::Terminal>>,
     /// Files of the host, whichever mounts show them.
     pub host_files: Arc<crate::fs::hostfs::HostFiles>,
     /// What sockets share.
@@ -77,7 +75,6 @@ impl Kernel {
             tasks: TaskTable::default(),
             pid_namespace: PidNamespace::root(),
             containers: Mutex::default(),
-            console: std::sync::OnceLock::new(),
             host_files: Arc::default(),
             sockets: crate::net::Sockets::default(),
             lock_waiters: crate::fs::locks::LockWaiters::default(),

@@ -613,6 +613,7 @@ fn programs_of_a_pod_run_in_the_groups_of_their_own_containers() {
     let pod = Pod::new();
     pod.add("a", |_| {});
     pod.add("b", |_| {});
+    let mut all: Vec<i32> = Vec::new();
     for (id, seconds) in [("a", 1), ("b", 2), ("p", 3)] {
         // A number that no other program has.
         let argument = format!("8{seconds}{:06}", std::process::id());
@@ -624,6 +625,12 @@ fn programs_of_a_pod_run_in_the_groups_of_their_own_containers() {
             found = bundles::processes_with(&command);
             !found.is_empty()
         });
+        let told = pod.host.run(&["ps", "--format", "json", id]).ok();
+        let told: Vec<i32> = serde_json::from_str(&told).expect("JSON");
+        assert!(told.contains(&found[0]), "{id}: {told:?}");
+        // And no other container's.
+        assert!(all.iter().all(|other| !told.contains(other)), "{id}: {told:?} {all:?}");
+        all.extend(told);
         let stand_in = groups_of(pod.host.pid(id));
         assert!(!stand_in.is_empty());
         assert_eq!(groups_of(found[0]), stand_in, "{id}");

@@ -294,4 +294,13 @@ fn the_host_shows_programs_by_their_names_and_arguments() {
     until("its name", || name() == "sleep\n");
     let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("its environment");
     assert!(environment.contains("INHERITED=yes"), "{environment:?}");
+    // Engines find it by what they are told.
+    let told = |id: &str| -> Vec<i32> {
+        serde_json::from_str(&host.run(&["ps", "--format", "json", id]).ok()).expect("JSON")
+    };
+    assert_eq!(told("c"), [pid]);
+    host.run_and_leave(&["exec", "--detach", "c", "sleep", "1000"]).ok();
+    until("the other one", || told("c").len() == 2 && told("c").contains(&pid));
+    host.run(&["pause", "c"]).ok();
+    assert_eq!(told("c").len(), 2);
 }

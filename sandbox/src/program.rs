@@ -5,7 +5,6 @@ use std::sync::Arc;
 use abi::Errno;
 use abi::fs::OpenFlags;
 use abi::signal::SignalSet;
-use kernel::Kernel;
 use kernel::container::{Container, InitSpec, Prepared, Role};
 use kernel::error::SysError;
 use kernel::fs::file::Place;
@@ -35,7 +34,6 @@ pub struct Program {
 
 /// Makes everything ready for a program.
 pub fn prepare(
-    kernel: &Arc<Kernel>,
     terminals: &Arc<DevPts>,
     container: &Arc<Container>,
     role: Role,
@@ -51,7 +49,8 @@ pub fn prepare(
     if !environment.iter().any(|variable| variable.0.starts_with(b"HOME=")) {
         environment.push(format!("HOME={}", home(&state, &credentials, spec.uid)).into());
     }
-    let (mut files, terminal, console) = streams(kernel, terminals, &state, &credentials, spec, descriptors)?;
+    let (mut files, terminal, console) =
+        streams(container, terminals, &state, &credentials, spec, descriptors)?;
     files.extend(host_files(&spec.files, descriptors, |_| None)?);
     files.sort_by_key(|(number, _)| *number);
     if let Some(pair) = files.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -234,7 +233,7 @@ type Opened = (Vec<(u32, Arc<File>)>, Option<Arc<Terminal>>, Option<Arc<Console>
 
 /// Descriptors 0, 1, 2, and the terminal behind them if there is one.
 fn streams(
-    kernel: &Arc<Kernel>,
+    container: &Container,
     terminals: &Arc<DevPts>,
     state: &FsState,
     credentials: &Credentials,
@@ -258,8 +257,8 @@ fn streams(
             }
             let file = terminal_file(&terminal, state, credentials)
                 .map_err(|error| failed("cannot open the terminal")(error.errno()))?;
-            // `/dev/console` is the terminal of the first container that has one.
-            let _ = kernel.console.set(Arc::clone(&terminal));
+            // `/dev/console` is the first terminal of the container.
+            let _ = container.console.set(Arc::clone(&terminal));
             let (input, output) = (descriptors.take(*input)?, descriptors.take(*output)?);
             let console = Console::start(Arc::clone(&terminal), input, output).map_err(|error| {
                 Failure::new(ErrorCode::Internal, format!("cannot start the console: {error}"))

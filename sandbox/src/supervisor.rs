@@ -55,7 +55,6 @@ pub struct Supervisor {
 
 struct Booted {
     kernel: Arc<Kernel>,
-    terminals: Arc<DevPts>,
 }
 
 #[derive(Default)]
@@ -72,6 +71,8 @@ struct Member {
     life: Mutex<Life>,
     changed: Condvar,
     container: OnceLock<Arc<Container>>,
+    /// Its pseudo-terminals: no other container can open them.
+    terminals: OnceLock<Arc<DevPts>>,
     console: OnceLock<Arc<Console>>,
     link: OnceLock<Arc<OwnedFd>>,
     /// Terminals of further programs by their pids.
@@ -134,8 +135,7 @@ impl Supervisor {
         }
         let strace = spec.strace.as_deref().map(strace).transpose()?;
         let kernel = Kernel::new(Arc::clone(&self.platform), Config { strace, host: self.info.clone() });
-        let terminals = DevPts::new(&kernel);
-        Ok(self.booted.get_or_init(|| Booted { kernel, terminals }))
+        Ok(self.booted.get_or_init(|| Booted { kernel }))
     }
 
     /// Makes a container and loads its program.
@@ -193,7 +193,8 @@ impl Supervisor {
         let gofer = gofer::Client::connect(channels.collect::<Result<_, _>>()?)
             .map_err(failed("cannot talk to the gofer"))?;
         let hang_up = gofer.hang_up().map_err(failed("cannot watch the gofer"))?;
-        let mounts = tree::build(&booted.kernel, &booted.terminals, &namespaces, spec, &gofer)?;
+        let terminals = Arc::clone(member.terminals.get_or_init(|| DevPts::new(&booted.kernel)));
+        let mounts = tree::build(&booted.kernel, &terminals, &namespaces, spec, &gofer)?;
         let instructions = spec.seccomp.iter();
         let instructions: Vec<_> = instructions
             .map(|&SeccompInstruction(code, jt, jf, k)| abi::seccomp::SockFilter { code, jt, jf, k })
@@ -212,14 +213,7 @@ impl Supervisor {
         let container =
             booted.kernel.create_container(container).map_err(failed("cannot make the container"))?;
         let _ = member.container.set(Arc::clone(&container));
-        let program = program::prepare(
-            &booted.kernel,
-            &booted.terminals,
-            &container,
-            Role::Init,
-            &spec.process,
-            &mut descriptors,
-        )?;
+        let program = program::prepare(&terminals, &container, Role::Init, &spec.process, &mut descriptors)?;
         if let Some(console) = program.console {
             let _ = member.console.set(console);
         }
@@ -457,14 +451,9 @@ impl Supervisor {
         reach(Step::SandboxExecute);
         let booted = self.booted()?;
         let container = Arc::clone(member.container()?);
-        let program::Program { prepared, console } = program::prepare(
-            &booted.kernel,
-            &booted.terminals,
-            &container,
-            Role::Exec,
-            process,
-            &mut descriptors,
-        )?;
+        let terminals = member.terminals.get_or_init(|| DevPts::new(&booted.kernel));
+        let program::Program { prepared, console } =
+            program::prepare(terminals, &container, Role::Exec, process, &mut descriptors)?;
         let pid = prepared.number();
         if let Some(console) = &console {
             member.consoles.lock().insert(pid, Arc::clone(console));
@@ -644,6 +633,7 @@ impl Member {
             life: Mutex::new(Life::Creating),
             changed: Condvar::new(),
             container: OnceLock::new(),
+            terminals: OnceLock::new(),
             console: OnceLock::new(),
             link: OnceLock::new(),
             consoles: Mutex::default(),

@@ -493,6 +493,12 @@ impl Cgroup {
         pids
     }
 
+    /// Processes whose use it counts: in other hierarchies, programs of a pod are with its first container's.
+    pub fn members(&self) -> Vec<i32> {
+        let mut limited = self.directories().into_iter().filter(|directory| self.matters(directory));
+        limited.next().map(pids_below).unwrap_or_default()
+    }
+
     /// Kills all processes in directories that were made for it, and waits until there are none. Never the caller.
     ///
     /// # Errors

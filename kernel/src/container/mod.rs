@@ -130,6 +130,8 @@ pub struct Container {
     pub init: InitRule,
     /// The seccomp filters that its processes start under.
     pub filters: Vec<Arc<crate::seccomp::Filter>>,
+    /// The terminal that `/dev/console` stands for.
+    pub console: std::sync::OnceLock<Arc<crate::tty::Terminal>>,
     /// What makes its address spaces.
     pub(crate) platform: Arc<dyn Platform>,
     tasks: AtomicUsize,
@@ -226,6 +228,7 @@ impl Kernel {
             init: spec.init,
             filters: spec.filters,
             platform: spec.platform.unwrap_or_else(|| Arc::clone(&self.platform)),
+            console: std::sync::OnceLock::new(),
             tasks: AtomicUsize::new(0),
             refused_tasks: AtomicU64::new(0),
             records: Mutex::default(),

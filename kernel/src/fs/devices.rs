@@ -37,7 +37,7 @@ pub fn open(task: Option<&CurrentTask>, device: u64) -> SyscallResult<Arc<dyn Op
             let terminal = if device == TTY {
                 task.group.terminal.lock().clone()
             } else {
-                task.kernel.console.get().cloned()
+                task.group.container.console.get().cloned()
             };
             Ok(Slave::open(&terminal.ok_or(Errno::ENXIO)?, Some(task), OpenFlags::NOCTTY, true)?)
         }

@@ -30,13 +30,12 @@ pub struct Ps {
 /// Runs the command.
 pub fn run(global: &Global, arguments: &Ps) -> anyhow::Result<u8> {
     let container = global.load(&arguments.id)?;
-    let processes = container.processes()?;
     if arguments.format == Format::Json {
         // Engines look these up among the processes of the host.
-        let pids: Vec<i32> = container.state().pid.into_iter().collect();
-        println!("{}", serde_json::to_string(&pids)?);
+        println!("{}", serde_json::to_string(&container.host_pids()?)?);
         return Ok(0);
     }
+    let processes = container.processes()?;
     let header = ["UID", "PID", "PPID", "PGID", "C", "TTY", "STIME", "TIME", "CMD"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(processes.into_iter().map(|process| {
