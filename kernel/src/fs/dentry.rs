@@ -57,6 +57,13 @@ struct Place {
     parent: Option<Arc<Dentry>>,
 }
 
+/// Lets go of what is left of names that are gone: a file system that ends leaves many.
+pub fn let_go() {
+    for remembered in [&FLEETING, &REMEMBERED] {
+        remembered.queue.lock().retain(|dentry| dentry.strong_count() > 0);
+    }
+}
+
 impl Remembered {
     /// Puts a name among them, and forgets others if there are too many.
     fn add(&self, dentry: &Arc<Dentry>) {
@@ -169,7 +176,8 @@ impl Dentry {
         let replaced = children.insert(name.into(), Arc::clone(&child));
         drop(children);
         drop(replaced);
-        let remembered = if !cacheable && file { &FLEETING } else { &REMEMBERED };
+        let fleeting = !cacheable && (file || !fs.remembers_directories());
+        let remembered = if fleeting { &FLEETING } else { &REMEMBERED };
         remembered.add(&child);
         child
     }

@@ -185,6 +185,12 @@ pub trait FileSystem: Send + Sync {
     fn cacheable(&self) -> bool {
         true
     }
+
+    /// Whether directories are remembered for long although their names are not: they save a walk. False where they come
+    /// and go all the time (proc).
+    fn remembers_directories(&self) -> bool {
+        true
+    }
 }
 
 /// The kinds of file that [`Inode::create`] makes.

@@ -446,6 +446,7 @@ impl Drop for MountNamespace {
                 mount.root.top().forget_all();
             }
         }
+        super::dentry::let_go();
     }
 }
 

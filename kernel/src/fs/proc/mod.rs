@@ -127,6 +127,10 @@ impl FileSystem for ProcFs {
     fn cacheable(&self) -> bool {
         false
     }
+
+    fn remembers_directories(&self) -> bool {
+        false
+    }
 }
 
 impl Node {
