@@ -105,7 +105,7 @@ impl Global {
             ("--file-access", &self.file_access, &["exclusive", "shared"]),
             ("--host-uds", &self.host_uds, &["none", "open"]),
             ("--platform", &self.platform, &["stub", "systrap", "ptrace"]),
-            ("--overlay2", &self.overlay2, &["none", "root:memory", "all:memory", "root:none", "all:none"]),
+            ("--overlay2", &self.overlay2, &["none", "root:memory", "root:none", "all:none"]),
         ] {
             if !known.contains(&value.as_str()) {
                 bail!("{flag} {value} is not supported: {}", known.join(", "));

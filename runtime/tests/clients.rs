@@ -77,6 +77,11 @@ fn podman() {
 }
 
 #[test]
+fn podman_of_an_ordinary_user() {
+    suite("podman_rootless");
+}
+
+#[test]
 fn containerd() {
     suite("containerd");
 }
