@@ -239,3 +239,63 @@ fn an_ordinary_user_can_be_the_containers_root() {
     refused.fails_with("cannot map the container's ids");
     host.assert_nothing_left();
 }
+
+/// A file system of the host in memory, gone at the end.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(path: PathBuf) -> Mounted {
+        fs::create_dir_all(&path).expect("a directory");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&path).status();
+        assert!(mounted.expect("mount runs").success());
+        Mounted(path)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn owners_can_be_mapped_of_single_files_and_of_what_is_mounted_below_and_with_other_flags() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let volume = volume(&host, "vol", &[5]);
+    let below = Mounted::new(volume.join("below"));
+    fs::write(below.0.join("inner"), "text\n").expect("written");
+    chown(below.0.join("inner"), Some(5), Some(5)).expect("root may");
+    for mode in ["--directfs=true", "--directfs=false"] {
+        let script = "for f in /one /idmap/5 /idmap/below/inner /ridmap/5 /ridmap/below/inner; do ls -ln $f | awk '{ print $3, $4, $NF }'; done; \
+                      echo x > /ridmap/5 || echo refused; echo x > /one && cat /one";
+        let bundle = host.bundle_with(mode, script, |spec| {
+            for set in ["bounding", "effective", "permitted"] {
+                spec["process"]["capabilities"][set] = json!(["CAP_DAC_OVERRIDE"]);
+            }
+            for (name, source, options) in [
+                ("one", volume.join("5"), &["bind", "idmap"][..]),
+                ("idmap", volume.clone(), &["rbind", "idmap"]),
+                ("ridmap", volume.clone(), &["rbind", "ridmap", "ro", "nosuid", "rslave"]),
+            ] {
+                let index = add_mount(spec, &source, options);
+                let mount = &mut spec["mounts"][index];
+                mount["destination"] = json!(format!("/{name}"));
+                let maps = json!([{ "containerID": 0, "hostID": 1000, "size": 10 }]);
+                (mount["uidMappings"], mount["gidMappings"]) = (maps.clone(), maps);
+            }
+        });
+        let ran = host.run(&[mode, "run", "--bundle", bundle.to_str().expect("text"), "c"]);
+        if ran.err.contains("Invalid argument") {
+            return skip("the host's file systems cannot map owners");
+        }
+        let expected = "1005 1005 /one\n1005 1005 /idmap/5\n5 5 /idmap/below/inner\n1005 1005 /ridmap/5\n\
+                        1005 1005 /ridmap/below/inner\nrefused\nx\n";
+        assert_eq!(ran.out, expected, "{mode}: {}", ran.err);
+        fs::write(volume.join("5"), "text\n").expect("written");
+    }
+    drop(below);
+    host.assert_nothing_left();
+}

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Stage, User};
@@ -51,8 +52,11 @@ impl Window {
         // Its shell goes on when the program is interrupted.
         let text = format!("trap : INT\n{}\necho \"ended:$?\"\nexec sleep 1000\n", words.join(" "));
         fs::write(&script, text).expect("a file");
-        let window =
-            Window { socket: stage.path().join(format!("{what}.tmux")), what, cleared: Cell::new(0) };
+        // Each has a server of its own: one that is ending would take a new window with it.
+        static OPENED: AtomicU32 = AtomicU32::new(0);
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        let socket = stage.path().join(format!("{number}.tmux"));
+        let window = Window { socket, what, cleared: Cell::new(0) };
         let mut command = window.tmux();
         command.args(["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30", "-c"]);
         command.arg(directory).arg(format!("exec sh {}", script.display()));

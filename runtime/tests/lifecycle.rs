@@ -162,9 +162,15 @@ fn programs_are_run_in_a_container() {
         let text = host.run(&all).ok();
         text.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("a line").to_owned()
     };
+    // Root gets all of the bounding set by executing.
     assert_eq!(
         (caps(&[]).as_str(), caps(&["--cap", "CAP_SYS_CHROOT"]).as_str()),
-        ("0000000000000021", "0000000000040021")
+        ("0000000000000023", "0000000000040023")
+    );
+    // Others get what is asked for and nothing else.
+    assert_eq!(
+        (caps(&["--user", "5"]).as_str(), caps(&["--user", "5", "--cap", "CAP_SYS_CHROOT"]).as_str()),
+        ("0000000000000000", "0000000000040000")
     );
     host.run(&["exec", "c", "no-such-program"])
         .fails_with("failed to load \"no-such-program\": executable file not found");

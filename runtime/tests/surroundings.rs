@@ -304,3 +304,41 @@ fn the_host_shows_programs_by_their_names_and_arguments() {
     host.run(&["pause", "c"]).ok();
     assert_eq!(told("c").len(), 2);
 }
+
+#[test]
+fn statistics_are_what_the_control_group_says() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    // Something is used while it is measured, and the number of tasks is known.
+    let script = "sleep 600 & x=0123456789abcdef; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17; do x=$x$x; done; \
+                  echo ready; while :; do :; done";
+    host.started("c", &host.bundle("b", script));
+    host.wait_for_output("c", "ready");
+    let groups = groups(host.pid("c"));
+    let read = |file: &str| -> Option<String> {
+        groups.iter().find_map(|group| std::fs::read_to_string(group.join(file)).ok())
+    };
+    let number = |file: &str| read(file).and_then(|text| text.trim().parse::<u64>().ok());
+    let field = |file: &str, name: &str| -> Option<u64> {
+        read(file)?.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    };
+    let used = || number("cpuacct.usage").or_else(|| Some(field("cpu.stat", "usage_usec ")? * 1000));
+    let memory = || number("memory.usage_in_bytes").or_else(|| number("memory.current"));
+    let (Some(before), Some(_)) = (used(), memory()) else {
+        return bundles::skip("the host has no cpu or memory controller for us");
+    };
+    let data = stats(&host, "c");
+    let after = used().expect("it was there");
+    let total = data["cpu"]["usage"]["total"].as_u64().expect("a number");
+    assert!((before..=after).contains(&total), "{before} {total} {after}");
+    assert!(after > before, "it computes");
+    // In steps of the host's per-processor accounts.
+    let (told, is) =
+        (data["memory"]["usage"]["usage"].as_u64().expect("a number"), memory().expect("it was there"));
+    assert!(told.abs_diff(is) < 1 << 20, "{told} {is}");
+    assert!(told > 2 << 20, "the text alone: {told}");
+    assert_eq!(data["pids"]["current"], json!(2));
+    host.run(&["delete", "--force", "c"]).ok();
+}

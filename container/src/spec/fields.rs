@@ -78,7 +78,7 @@ pub const FIELDS: &[Field] = fields! {
     "process.rlimits[].hard" Inside "";
     "process.apparmorProfile" Ignored "the guest never reaches the host's kernel, which would enforce it";
     "process.capabilities.bounding" Inside "unknown names are left out with a warning";
-    "process.capabilities.effective" Inside "as far as they are permitted";
+    "process.capabilities.effective" Inside "as far as they are permitted; execve(2) then makes of the sets what it does, so that users but root keep the ambient ones";
     "process.capabilities.inheritable" Inside "";
     "process.capabilities.permitted" Inside "";
     "process.capabilities.ambient" Inside "as far as they are permitted and inheritable";

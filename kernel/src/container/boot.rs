@@ -15,7 +15,7 @@ use crate::fs::path::FsState;
 use crate::fs::{FdTable, File, FsContext};
 use crate::seccomp::{Filter, Seccomp};
 use crate::signal::{GroupSignals, TaskSignals};
-use crate::task::exec::{Loaded, Program, ProgramName, load};
+use crate::task::exec::{Loaded, Program, ProgramName, credentials_with, load};
 use crate::task::limits::Resource;
 use crate::task::table::Process;
 use crate::task::{Credentials, Limits, NewTask, Pid, Task, ThreadGroup};
@@ -80,7 +80,7 @@ impl Container {
     /// What `execve(2)` fails with: `ENOENT`, `EACCES`, `ENOEXEC`, …; `EINVAL` if the container has an init already or
     /// `ESRCH` if it is not running, as the role may be; `EBUSY` if it is paused; `EAGAIN` if it has all tasks that it
     /// may have.
-    pub fn prepare(self: &Arc<Self>, spec: InitSpec) -> SysResult<Prepared> {
+    pub fn prepare(self: &Arc<Self>, mut spec: InitSpec) -> SysResult<Prepared> {
         match (spec.role, self.state()) {
             (Role::Init, State::Created) | (Role::Exec, State::Running) => {}
             (Role::Init, _) => return Err(Errno::EINVAL),
@@ -99,8 +99,10 @@ impl Container {
         let program =
             Program { file, name, arguments: spec.arguments.clone(), environment: spec.environment.clone() };
         let stack = spec.limits.get(Resource::Stack).current;
-        let loaded =
-            load(&*self.platform, &spec.credentials, stack, program, open).map_err(SysError::errno)?;
+        // The program is run by whoever has these credentials, as if by `execve(2)`.
+        let credentials = credentials_with(&spec.credentials, &program.file);
+        let loaded = load(&*self.platform, &credentials, stack, program, open).map_err(SysError::errno)?;
+        spec.credentials = credentials;
         let pid = kernel.tasks.with(|tree| tree.allocate_pid(self.pid_namespace()))?;
         Ok(Prepared {
             kernel,

@@ -447,6 +447,11 @@ fn set_ids(file: &File) -> (Option<u32>, Option<u32>) {
     (user, group_bit.then_some(metadata.gid))
 }
 
+/// What a process with these credentials has when it runs a program.
+pub(crate) fn credentials_with(before: &Credentials, program: &File) -> Credentials {
+    super::identity::credentials_for_exec(before, set_ids(program))
+}
+
 impl CurrentTask {
     /// `execve(2)`: replaces the program. On success the task's registers are those of the new program.
     pub fn exec(&self, program: Program) -> SyscallResult<()> {

@@ -136,11 +136,10 @@ fn from_flags(arguments: &Exec, own: &ProcessConfig) -> anyhow::Result<ProcessCo
             bail!("unknown capability {name:?}");
         };
         let sets = &mut process.capabilities;
-        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+        // In all sets, so that a program has it whoever runs it.
+        let all = [&mut sets.bounding, &mut sets.effective, &mut sets.permitted, &mut sets.inheritable];
+        for set in all.into_iter().chain([&mut sets.ambient]) {
             *set |= known.mask();
-        }
-        if sets.inheritable & known.mask() != 0 {
-            sets.ambient |= known.mask();
         }
     }
     Ok(process)
