@@ -68,6 +68,7 @@ TEST(datagram_pair_keeps_boundaries) {
 
 /* Again and again from one place, with the bytes far below the name. */
 TEST(datagrams_go_to_a_name) {
+    enter_scratch();
     static char bytes[64];
     socklen_t length;
     int receiver = bound(SOCK_DGRAM, "name"), sender = CHECK_OK(socket(AF_UNIX, SOCK_DGRAM, 0));
