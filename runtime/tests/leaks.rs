@@ -6,7 +6,7 @@ use bundles::{Host, SERVICE, can_run, until};
 use serde_json::{Value, json};
 
 /// Rounds before anything is measured, and between the measurements.
-const WARM_UP: usize = 30;
+const WARM_UP: usize = 90;
 const ROUNDS: usize = 60;
 
 /// What a process has.
