@@ -186,6 +186,28 @@ TEST(memory_is_read_and_written) {
     CHECK_EXIT(pid, 0);
 }
 
+/* As those do who bring code of their own into a process. */
+TEST(memory_that_a_call_has_mapped_is_there_when_the_call_stops) {
+    pid_t pid = TRACEE({
+        char *memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        _exit(memory[8]);
+    });
+    CHECK_OK(TRACE(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACESYSGOOD));
+    struct user_regs_struct registers;
+    do {
+        go(pid, PTRACE_SYSCALL, 0);
+        CHECK_EQ(stop_of(pid), SIGTRAP | 0x80);
+        go(pid, PTRACE_SYSCALL, 0);
+        CHECK_EQ(stop_of(pid), SIGTRAP | 0x80);
+        registers = registers_of(pid);
+    } while (registers.orig_rax != SYS_mmap);
+    char byte = 42;
+    struct iovec from = {&byte, 1}, to = {(void *)(uintptr_t)(registers.rax + 8), 1};
+    CHECK_EQ(process_vm_writev(pid, &from, 1, &to, 1, 0), 1);
+    go(pid, PTRACE_CONT, 0);
+    CHECK_EXIT(pid, 42);
+}
+
 TEST(a_tracer_changes_the_path_of_a_hot_call) {
     static char path[] = "/missing";
     pid_t pid = CHILD({

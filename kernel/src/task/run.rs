@@ -155,6 +155,8 @@ impl CurrentTask {
         if self.is_exiting() {
             return None;
         }
+        // The tracer finds memory as the call has left it.
+        self.settle_delivery();
         self.trace_call_exit(&mut restart);
         restart
     }
