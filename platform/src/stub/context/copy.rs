@@ -441,6 +441,8 @@ mod tests {
         context.make_resident(&file);
         let inherited = context.copy().expect("a copy");
         for context in [&context, &inherited] {
+            // A copy closes what it was handed before it reports.
+            context.ready().expect("a thread that waits");
             assert_eq!(descriptors(context), ["1"]);
             assert_eq!(context.read_resident(&file, 0, DATA + 1, bytes.len()), Some(Ok(bytes.len())));
             assert!(memory(context, DATA + 1, bytes.len()) == bytes);
