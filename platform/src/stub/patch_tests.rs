@@ -533,6 +533,8 @@ fn a_thread_changes_what_is_its_own_without_the_kernel() {
         [0, DATA + 7, DATA, 8],
         [0, 8, 0, 8],
         [0, SLOTS - 8, 0, 8],
+        [0, SLOTS + 0x1000, 0, 8],
+        [0, DATA, SLOTS + 0x1000, 8],
         [0, u64::MAX, 0, 8],
         [0, DATA, 8, 8],
         [0, 0, u64::MAX, 8],
@@ -598,7 +600,8 @@ fn default_actions_are_told_and_set_without_the_kernel() {
         context.write(DATA + place, &u64::to_ne_bytes(value));
         served(&mut *context, DATA, 0);
     }
-    for (new, old) in [(8, 0), (0, 8), (SLOTS - 8, 0), (u64::MAX, 0), (0, u64::MAX)] {
+    let own = SLOTS + 0x1000;
+    for (new, old) in [(8, 0), (0, 8), (SLOTS - 8, 0), (own, 0), (0, own), (u64::MAX, 0), (0, u64::MAX)] {
         served(&mut *context, new, old);
     }
     // A new thread, and a copy, know nothing.
