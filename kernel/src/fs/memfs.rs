@@ -1,6 +1,6 @@
 //! The file system in memory: tmpfs, and the merged root of a container.
 //!
-//! A directory may lie over a directory of the host, whose files it shows until they are changed: the lower file's
+//! A directory may lie over a directory of the host or of an image ([`Lower`]), whose files it shows until they are changed: the lower file's
 //! content is copied on the first write, its attributes on their first change; a removed name is remembered as such
 //! (a *whiteout*). Nothing is read ahead of need, and a renamed lower directory is just a moved node. Without a lower
 //! directory this is a tmpfs.
@@ -17,7 +17,7 @@ use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use parking_lot::{Mutex, RwLock};
 
-use super::hostfs::{HostInode, list};
+use super::hostfs::list;
 use super::{
     DirectorySink, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Metadata, NewFile,
     NewKind, OpenFile, RenameMode, SetAttributes, XattrMode,
@@ -29,9 +29,11 @@ use crate::task::CurrentTask;
 const PAGE: u64 = 4096;
 
 mod content;
+mod lower;
 
 pub use content::Seals;
 use content::{Content, OpenContent};
+pub use lower::Lower;
 
 /// The largest value of an extended attribute, and the most bytes of them all per file.
 const XATTR_MAX: usize = 65536;
@@ -101,13 +103,13 @@ impl MemFs {
         Arc::new(MemFs { root, shared, name: "tmpfs" })
     }
 
-    /// An own file system that begins with what is in a directory: one of the host, or of a layer over one in which
-    /// nothing was changed yet. `None` for other directories.
+    /// An own file system that begins with what is in a directory: one of the host or of an image, or of a layer over one
+    /// in which nothing was changed yet. `None` for other directories.
     pub fn copy_of(directory: &InodeRef, options: MemOptions) -> SysResult<Option<Arc<MemFs>>> {
-        let lower = match (directory.downcast_ref::<HostInode>(), directory.downcast_ref::<Node>()) {
-            (Some(host), _) if host.file_type() == FileType::Directory => Some(host.below_a_layer()?),
-            (None, Some(Node { body: Body::Directory(directory), .. })) => directory.lock().lower.clone(),
-            _ => None,
+        let lower = match directory.downcast_ref::<Node>() {
+            Some(Node { body: Body::Directory(directory), .. }) => directory.lock().lower.clone(),
+            Some(_) => None,
+            None => Lower::below_a_layer(directory)?,
         };
         let Some(lower) = lower else { return Ok(None) };
         let shared = new_shared(options.limits(), true);
@@ -118,10 +120,10 @@ impl MemFs {
         Ok(Some(Arc::new(MemFs { root, shared, name: "tmpfs" })))
     }
 
-    /// A writable view of a host directory, which stays as it is.
-    pub fn merged(lower: Arc<HostInode>) -> SysResult<Arc<MemFs>> {
+    /// A writable view of a directory of the host or of an image, which stays as it is.
+    pub fn merged(lower: impl Into<Lower>) -> SysResult<Arc<MemFs>> {
         let shared = new_shared((0, 0), false);
-        let root = Node::over(&shared, lower)?;
+        let root = Node::over(&shared, lower.into())?;
         Ok(Arc::new(MemFs { root, shared, name: "overlay" }))
     }
 }
@@ -135,10 +137,8 @@ impl Drop for MemFs {
 }
 
 fn new_shared((limit, inode_limit): (u64, u64), sealable: bool) -> Arc<Shared> {
-    static DEVICE: AtomicU64 = AtomicU64::new(40);
-    let minor = DEVICE.fetch_add(1, Ordering::Relaxed) as u32;
     Arc::new(Shared {
-        device: crate::fs::unnamed_device(minor),
+        device: crate::fs::next_unnamed_device(),
         next: AtomicU64::new(FIRST_INODE),
         limit,
         used: AtomicU64::new(0),
@@ -236,7 +236,7 @@ pub struct Node {
 
 /// What a node knows of itself, or leaves to the lower file as long as nothing was changed.
 struct Attributes {
-    lower: Option<Arc<HostInode>>,
+    lower: Option<Lower>,
     own: Metadata,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Names below this one that the lower file's attributes are hidden by.
@@ -254,7 +254,7 @@ enum Body {
 struct Directory {
     /// The names that are not the lower directory's, or that are not there any more.
     entries: BTreeMap<Vec<u8>, Entry>,
-    lower: Option<Arc<HostInode>>,
+    lower: Option<Lower>,
     removed: bool,
 }
 
@@ -320,7 +320,7 @@ impl Node {
     }
 
     /// The node that shows a lower file: one for all its names, so that they stay one file when it is changed.
-    fn over(shared: &Arc<Shared>, lower: Arc<HostInode>) -> SysResult<Arc<Node>> {
+    fn over(shared: &Arc<Shared>, lower: Lower) -> SysResult<Arc<Node>> {
         let kind = lower.file_type();
         let key = lower.common().id;
         let known = |table: &HashMap<u64, Weak<Node>>| table.get(&key).and_then(Weak::upgrade);
@@ -329,11 +329,10 @@ impl Node {
         }
         let metadata = lower.metadata()?;
         let body = match kind {
-            FileType::Directory => Body::Directory(Mutex::new(Directory {
-                lower: Some(Arc::clone(&lower)),
-                ..Directory::default()
-            })),
-            FileType::Regular => Body::File(RwLock::new(Content::Lower(Arc::clone(&lower)))),
+            FileType::Directory => {
+                Body::Directory(Mutex::new(Directory { lower: Some(lower.clone()), ..Directory::default() }))
+            }
+            FileType::Regular => Body::File(RwLock::new(Content::Lower(lower.clone()))),
             FileType::Symlink => Body::Symlink(lower.readlink(None)?),
             _ => Body::Special,
         };
@@ -706,7 +705,7 @@ impl Inode for Node {
                     }
                 }
                 let lower = match &*content.read() {
-                    Content::Lower(lower) => Some(lower.open_host(OpenFlags::empty())?),
+                    Content::Lower(lower) => Some(lower.open_content()?),
                     _ => None,
                 };
                 Ok(Arc::new(OpenContent::new(Arc::clone(&self), lower)))

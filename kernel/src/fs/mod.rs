@@ -27,6 +27,7 @@ pub mod cgroup;
 pub mod dentry;
 pub mod devices;
 pub mod epoll;
+pub mod erofs;
 pub mod fd;
 pub mod file;
 mod hash;
@@ -159,6 +160,13 @@ pub struct FsStatistics {
 pub const fn unnamed_device(number: u32) -> u64 {
     const FIRST: u32 = 0x8_0000;
     abi::fs::make_device(0, FIRST + number % FIRST)
+}
+
+/// Such a number that no other file system has.
+fn next_unnamed_device() -> u64 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(40);
+    unnamed_device(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// One mounted instance of a file system.

@@ -8,14 +8,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
 use bitflags::bitflags;
 use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
 
+use super::lower::{Lower, LowerContent};
 use super::{Body, MemFs, Node, PAGE, node_of};
 use crate::error::SyscallResult;
-use crate::fs::hostfs::{HostInode, read_host, seek_host, write_host};
+use crate::fs::hostfs::{read_host, seek_host, write_host};
 use crate::fs::{AT_END, File, FileType, InodeRef, Mappable, OpenFile, Whence};
 use crate::user::{UserReader, UserWriter};
 
@@ -27,7 +27,7 @@ const PIECE: usize = 1 << 20;
 pub(super) enum Content {
     Bytes(Vec<u8>),
     Memory(Arc<OwnedFd>),
-    Lower(Arc<HostInode>),
+    Lower(Lower),
 }
 
 bitflags! {
@@ -54,7 +54,7 @@ impl Seals {
     const NO_WRITE: Seals = Seals::WRITE.union(Seals::FUTURE_WRITE);
 }
 
-fn new_memory() -> SysResult<Arc<OwnedFd>> {
+pub(super) fn new_memory() -> SysResult<Arc<OwnedFd>> {
     Ok(Arc::new(rustix::fs::memfd_create(c"file", MemfdFlags::CLOEXEC)?))
 }
 
@@ -76,7 +76,7 @@ impl Content {
 
     fn size(&self) -> SysResult<u64> {
         match self {
-            Content::Lower(lower) => Ok(super::Inode::metadata(&**lower)?.size),
+            Content::Lower(lower) => Ok(lower.metadata()?.size),
             own => Ok(own.extent()?.map_or(0, |(size, _)| size)),
         }
     }
@@ -85,7 +85,8 @@ impl Content {
     fn ensure_memory(&mut self) -> SysResult<Arc<OwnedFd>> {
         match self {
             Content::Memory(fd) => Ok(Arc::clone(fd)),
-            Content::Lower(lower) => lower.open_host(OpenFlags::empty()),
+            // Whoever has it open maps it as it is, and whoever writes it has copied it.
+            Content::Lower(_) => Err(Errno::EIO),
             Content::Bytes(bytes) => {
                 let fd = new_memory()?;
                 rustix::fs::ftruncate(&fd, bytes.len() as u64)?;
@@ -160,16 +161,13 @@ impl Node {
     /// Makes the content the node's own, so that it can be written. Holes stay holes.
     pub(super) fn copy_up(&self, content: &mut Content) -> SysResult<()> {
         let Content::Lower(lower) = content else { return Ok(()) };
-        let fd = lower.open_host(OpenFlags::empty())?;
-        let size = rustix::fs::fstat(&fd)?.st_size.cast_unsigned();
-        let copy = if size <= SMALL as u64 {
+        let lower = lower.open_content()?;
+        let copy = if lower.size()? <= SMALL as u64 {
             let mut bytes = Vec::new();
-            read_host(&fd, 0, &mut UserWriter::buffer(&mut bytes, SMALL))?;
+            lower.read(0, &mut UserWriter::buffer(&mut bytes, SMALL))?;
             Content::Bytes(bytes)
         } else {
-            let memory = new_memory()?;
-            copy_data(&fd, &memory, size)?;
-            Content::Memory(memory)
+            Content::Memory(lower.copied()?)
         };
         self.replace(content, copy);
         Ok(())
@@ -266,46 +264,25 @@ impl Drop for Node {
     }
 }
 
-/// Copies what is data in the first `size` bytes.
-fn copy_data(from: &OwnedFd, to: &OwnedFd, size: u64) -> SysResult<()> {
-    rustix::fs::ftruncate(to, size)?;
-    let mut buffer = vec![0; PIECE];
-    let mut at = 0;
-    while at < size {
-        match rustix::fs::seek(from, SeekFrom::Data(at)) {
-            Ok(data) => at = data,
-            Err(rustix::io::Errno::NXIO) => break,
-            // Not every file system tells data from holes.
-            Err(_) => {}
-        }
-        let count = rustix::io::pread(from, &mut buffer, at)?;
-        if count == 0 {
-            break;
-        }
-        write_host(to, at, &mut UserReader::buffer(&buffer[..count]))?;
-        at += count as u64;
-    }
-    Ok(())
-}
-
 /// An open regular file.
 pub(super) struct OpenContent {
     node: Arc<Node>,
     /// The lower file as it was when the file was opened; used while the content is still there.
-    lower: Option<Arc<OwnedFd>>,
+    lower: Option<LowerContent>,
 }
 
 impl OpenContent {
-    pub(super) fn new(node: Arc<Node>, lower: Option<Arc<OwnedFd>>) -> OpenContent {
+    pub(super) fn new(node: Arc<Node>, lower: Option<LowerContent>) -> OpenContent {
         OpenContent { node, lower }
     }
 
     /// The host descriptor that holds the content now, if one does.
     fn host(&self, content: &Content) -> Option<Arc<OwnedFd>> {
-        match content {
-            Content::Bytes(_) => None,
-            Content::Memory(fd) => Some(Arc::clone(fd)),
-            Content::Lower(_) => self.lower.clone(),
+        match (content, &self.lower) {
+            (Content::Memory(fd), _) | (Content::Lower(_), Some(LowerContent::Host(fd))) => {
+                Some(Arc::clone(fd))
+            }
+            _ => None,
         }
     }
 
@@ -376,6 +353,10 @@ impl OpenFile for OpenContent {
             drop(content);
             return Ok(to.write(&part)?);
         }
+        if let (Content::Lower(_), Some(LowerContent::Image(file))) = (&*content, &self.lower) {
+            drop(content);
+            return Ok(file.read(offset, to)?);
+        }
         let fd = self.host(&content).ok_or(Errno::EIO)?;
         drop(content);
         Ok(read_host(&fd, offset, to)?)
@@ -427,8 +408,9 @@ impl OpenFile for OpenContent {
         if shared && writable {
             self.node.copy_up(&mut content)?;
         }
-        if let (Content::Lower(_), Some(fd)) = (&*content, &self.lower) {
-            return Ok(Mappable::Host { fd: Arc::clone(fd), delta: 0 });
+        if let (Content::Lower(_), Some(lower)) = (&*content, &self.lower) {
+            drop(content);
+            return lower.mappable();
         }
         let fd = content.ensure_memory()?;
         self.node.settle(&content);
@@ -540,6 +522,7 @@ mod tests {
     use super::*;
     use crate::fs::memfs::MemOptions;
     use crate::fs::{FileSystem, NewFile, NewKind, SetAttributes};
+    use abi::fs::OpenFlags;
 
     fn limited(pages: u64, inodes: u64) -> Arc<MemFs> {
         MemFs::tmpfs(MemOptions { size: pages * PAGE, inodes, mode: 0 })
