@@ -10,7 +10,7 @@ use host::mount::{Ties, Which};
 use host::namespace::{IdMaps, IdRange};
 use sandbox::spec::{
     Capabilities, ContainerSpec, Descriptor, DeviceSpec, FileAccess, HostFiles, LimitSpec,
-    MountKind as SandboxMount, MountSpec, ProcessSpec, ResourcesSpec, RootLayer, RootSpec,
+    MountKind as SandboxMount, MountSpec, ProcessSpec, ResourcesSpec, RootFiles, RootLayer, RootSpec,
     SeccompInstruction, Sharing, Streams,
 };
 
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::spec::mounts::{MountKind, MountOwners, flag};
 use crate::spec::{
-    ContainerConfig, ContainerType, DeviceConfig, DeviceKind, IdMapping, NamespaceConfig, ProcessConfig,
+    ContainerConfig, ContainerType, DeviceConfig, DeviceKind, IdMapping, NamespaceConfig, ProcessConfig, Root,
 };
 
 /// Files of the host that a program gets.
@@ -64,6 +64,21 @@ impl Parcel {
         HostFiles(self.files.len() as u32 - 1)
     }
 
+    /// Opens an image of a file system.
+    fn open_image(&mut self, path: &Path) -> Result<Descriptor> {
+        use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+        let failed = |source| Error::File { action: "open the image", path: path.to_owned(), source };
+        // Opening a FIFO must not wait for its writer.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let opened = std::fs::File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+        let kind = opened.metadata().map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let reason = "it is neither a file nor a block device";
+            return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason)));
+        }
+        Ok(self.add(opened.into()))
+    }
+
     /// Has the gofer serve a directory or file, with these `MS_*` flags.
     fn serve(
         &mut self,
@@ -103,21 +118,7 @@ pub fn container(
     neighbours: &Neighbours,
     parcel: &mut Parcel,
 ) -> Result<ContainerSpec> {
-    // A read-only root still gets its mount points.
-    let root_flags = if layer == RootLayer::Memory { flag::RDONLY } else { 0 };
-    let root = RootSpec {
-        directory: parcel.serve(
-            &config.root,
-            root_flags,
-            Below::Included,
-            None,
-            Ties::None,
-            "open the root directory",
-        )?,
-        layer,
-        read_only: config.root_read_only,
-        access,
-    };
+    let root = root(config, config.root.layer(layer), access, parcel)?;
     let (hostname, domainname) = names(id, config);
     Ok(ContainerSpec {
         id: id.to_string(),
@@ -149,6 +150,30 @@ pub fn container(
         user_log: None,
         link: None,
     })
+}
+
+/// The root directory as its sandbox is told of it.
+fn root(
+    config: &ContainerConfig,
+    layer: RootLayer,
+    access: FileAccess,
+    parcel: &mut Parcel,
+) -> Result<RootSpec> {
+    let (files, fixed) = match &config.root {
+        Root::Directory(path) => {
+            // A read-only root still gets its mount points.
+            let flags = if layer == RootLayer::Memory { flag::RDONLY } else { 0 };
+            let what = "open the root directory";
+            let served = parcel.serve(path, flags, Below::Included, None, Ties::None, what)?;
+            (RootFiles::Host(served), false)
+        }
+        Root::Image { path, .. } => {
+            let image = parcel.open_image(path)?;
+            let path = path.to_string_lossy().into_owned();
+            (RootFiles::Image { image, path }, layer == RootLayer::Through)
+        }
+    };
+    Ok(RootSpec { files, layer, read_only: config.root_read_only || fixed, access })
 }
 
 /// Where a namespace of a container comes from. In a pod, one that is given by the path of a process that stands for
@@ -259,7 +284,7 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
         }
     }
     for mount in &config.mounts {
-        let flags = (mount.flags | mount.recursive_flags) & !(mount.cleared | mount.recursive_cleared);
+        let mut flags = (mount.flags | mount.recursive_flags) & !(mount.cleared | mount.recursive_cleared);
         let kind = match &mount.kind {
             MountKind::Bind { path, recursive } => {
                 let below = if *recursive { Below::Included } else { Below::Hidden };
@@ -269,6 +294,10 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
                 })
             }
             MountKind::Overlay { options } => SandboxMount::Host(parcel.serve_overlay(options, flags)),
+            MountKind::Erofs { path } => {
+                flags |= flag::RDONLY;
+                SandboxMount::Image(parcel.open_image(path)?)
+            }
             // To runc it is a tmpfs that it puts the devices into.
             MountKind::Tmpfs(_) if mount.destination == "/dev" => SandboxMount::Devices,
             MountKind::Tmpfs(options) => {

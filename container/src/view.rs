@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind_recursive,
-    mount_change, move_mount, open_tree, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_bind_recursive, mount_change, move_mount, open_tree, unmount,
 };
 use rustix::process::{Pid, WaitOptions, chdir, pivot_root, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -19,10 +19,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::spec::ContainerConfig;
 use crate::spec::mounts::MountKind;
 
+/// Where a root lies that is no directory of the host: any directory will do, and this one always exists.
+const NOWHERE: &str = "/usr";
+
 /// What is to be seen.
 #[derive(Debug)]
 pub struct View {
-    root: PathBuf,
+    /// `None` for one that only the sandbox can show.
+    root: Option<PathBuf>,
     /// Sources on the host, destinations, and whether what is mounted below the source comes along.
     binds: Vec<(PathBuf, String, bool)>,
     processes: bool,
@@ -38,7 +42,7 @@ impl View {
             _ => None,
         });
         View {
-            root: config.root.clone(),
+            root: config.root.directory().map(Path::to_owned),
             binds: binds.collect(),
             processes: config.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Proc(_))),
         }
@@ -62,8 +66,16 @@ pub fn prepare(view: &View, sandbox: Option<i32>) -> io::Result<Prepared<'_>> {
     host::enter::new_mount_namespace()?;
     // What is unmounted outside later must not be held here.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-    mount_bind_recursive(&view.root, &view.root)?;
-    chdir(&view.root)?;
+    match &view.root {
+        Some(root) => {
+            mount_bind_recursive(root, root)?;
+            chdir(root)?;
+        }
+        None => {
+            mount("none", NOWHERE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755,size=1m")?;
+            chdir(NOWHERE)?;
+        }
+    }
     let root = open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut left: Vec<_> = view.binds.iter().collect();
     left.retain(|(source, destination, recursive)| bind(&root, source, destination, *recursive).is_err());
@@ -115,9 +127,7 @@ fn show_processes(root: &OwnedFd, sandbox: i32) -> io::Result<()> {
     let forked = host::namespace::fork_into(0, || {
         use std::os::fd::AsRawFd;
         let target = format!("/proc/self/fd/{}", place.as_raw_fd());
-        let flags = rustix::mount::MountFlags::NOSUID
-            | rustix::mount::MountFlags::NODEV
-            | rustix::mount::MountFlags::NOEXEC;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         i32::from(mount("proc", target.as_str(), "proc", flags, None).is_err())
     });
     // As long as it is there, even as a zombie, the sandbox cannot end.

@@ -120,8 +120,8 @@ pub enum Sharing {
 /// The root directory of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootSpec {
-    /// The directory on the host.
-    pub directory: HostFiles,
+    /// What it shows.
+    pub files: RootFiles,
     /// Where changes go.
     pub layer: RootLayer,
     /// Whether the container cannot change it at all.
@@ -129,6 +129,21 @@ pub struct RootSpec {
     /// Who else changes the directory meanwhile.
     #[serde(default)]
     pub access: FileAccess,
+}
+
+/// What a root directory shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootFiles {
+    /// A directory of the host.
+    Host(HostFiles),
+    /// An EROFS image.
+    Image {
+        /// The image, open for reading.
+        image: Descriptor,
+        /// Its path on the host, for messages.
+        path: String,
+    },
 }
 
 /// Who else changes files of the host while a container runs.
@@ -146,7 +161,7 @@ pub enum FileAccess {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RootLayer {
-    /// To the directory itself.
+    /// To the directory itself; an image cannot be changed.
     #[default]
     Through,
     /// To memory; they vanish with the container.
@@ -207,6 +222,8 @@ pub struct MountSpec {
 pub enum MountKind {
     /// A directory or file of the host.
     Host(HostFiles),
+    /// An EROFS image, open for reading.
+    Image(Descriptor),
     /// An empty file system in memory, of at most so many bytes (zero for no limit), with these permission bits.
     Memory {
         /// Bytes.

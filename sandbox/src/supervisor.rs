@@ -194,7 +194,7 @@ impl Supervisor {
             .map_err(failed("cannot talk to the gofer"))?;
         let hang_up = gofer.hang_up().map_err(failed("cannot watch the gofer"))?;
         let terminals = Arc::clone(member.terminals.get_or_init(|| DevPts::new(&booted.kernel)));
-        let mounts = tree::build(&booted.kernel, &terminals, &namespaces, spec, &gofer)?;
+        let mounts = tree::build(&booted.kernel, &terminals, &namespaces, spec, &gofer, &mut descriptors)?;
         let instructions = spec.seccomp.iter();
         let instructions: Vec<_> = instructions
             .map(|&SeccompInstruction(code, jt, jf, k)| abi::seccomp::SockFilter { code, jt, jf, k })
@@ -219,8 +219,11 @@ impl Supervisor {
         }
         *member.life.lock() = Life::Created(Box::new(program.prepared));
         // The files belong to the member: whoever waits for their end must not keep it.
-        let (supervisor, served) = (Arc::clone(self), Arc::downgrade(member));
-        spawn("gofer", move || supervisor.follow_gofer(&served, &hang_up))?;
+        // A gofer that serves nothing ends now, and is not missed.
+        if gofer.mounts() > 0 {
+            let (supervisor, served) = (Arc::clone(self), Arc::downgrade(member));
+            spawn("gofer", move || supervisor.follow_gofer(&served, &hang_up))?;
+        }
         if let Some(link) = link {
             let link = Arc::new(link);
             let _ = member.link.set(Arc::clone(&link));

@@ -6,6 +6,7 @@ use abi::Errno;
 use gofer::Client;
 use kernel::Kernel;
 use kernel::error::SysError;
+use kernel::fs::erofs::ErofsFs;
 use kernel::fs::hostfs::{Coherence, HostFs, Writing};
 use kernel::fs::memfs::{MemFs, MemOptions};
 use kernel::fs::mount::{MountFlags, MountNamespace};
@@ -16,8 +17,11 @@ use kernel::task::Credentials;
 use kernel::tty::DevPts;
 
 use crate::control::message::{ErrorCode, Failure};
+use crate::descriptors::Descriptors;
 use crate::restrict;
-use crate::spec::{ContainerSpec, FileAccess, MountKind, MountSpec, RootLayer, RootSpec};
+use crate::spec::{
+    ContainerSpec, Descriptor, FileAccess, HostFiles, MountKind, MountSpec, RootFiles, RootLayer, RootSpec,
+};
 
 /// `MS_STRICTATIME`
 const STRICTATIME: u32 = 1 << 24;
@@ -34,11 +38,14 @@ pub fn build(
     namespaces: &Namespaces,
     spec: &ContainerSpec,
     gofer: &Arc<Client>,
+    descriptors: &mut Descriptors,
 ) -> Result<Arc<MountNamespace>, Failure> {
-    let namespace = root(kernel, &spec.root, gofer)?;
+    let flags = MountFlags::RELATIME;
+    let namespace = MountNamespace::new(root(kernel, &spec.root, gofer, descriptors)?, "overlay", flags);
     for mount in &spec.mounts {
         let destination = &mount.destination;
-        let (mut file_system, is_file) = file_system(kernel, terminals, namespaces, mount, gofer)?;
+        let (mut file_system, is_file) =
+            file_system(kernel, terminals, namespaces, mount, gofer, descriptors)?;
         let place = make_mount_point(&namespace, destination, is_file)
             .map_err(failed(format!("cannot make the mount point {destination}")))?;
         if let (true, MountKind::Memory { size, mode }) = (mount.copy_up, &mount.kind) {
@@ -66,29 +73,45 @@ pub fn build(
     Ok(namespace)
 }
 
-/// The tree with nothing but its root.
-fn root(kernel: &Kernel, root: &RootSpec, gofer: &Arc<Client>) -> Result<Arc<MountNamespace>, Failure> {
+/// The file system of the root directory.
+fn root(
+    kernel: &Kernel,
+    root: &RootSpec,
+    gofer: &Arc<Client>,
+    descriptors: &mut Descriptors,
+) -> Result<Arc<dyn FileSystem>, Failure> {
     let unusable = || failed("cannot use the root directory");
-    let (directory, _) = gofer.attach(root.directory.0).map_err(unusable())?;
+    let host = |files: HostFiles, writing, coherence| {
+        let (directory, _) = gofer.attach(files.0)?;
+        HostFs::at(directory, writing, coherence, &kernel.host_files)
+    };
     let coherence = match root.access {
         FileAccess::Exclusive => Coherence::Exclusive,
         FileAccess::Shared => Coherence::Shared,
     };
-    let flags = MountFlags::RELATIME;
-    match root.layer {
-        RootLayer::Through => {
-            let host = HostFs::at(directory, Writing::ReadWrite, coherence, &kernel.host_files)
-                .map_err(unusable())?;
-            Ok(MountNamespace::new(host, "overlay", flags))
+    let made: Result<Arc<dyn FileSystem>, Errno> = match (&root.files, root.layer) {
+        (RootFiles::Host(files), RootLayer::Through) => {
+            host(*files, Writing::ReadWrite, coherence).map(|host| host as _)
         }
-        RootLayer::Memory => {
-            // What lies under a layer is remembered in that anyway.
-            let lower = HostFs::at(directory, Writing::ReadOnly, Coherence::Exclusive, &kernel.host_files)
-                .map_err(unusable())?;
-            let merged = MemFs::merged(lower.root_inode()).map_err(unusable())?;
-            Ok(MountNamespace::new(merged, "overlay", flags))
+        // What lies under a layer is remembered in that anyway.
+        (RootFiles::Host(files), RootLayer::Memory) => host(*files, Writing::ReadOnly, Coherence::Exclusive)
+            .and_then(|host| MemFs::merged(host.root_inode()))
+            .map(|merged| merged as _),
+        (RootFiles::Image { image, path }, RootLayer::Through) => {
+            Ok(image_of(*image, path, descriptors)? as _)
         }
-    }
+        (RootFiles::Image { image, path }, RootLayer::Memory) => {
+            let image = image_of(*image, path, descriptors)?;
+            MemFs::merged(image.root_node()).map(|merged| merged as _)
+        }
+    };
+    made.map_err(unusable())
+}
+
+/// The file system of an image that is called so on the host.
+fn image_of(image: Descriptor, path: &str, descriptors: &mut Descriptors) -> Result<Arc<ErofsFs>, Failure> {
+    let image = ErofsFs::new(descriptors.take(image)?);
+    image.map_err(|error| Failure::new(ErrorCode::Internal, format!("cannot mount {path}: {error}")))
 }
 
 /// The file system of a mount, and whether it is a single file.
@@ -98,6 +121,7 @@ fn file_system(
     namespaces: &Namespaces,
     mount: &MountSpec,
     gofer: &Arc<Client>,
+    descriptors: &mut Descriptors,
 ) -> Result<(Arc<dyn FileSystem>, bool), Failure> {
     let read_only = MountFlags::from_bits_truncate(mount.flags).contains(MountFlags::READ_ONLY);
     let made: Arc<dyn FileSystem> = match mount.kind {
@@ -110,6 +134,7 @@ fn file_system(
                 HostFs::at(directory, writing, Coherence::Shared, &kernel.host_files).map_err(unusable())?;
             return Ok((host, is_file));
         }
+        MountKind::Image(image) => image_of(image, &mount.source, descriptors)?,
         MountKind::Memory { size, mode } => MemFs::tmpfs(MemOptions { size, mode, ..MemOptions::default() }),
         MountKind::Devices => devices().map_err(failed("cannot make the devices"))?,
         MountKind::Processes => kernel::fs::proc::ProcFs::new(kernel, &namespaces.pid_for_children),

@@ -62,8 +62,8 @@ pub const FIELDS: &[Field] = fields! {
     "root.path" Honoured "";
     "root.readonly" Inside "";
     "mounts[].destination" Inside "made if it is missing";
-    "mounts[].type" Inside "tmpfs, proc, sysfs, devpts, mqueue, cgroup, cgroup2, overlay; others are refused unless they are bind mounts";
-    "mounts[].source" Honoured "of bind mounts; relative to the bundle";
+    "mounts[].type" Inside "tmpfs, proc, sysfs, devpts, mqueue, cgroup, cgroup2, overlay, erofs (read-only, of an image on the host); others are refused unless they are bind mounts";
+    "mounts[].source" Honoured "of bind mounts and images; relative to the bundle";
     "mounts[].options" Inside "flags of mounts; of file systems, the size and mode of a tmpfs, others are checked only; with shared or slave, what the host mounts below the source later shows inside, and what the container mounts stays there (with shared, a warning says so)";
     "mounts[].uidMappings" Honoured "of bind mounts, where the host's file system can; without it, idmap and ridmap mean the container's";
     "mounts[].gidMappings" Honoured "";
@@ -119,7 +119,7 @@ pub const FIELDS: &[Field] = fields! {
     "hooks.poststop[].args" Honoured "";
     "hooks.poststop[].env" Honoured "";
     "hooks.poststop[].timeout" Honoured "";
-    "annotations.*" Honoured "shown by `state` and to hooks; those of Kubernetes' engines say which sandbox to join";
+    "annotations.*" Honoured "shown by `state` and to hooks; those of Kubernetes' engines say which sandbox to join; dev.gvisor.spec.rootfs.source, with .type erofs, is an image that is the root directory instead of root.path, and .overlay (memory, none) says where its changes go";
     "linux.namespaces[].type" Honoured "a sandbox always has namespaces of its own; pid, ipc and uts are shared inside it";
     "linux.namespaces[].path" Honoured "pid and ipc of another container, which brings its sandbox with it; uts of one of the same sandbox; all others are replaced by new ones";
     "linux.uidMappings" Honoured "for files: ids that are not mapped show as 65534 and cannot be given; an ordinary user can map their own id only";

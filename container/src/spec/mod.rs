@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime as oci;
+use sandbox::spec::RootLayer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -302,8 +303,8 @@ fn normalize_seccomp(profile: &mut Value) -> Result<()> {
 pub struct ContainerConfig {
     /// The first program.
     pub process: ProcessConfig,
-    /// The root directory on the host.
-    pub root: PathBuf,
+    /// The root directory.
+    pub root: Root,
     /// Whether the container can change nothing in it.
     pub root_read_only: bool,
     /// How mounts of the root directory travel; `MS_*` flags.
@@ -334,6 +335,39 @@ pub struct ContainerConfig {
     pub seccomp: Option<seccomp::Filter>,
     /// Its place among others.
     pub container_type: ContainerType,
+}
+
+/// What the root directory of a container shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Root {
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// An EROFS image.
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// Where changes go, if it says so.
+        layer: Option<RootLayer>,
+    },
+}
+
+impl Root {
+    /// The directory, if it is one.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Directory(path) => Some(path),
+            Self::Image { .. } => None,
+        }
+    }
+
+    /// Where changes go that go there if nothing else is said.
+    pub fn layer(&self, usual: RootLayer) -> RootLayer {
+        match self {
+            Self::Image { layer: Some(layer), .. } => *layer,
+            _ => usual,
+        }
+    }
 }
 
 /// A namespace of a container.
@@ -484,7 +518,10 @@ impl ContainerConfig {
         check_owners(&mounts, linux)?;
         Ok(Self {
             process,
-            root: root_directory(root.path(), bundle)?,
+            root: match root_image(&annotations(spec), bundle)? {
+                Some(image) => image,
+                None => Root::Directory(root_directory(root.path(), bundle)?),
+            },
             root_read_only: root.readonly().unwrap_or(false),
             root_propagation: propagation(linux.rootfs_propagation().as_deref())?,
             mounts,
@@ -522,6 +559,31 @@ fn check_version(version: &str) -> Result<()> {
         return Ok(());
     }
     invalid(format!("ociVersion {version:?} is not supported: it must be 1.x"))
+}
+
+/// The image that annotations ask for as the root.
+fn root_image(annotations: &BTreeMap<&str, &str>, bundle: &Path) -> Result<Option<Root>> {
+    const SOURCE: &str = "dev.gvisor.spec.rootfs.source";
+    const TYPE: &str = "dev.gvisor.spec.rootfs.type";
+    const OVERLAY: &str = "dev.gvisor.spec.rootfs.overlay";
+    let source = match (annotations.get(SOURCE), annotations.get(TYPE)) {
+        (None, None) => return Ok(None),
+        (Some(source), Some(&"erofs")) if !source.is_empty() => source,
+        (Some(_), Some(other)) if *other != "erofs" => {
+            return invalid(format!("annotation {TYPE}: {other:?} is not supported: erofs"));
+        }
+        _ => return invalid(format!("the annotations {SOURCE} and {TYPE} go together")),
+    };
+    let layer = match annotations.get(OVERLAY) {
+        None => None,
+        Some(&"memory") => Some(RootLayer::Memory),
+        Some(&"none") => Some(RootLayer::Through),
+        Some(other) => {
+            return invalid(format!("annotation {OVERLAY}: {other:?} is not supported: memory, none"));
+        }
+    };
+    // Joining an absolute path gives that.
+    Ok(Some(Root::Image { path: bundle.join(source), layer }))
 }
 
 fn root_directory(path: &Path, bundle: &Path) -> Result<PathBuf> {

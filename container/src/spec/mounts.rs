@@ -62,6 +62,11 @@ pub enum MountKind {
         /// Which, as the host has its options.
         options: String,
     },
+    /// An EROFS image of the host.
+    Erofs {
+        /// The image.
+        path: PathBuf,
+    },
     /// An empty file system in memory.
     Tmpfs(TmpfsOptions),
     /// Processes.
@@ -383,6 +388,10 @@ impl MountConfig {
             "mqueue" => option.none(MountKind::Mqueue),
             // The host looks at the options.
             "overlay" => Ok(MountKind::Overlay { options: rest.join(",") }),
+            "erofs" => match mount.source().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+                Some(source) => option.none(MountKind::Erofs { path: bundle.join(source) }),
+                None => invalid(format!("mount {destination:?} of an EROFS image has no source")),
+            },
             "devpts" => option.devpts(),
             "cgroup" | "cgroup2" => {
                 for option in rest {

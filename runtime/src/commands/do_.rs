@@ -18,7 +18,7 @@ use sandbox::attached::{Files, shell_status};
 use sandbox::control::{ClientError, ErrorCode};
 use sandbox::spec::{
     Capabilities, ContainerSpec, Descriptor, FileAccess, HostFiles, LimitSpec, MountKind, MountSpec,
-    ProcessSpec, ResourcesSpec, RootLayer, RootSpec, Sharing, Streams,
+    ProcessSpec, ResourcesSpec, RootFiles, RootLayer, RootSpec, Sharing, Streams,
 };
 use sandbox::{Patching, Tuning, Waiting};
 
@@ -131,7 +131,12 @@ fn spec(
         ipc_namespace: Sharing::New,
         uts_namespace: Sharing::New,
         gofer: Vec::new(),
-        root: RootSpec { directory, layer: RootLayer::Memory, read_only: false, access: FileAccess::Shared },
+        root: RootSpec {
+            files: RootFiles::Host(directory),
+            layer: RootLayer::Memory,
+            read_only: false,
+            access: FileAccess::Shared,
+        },
         mounts,
         devices: Vec::new(),
         masked_paths: Vec::new(),

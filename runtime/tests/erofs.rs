@@ -1,0 +1,203 @@
+//! EROFS images as mounts and as root directories.
+
+mod bundles;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bundles::{Host, can_run, skip};
+use serde_json::{Value, json};
+
+/// Whether images can be tested here; says why not otherwise.
+fn can_make_images() -> bool {
+    if !can_run() {
+        return false;
+    }
+    let there = Command::new("mkfs.erofs").arg("--help").output().is_ok();
+    if !there {
+        skip("there is no mkfs.erofs (package erofs-utils)");
+    }
+    there
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+/// Makes an image of a directory.
+fn pack(host: &Host, name: &str, tree: &Path, options: &[&str]) -> PathBuf {
+    let image = host.path(name);
+    let made =
+        Command::new("mkfs.erofs").args(options).arg(&image).arg(tree).output().expect("mkfs.erofs runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    image
+}
+
+fn add(spec: &mut Value, source: &Path) {
+    let mount = json!({ "destination": "/image", "type": "erofs", "source": source });
+    spec["mounts"].as_array_mut().expect("a list").push(mount);
+}
+
+/// A directory with many files, and what else there can be.
+fn tree(host: &Host) -> PathBuf {
+    let tree = host.path("tree");
+    std::fs::create_dir_all(tree.join("many")).expect("a directory");
+    for number in 0..5000 {
+        std::fs::write(tree.join(format!("many/file-{number}")), format!("{number}\n")).expect("written");
+    }
+    std::fs::write(tree.join("large"), "0123456789abcde\n".repeat(20_000)).expect("written");
+    std::os::unix::fs::symlink("many/file-77", tree.join("link")).expect("a link");
+    std::os::unix::fs::symlink("/image/many", tree.join("far")).expect("a link");
+    tree
+}
+
+#[test]
+fn an_image_can_be_mounted() {
+    if !can_make_images() {
+        return;
+    }
+    let host = Host::new();
+    let tree = tree(&host);
+    let script = "cd /image; ls many | wc -l; for n in 0 1 2499 4999; do cat many/file-$n; done; cat link; \
+                  readlink link; cat far/file-9; test -e many/file-5000 || echo none; md5sum < large; \
+                  find . -type f | wc -l; awk '$2 == \"/image\" { print $1, $3, substr($4, 1, 2) }' /proc/mounts; \
+                  (echo > new) 2>&1; (echo >> large) 2>&1; rm link 2>&1; mkdir many/x 2>&1; chmod 700 large 2>&1; true";
+    let sum = Command::new("md5sum").stdin(std::fs::File::open(tree.join("large")).expect("opened")).output();
+    let sum = String::from_utf8(sum.expect("md5sum runs").stdout).expect("text");
+    for (number, options) in [&[][..], &["--chunksize=4096"]].into_iter().enumerate() {
+        let image = pack(&host, &format!("image{number}"), &tree, options);
+        let bundle = host.bundle_with(&number.to_string(), script, |spec| add(spec, &image));
+        let ran = host.run(&["run", "--bundle", text(&bundle), "c"]);
+        let wanted = format!(
+            "5000\n0\n1\n2499\n4999\n77\nmany/file-77\n9\nnone\n{sum}5001\n{} erofs ro\n",
+            image.display()
+        );
+        let (facts, refusals) = ran.out.split_at(wanted.len().min(ran.out.len()));
+        assert_eq!(facts, wanted, "{}", ran.err);
+        assert_eq!(refusals.matches("Read-only file system").count(), 5, "{refusals}");
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
+fn programs_run_from_an_image() {
+    if !can_make_images() {
+        return;
+    }
+    let host = Host::new();
+    let rootfs = host.bundle("plain", "true").join("rootfs");
+    for (name, options) in
+        [("inline", &[][..]), ("flat", &["-Enoinline_data"]), ("chunks", &["--chunksize=65536"])]
+    {
+        let image = pack(&host, name, &rootfs, options);
+        let bundle = host
+            .bundle_with(&format!("b-{name}"), "/image/bin/busybox echo it runs", |spec| add(spec, &image));
+        assert_eq!(host.run(&["run", "--bundle", text(&bundle), "c"]).ok(), "it runs\n");
+    }
+    host.assert_nothing_left();
+}
+
+fn root_of(spec: &mut Value, image: &Path, layer: Option<&str>) {
+    let mut annotations = json!({
+        "dev.gvisor.spec.rootfs.source": image,
+        "dev.gvisor.spec.rootfs.type": "erofs",
+    });
+    if let Some(layer) = layer {
+        annotations["dev.gvisor.spec.rootfs.overlay"] = json!(layer);
+    }
+    spec["annotations"] = annotations;
+    // What it says of a directory does not matter then.
+    spec["root"]["path"] = json!("none");
+}
+
+#[test]
+fn an_image_can_be_the_root_directory() {
+    if !can_make_images() {
+        return;
+    }
+    let host = Host::new();
+    let rootfs = host.bundle("plain", "true").join("rootfs");
+    std::fs::write(rootfs.join("file"), "from the image\n").expect("written");
+    std::fs::create_dir(rootfs.join("data")).expect("a directory");
+    std::fs::write(rootfs.join("data/below"), "copied up\n").expect("written");
+    for place in ["proc", "dev"] {
+        std::fs::create_dir_all(rootfs.join(place)).expect("a directory");
+    }
+    let image = pack(&host, "image", &rootfs, &[]);
+    let before = std::fs::read(&image).expect("read");
+    let script = "cat /file; echo more >> /file && cat /file; mkdir /made && ls -d /made; rm /file && test ! -e /file && echo gone; true";
+    let changed = "from the image\nfrom the image\nmore\n/made\ngone\n";
+    for (flag, layer, out) in [
+        ("--overlay2=root:memory", None, changed),
+        ("--overlay2=none", Some("memory"), changed),
+        ("--overlay2=none", None, "from the image\n"),
+        ("--overlay2=root:memory", Some("none"), "from the image\n"),
+    ] {
+        let name = format!("{flag}-{layer:?}");
+        let bundle = host.bundle_with(&name, script, |spec| root_of(spec, &image, layer));
+        let ran = host.run(&[flag, "run", "--bundle", text(&bundle), "c"]);
+        assert_eq!(ran.out, out, "{flag} {layer:?}: {}", ran.err);
+        let refusals = ran.err.matches("Read-only file system").count();
+        assert_eq!(refusals, if out == changed { 0 } else { 3 }, "{}", ran.err);
+    }
+    assert!(std::fs::read(&image).expect("read") == before, "the image was changed");
+    // It lives as others do.
+    let bundle = host.bundle_with("service", bundles::SERVICE, |spec| {
+        root_of(spec, &image, Some("memory"));
+        let copied =
+            json!({ "destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"] });
+        spec["mounts"].as_array_mut().expect("a list").push(copied);
+    });
+    host.started("c", &bundle);
+    assert_eq!(host.run(&["exec", "c", "/bin/cat", "/file"]).ok(), "from the image\n");
+    let changes = "cat /data/below; echo more >> /data/below; cat /data/below";
+    let changed = host.run(&["exec", "c", "/bin/sh", "-c", changes]).ok();
+    assert_eq!(changed, "copied up\ncopied up\nmore\n");
+    // Whoever looks from outside sees nothing of it, and nothing of the host.
+    let seen = std::fs::read_dir(format!("/proc/{}/root", host.pid("c"))).expect("a root directory");
+    assert_eq!(seen.count(), 0);
+    host.run(&["delete", "--force", "c"]).ok();
+    host.assert_nothing_left();
+}
+
+#[test]
+fn what_cannot_be_used_is_named() {
+    if !can_make_images() {
+        return;
+    }
+    let host = Host::new();
+    let file = host.path("file");
+    std::fs::write(&file, "no image".repeat(1000)).expect("written");
+    let rootfs = host.bundle("plain", "true").join("rootfs");
+    let packed = pack(&host, "packed", &rootfs, &["-zlz4"]);
+    let missing = host.path("missing");
+    for (number, (path, reason)) in [
+        (&file, "it is no EROFS image"),
+        (&packed, "compressed EROFS images are not supported"),
+        (&missing, "No such file"),
+        (&rootfs, "it is neither a file nor a block device"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let as_mount = host.bundle_with(&format!("m{number}"), "true", |spec| add(spec, path));
+        let as_root = host.bundle_with(&format!("r{number}"), "true", |spec| root_of(spec, path, None));
+        for bundle in [as_mount, as_root] {
+            let ran = host.create("c", &bundle, &[]);
+            ran.fails_with(reason);
+            ran.fails_with(text(path));
+        }
+    }
+    let bundle = host.bundle_with("option", "true", |spec| {
+        add(spec, &packed);
+        spec["mounts"][3]["options"] = json!(["ro", "device=/dev/none"]);
+    });
+    host.create("c", &bundle, &[]).fails_with("invalid argument: the option \"device=/dev/none\"");
+    let bundle = host.bundle_with("type", "true", |spec| {
+        root_of(spec, &packed, None);
+        spec["annotations"]["dev.gvisor.spec.rootfs.type"] = json!("ext4");
+    });
+    host.create("c", &bundle, &[])
+        .fails_with("annotation dev.gvisor.spec.rootfs.type: \"ext4\" is not supported");
+    host.assert_nothing_left();
+}
