@@ -201,3 +201,44 @@ fn what_cannot_be_used_is_named() {
         .fails_with("annotation dev.gvisor.spec.rootfs.type: \"ext4\" is not supported");
     host.assert_nothing_left();
 }
+
+#[test]
+fn containers_of_a_pod_and_of_ordinary_users_have_images_too() {
+    if !can_make_images() {
+        return;
+    }
+    let mut hosts = vec![Host::new()];
+    if Command::new("setpriv").arg("--version").output().is_ok() {
+        hosts.push(Host::ordinary());
+    } else {
+        skip("there is no setpriv (package util-linux) to become an ordinary user with");
+    }
+    for host in hosts {
+        if host.run(&["do", "--", "/bin/true"]).err.contains("user namespaces") {
+            skip("ordinary users may not make user namespaces here");
+            continue;
+        }
+        let rootfs = host.bundle("plain", "true").join("rootfs");
+        std::fs::write(rootfs.join("file"), "from the image\n").expect("written");
+        let image = pack(&host, "image", &rootfs, &[]);
+        host.give(&image);
+        for (name, kind) in [("first", "sandbox"), ("second", "container")] {
+            let bundle = host.bundle_with(&format!("b-{name}"), bundles::SERVICE, |spec| {
+                root_of(spec, &image, Some("memory"));
+                add(spec, &image);
+                spec["annotations"]["io.kubernetes.cri.container-type"] = json!(kind);
+                spec["annotations"]["io.kubernetes.cri.sandbox-id"] = json!("first");
+            });
+            host.started(name, &bundle);
+        }
+        for name in ["first", "second"] {
+            let script = format!("cat /file /image/file; echo {name} > /file; cat /file");
+            let out = host.run(&["exec", name, "/bin/sh", "-c", &script]).ok();
+            assert_eq!(out, format!("from the image\nfrom the image\n{name}\n"));
+        }
+        for name in ["second", "first"] {
+            host.run(&["delete", "--force", name]).ok();
+        }
+        host.assert_nothing_left();
+    }
+}
