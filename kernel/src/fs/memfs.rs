@@ -1,8 +1,8 @@
 //! The file system in memory: tmpfs, and the merged root of a container.
 //!
-//! A directory may lie over a directory of the host or of an image ([`Lower`]), whose files it shows until they are changed: the lower file's
-//! content is copied on the first write, its attributes on their first change; a removed name is remembered as such
-//! (a *whiteout*). Nothing is read ahead of need, and a renamed lower directory is just a moved node. Without a lower
+//! A directory may lie over a directory of the host or of an image ([`Lower`]), whose files it shows until they are changed:
+//! the lower file's content is copied on the first write, its attributes on their first change; a removed name is remembered
+//! as such (a *whiteout*). Nothing is read ahead of need, and a renamed lower directory is just a moved node. Without a lower
 //! directory this is a tmpfs.
 //!
 //! Small files are bytes in this process; large or mapped ones are memfds, so that the host can page and guests map
