@@ -303,8 +303,8 @@ impl Habits {
     }
 
     /// Wakes the stub, which sleeps on another processor, on this one by calling `wake`, if that is likely to be sooner at work:
-    /// to get another processor out of idleness takes long, and this thread is about to leave its own. Returns whether
-    /// that was done.
+    /// to get another processor out of idleness takes long, and this thread is about to leave its own. `wake` returns whether it
+    /// woke it here; returns whether it was called.
     pub fn wakes_here(&self, rules: &Spinning, wake: impl FnOnce(&Allowed) -> bool) -> bool {
         let now = host::process::time_stamp();
         let Some(allowed) = &rules.allowed else { return false };
@@ -312,8 +312,13 @@ impl Habits {
         if !self.cold.take() && self.granted.get() || !self.waking.is_over(now) || rules.is_crowded(now) {
             return false;
         }
-        self.woken.set(Some(now));
-        wake(allowed)
+        if wake(allowed) {
+            self.woken.set(Some(now));
+        } else {
+            // The host does not let it.
+            self.waking.failed(now, rules.limit);
+        }
+        true
     }
 
     /// The stub has been at work since `resumed`, as it says.
@@ -511,10 +516,15 @@ mod tests {
         habits.spinning.failed(now(), rules.limit);
         turn();
         assert!(here(&habits, &rules));
-        // Not when it took long last time.
+        // Not when it took long last time, nor when the host has refused.
         habits.woken.set(Some(now().wrapping_sub(3 * rules.limit)));
         habits.woke(&rules, now());
         assert!(!here(&habits, &rules));
+        let refused = Habits::of_thread();
+        assert!(refused.wakes_here(&rules, |_| false));
+        refused.blocks();
+        assert!(!here(&refused, &rules));
+        assert_eq!(refused.woken.get(), None);
     }
 
     #[test]
