@@ -9,6 +9,7 @@ mod create;
 mod destroy;
 mod execute;
 mod limits;
+mod memory;
 mod pids;
 mod run;
 mod signals;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::create::Args;
 pub use self::execute::Execution;
+pub use self::memory::Memory;
 pub use self::run::run;
 use crate::cgroup::{self, Cgroup, Stats};
 use crate::error::{Error, Result};

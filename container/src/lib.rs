@@ -31,7 +31,9 @@ pub mod status;
 mod view;
 
 pub use clock::rfc3339;
-pub use container::{Args, Cgroups, Config, Container, Execution, OciState, Sandbox, USUAL_ROOT, run};
+pub use container::{
+    Args, Cgroups, Config, Container, Execution, Memory, OciState, Sandbox, USUAL_ROOT, run,
+};
 pub use convert::Files;
 pub use error::{Error, Result};
 pub use id::{FullId, Id};

@@ -83,6 +83,8 @@ pub enum Action {
     Execute,
     /// Read its statistics.
     Event,
+    /// See what memory its sandbox takes.
+    Usage,
     /// Forward a port to it.
     PortForward,
     /// Signal its first process or all.
@@ -114,6 +116,7 @@ impl Action {
             Self::Start => "start",
             Self::Execute => "execute in",
             Self::Event => "get events for",
+            Self::Usage => "get memory usage of",
             Self::PortForward => "port forward",
             Self::Signal => "signal",
             Self::SignalProcess => "signal a process inside",
@@ -135,7 +138,7 @@ impl Action {
         match self {
             Self::Start | Self::Restore => status == Created,
             Self::Execute | Self::PortForward => status == Running,
-            Self::Signal | Self::Event | Self::Checkpoint | Self::Update => {
+            Self::Signal | Self::Event | Self::Usage | Self::Checkpoint | Self::Update => {
                 matches!(status, Created | Running | Paused)
             }
             Self::SignalProcess | Self::SignalProcessGroup | Self::Processes => {

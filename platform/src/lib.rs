@@ -140,6 +140,8 @@ pub struct RangeUsage {
     pub anonymous: u64,
     /// Written out to swap space.
     pub swapped: u64,
+    /// Whether it shows a file in memory, which takes its pages whoever maps them.
+    pub in_memory: bool,
 }
 
 /// One guest thread. Dropping it ends the host thread behind it; dropping the last context of an address space ends

@@ -75,6 +75,8 @@ enum Command {
     Syscalls(commands::syscalls::Syscalls),
     /// Change the limits of a container.
     Update(commands::update::Update),
+    /// Tell what memory a sandbox takes.
+    Usage(commands::usage::Usage),
     /// Wait for the end of a container.
     Wait(commands::wait::Wait),
 }
@@ -136,6 +138,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::State(arguments) => state::run(global, &arguments),
         Command::Syscalls(arguments) => syscalls::run(&arguments),
         Command::Update(arguments) => update::run(global, &arguments),
+        Command::Usage(arguments) => usage::run(global, &arguments),
         Command::Wait(arguments) => wait::run(global, &arguments),
     }
 }

@@ -27,7 +27,7 @@ use parking_lot::{Condvar, Mutex};
 use platform::Platform;
 
 use crate::control::message::{
-    ContainerState, ErrorCode, Failure, ProcessInfo, Response, SignalTarget, Usage, WaitTarget,
+    ContainerState, ErrorCode, Failure, MemoryUse, ProcessInfo, Response, SignalTarget, Usage, WaitTarget,
 };
 use crate::control::transport::is_hung_up;
 use crate::descriptors::Descriptors;
@@ -516,6 +516,19 @@ impl Supervisor {
             memory_bytes: usage.memory,
             tasks: usage.tasks,
             tasks_limit: container.limits().pids.unwrap_or(0),
+        })
+    }
+
+    /// What memory the sandbox takes, given one of its containers.
+    pub fn memory(&self, id: &str) -> Result<MemoryUse, Failure> {
+        self.find(id)?;
+        let used = self.booted()?.kernel.memory_use();
+        Ok(MemoryUse {
+            anonymous: used.anonymous,
+            mapped: used.mapped,
+            files: used.files.contents,
+            small_files: used.files.small,
+            copies: used.files.copies,
         })
     }
 

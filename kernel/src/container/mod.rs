@@ -38,7 +38,7 @@ mod tests;
 
 pub use boot::{InitSpec, Prepared, Role};
 pub use signal::Target;
-pub use stats::{ProcessInfo, Usage};
+pub use stats::{MemoryUse, ProcessInfo, Usage};
 
 /// The most exit statuses that are kept for processes that nobody has waited for; the oldest go first.
 const MAX_UNCLAIMED: usize = 1024;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Container;
 use crate::Kernel;
+use crate::fs::memory_files::{self, Taken};
 use crate::mm::MemoryMap;
 use crate::task::{Pid, Task};
 
@@ -51,6 +52,17 @@ pub struct Usage {
     pub memory: u64,
     /// Tasks, zombies included.
     pub tasks: u64,
+}
+
+/// The memory that all containers of a kernel take, each page counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Memory of guest processes that is of no file.
+    pub anonymous: u64,
+    /// Parts of the host's files that guest processes have mapped and read.
+    pub mapped: u64,
+    /// Files in memory, mapped or not.
+    pub files: Taken,
 }
 
 /// Distinct address spaces.
@@ -143,5 +155,25 @@ impl Container {
             system += ended;
         }
         Usage { user, system, memory, tasks: self.task_count() as u64 }
+    }
+}
+
+impl Kernel {
+    /// The memory that its containers take together.
+    pub fn memory_use(&self) -> MemoryUse {
+        let (mut anonymous, mut mapped) = (0, 0);
+        for space in spaces(self.tasks.all().iter()) {
+            for usage in space.space().usage_by_range() {
+                // Processes may share what is not of a file as well, as after a fork: both kinds by their part of it.
+                let own = u128::from(usage.proportional) * u128::from(usage.anonymous)
+                    / u128::from(usage.resident.max(1));
+                let own = u64::try_from(own).unwrap_or(u64::MAX).min(usage.proportional);
+                anonymous += own;
+                if !usage.in_memory {
+                    mapped += usage.proportional - own;
+                }
+            }
+        }
+        MemoryUse { anonymous, mapped, files: memory_files::taken() }
     }
 }

@@ -227,6 +227,8 @@ pub struct Node {
     seals: AtomicU32,
     /// How many bytes of the file system's limit it takes.
     charged: AtomicU64,
+    /// How many of them are in this process itself.
+    small: AtomicU64,
     this: Weak<Node>,
     /// The id of the lower inode that it came from.
     origin: Option<u64>,
@@ -313,6 +315,7 @@ impl Node {
             body,
             seals: AtomicU32::new(Seals::SEAL.bits()),
             charged: AtomicU64::new(0),
+            small: AtomicU64::new(0),
             this: Weak::clone(this),
             origin: None,
             kept: AtomicBool::new(false),
@@ -350,6 +353,7 @@ impl Node {
             body,
             seals: AtomicU32::new(Seals::SEAL.bits()),
             charged: AtomicU64::new(0),
+            small: AtomicU64::new(0),
             this: Weak::clone(this),
             origin: Some(key),
             kept: AtomicBool::new(false),

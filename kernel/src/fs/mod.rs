@@ -37,6 +37,7 @@ pub mod hostfs;
 pub mod inotify;
 pub mod locks;
 pub mod memfs;
+pub mod memory_files;
 pub mod mount;
 pub mod nameless;
 pub(crate) mod open;

@@ -421,7 +421,8 @@ fn parse_smaps(text: &str) -> Vec<RangeUsage> {
             let number = |text| u64::from_str_radix(text, 16).ok();
             let bounds = first.split_once('-').and_then(|(start, end)| Some((number(start)?, number(end)?)));
             if let Some((start, end)) = bounds {
-                ranges.push(RangeUsage { range: start..end, ..RangeUsage::default() });
+                let in_memory = words.nth(4).is_some_and(|path| path.starts_with("/memfd:"));
+                ranges.push(RangeUsage { range: start..end, in_memory, ..RangeUsage::default() });
             }
             continue;
         };
@@ -463,9 +464,11 @@ mod tests {
     #[test]
     fn smaps_are_read_by_range() {
         let text = "00400000-00401000 r-xp 00000000 fe:00 1 /bin/x y\nSize: 4 kB\nRss: 4 kB\nPss: 2 kB\nVmFlags: rd\n\
-                    00600000-00700000 rw-p 00000000 00:00 0\nRss: 12 kB\nAnonymous: 12 kB\nnonsense\n";
+                    00600000-00700000 rw-p 00000000 00:00 0\nRss: 12 kB\nAnonymous: 12 kB\nnonsense\n\
+                    00800000-00900000 rw-s 00000000 00:01 7 /memfd:file (deleted)\nRss: 4 kB\n";
         let ranges = parse_smaps(text);
-        assert_eq!(ranges.len(), 2);
+        assert_eq!(ranges.len(), 3);
+        assert_eq!(ranges.iter().map(|usage| usage.in_memory).collect::<Vec<_>>(), [false, false, true]);
         assert_eq!((ranges[0].range.clone(), ranges[0].resident), (0x40_0000..0x40_1000, 4096));
         assert_eq!((ranges[1].resident, ranges[1].anonymous), (12288, 12288));
     }

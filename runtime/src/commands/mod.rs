@@ -18,6 +18,7 @@ pub mod start;
 pub mod state;
 pub mod syscalls;
 pub mod update;
+pub mod usage;
 pub mod wait;
 
 use serde::Serialize;

@@ -372,7 +372,8 @@ fn make_rootfs(root: &Path) {
     std::fs::copy(busybox, bin.join("busybox")).expect("a copy");
     let tools = [
         "awk", "cat", "chmod", "cut", "dd", "echo", "env", "hostname", "id", "kill", "ln", "ls", "mkdir",
-        "mkfifo", "ps", "pwd", "sed", "sh", "sleep", "stty", "touch", "tr", "true", "tty", "wc",
+        "mkfifo", "mknod", "mv", "ps", "pwd", "rm", "rmdir", "sed", "sh", "sleep", "stat", "stty", "touch",
+        "tr", "true", "truncate", "tty", "wc",
     ];
     for tool in tools {
         std::os::unix::fs::symlink("busybox", bin.join(tool)).expect("a link");

@@ -64,6 +64,11 @@ pub enum Request {
         /// The container.
         container: String,
     },
+    /// What memory the sandbox of a container takes: [`Response::Memory`].
+    Memory {
+        /// The container.
+        container: String,
+    },
     /// Hold all processes of a container.
     Pause {
         /// The container.
@@ -156,6 +161,8 @@ pub enum Response {
     Processes(Vec<ProcessInfo>),
     /// What a container uses.
     Usage(Usage),
+    /// What memory the sandbox takes.
+    Memory(MemoryUse),
     /// What a container is doing.
     State(ContainerState),
 }
@@ -215,6 +222,21 @@ pub struct Usage {
     pub tasks: u64,
     /// The most tasks that there may be; zero for no limit.
     pub tasks_limit: u64,
+}
+
+/// What memory all containers of a sandbox take, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Memory of processes that is of no file.
+    pub anonymous: u64,
+    /// Parts of the host's files that processes have mapped and read.
+    pub mapped: u64,
+    /// Large files in memory.
+    pub files: u64,
+    /// Small files in memory, which are part of the memory of the sandbox process.
+    pub small_files: u64,
+    /// Copies of files in images.
+    pub copies: u64,
 }
 
 /// Why a request failed.

@@ -212,6 +212,7 @@ impl Shared {
                 Some(supervisor.processes(&container).map(Response::Processes))
             }
             Request::Usage { container } => Some(supervisor.usage(&container).map(Response::Usage)),
+            Request::Memory { container } => Some(supervisor.memory(&container).map(Response::Memory)),
             Request::Pause { container } => done(supervisor.pause(&container)),
             Request::Resume { container } => done(supervisor.resume(&container)),
             Request::Update { container, resources } => done(supervisor.update(&container, resources)),

@@ -17,10 +17,10 @@ use std::sync::{Arc, Weak};
 use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
-use rustix::fs::MemfdFlags;
 
 use super::hash::Keyed;
 use super::hostfs::write_host;
+use super::memory_files::{self, Purpose};
 use super::{
     DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Mappable,
     Metadata, NewFile, OpenFile, RenameMode, SetAttributes, XattrMode,
@@ -242,9 +242,9 @@ impl Node {
 
     /// A copy of the content in memory that is the caller's own, with its holes. One in which the same pieces come
     /// again and again is refused: it could be endless.
-    pub fn copied(&self) -> SysResult<OwnedFd> {
+    pub fn copied(&self, purpose: Purpose) -> SysResult<Arc<OwnedFd>> {
         let (image, size) = (&self.shared.image, self.record.metadata.size);
-        let memory = rustix::fs::memfd_create(c"file", MemfdFlags::CLOEXEC)?;
+        let memory = memory_files::create(purpose)?;
         rustix::fs::ftruncate(&memory, size)?;
         let mut buffer = Vec::new();
         let (mut offset, mut taken) = (0, 0);
@@ -270,7 +270,7 @@ impl Node {
         if let Some(fd) = self.copy.lock().upgrade() {
             return Ok(Mappable::Host { fd, delta: 0 });
         }
-        let fd = Arc::new(self.copied()?);
+        let fd = self.copied(Purpose::Copy)?;
         *self.copy.lock() = Arc::downgrade(&fd);
         self.shared.keep(&fd, self.record.metadata.size);
         Ok(Mappable::Host { fd, delta: 0 })

@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult};
 use bitflags::bitflags;
-use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::lower::{Lower, LowerContent};
 use super::{Body, MemFs, Node, PAGE, node_of};
 use crate::error::SyscallResult;
 use crate::fs::hostfs::{read_host, seek_host, write_host};
+use crate::fs::memory_files::{self, Purpose};
 use crate::fs::{AT_END, File, FileType, InodeRef, Mappable, OpenFile, Whence};
 use crate::user::{UserReader, UserWriter};
 
@@ -54,10 +55,6 @@ impl Seals {
     const NO_WRITE: Seals = Seals::WRITE.union(Seals::FUTURE_WRITE);
 }
 
-pub(super) fn new_memory() -> SysResult<Arc<OwnedFd>> {
-    Ok(Arc::new(rustix::fs::memfd_create(c"file", MemfdFlags::CLOEXEC)?))
-}
-
 impl Content {
     /// Size and blocks of 512 bytes; `None` for a lower file, which knows itself.
     fn extent(&self) -> SysResult<Option<(u64, u64)>> {
@@ -88,7 +85,7 @@ impl Content {
             // Whoever has it open maps it as it is, and whoever writes it has copied it.
             Content::Lower(_) => Err(Errno::EIO),
             Content::Bytes(bytes) => {
-                let fd = new_memory()?;
+                let fd = memory_files::create(Purpose::Content)?;
                 rustix::fs::ftruncate(&fd, bytes.len() as u64)?;
                 write_host(&fd, 0, &mut UserReader::buffer(bytes))?;
                 *self = Content::Memory(Arc::clone(&fd));
@@ -240,6 +237,8 @@ impl Node {
     /// Counts what the content takes now against the file system's limit.
     fn settle(&self, content: &Content) {
         let taken = content.extent().ok().flatten().map_or(0, |(_, blocks)| blocks * 512);
+        let small = if matches!(content, Content::Bytes(_)) { taken } else { 0 };
+        memory_files::count_small(self.small.swap(small, Ordering::Relaxed), small);
         let before = self.charged.swap(taken, Ordering::Relaxed);
         let used = &self.shared.used;
         if taken >= before {
@@ -253,6 +252,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.shared.used.fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
+        memory_files::count_small(*self.small.get_mut(), 0);
         self.shared.inodes.fetch_sub(1, Ordering::Relaxed);
         if let Some(key) = self.origin {
             let mut known = self.shared.known.lock();

@@ -8,6 +8,7 @@ use abi::fs::OpenFlags;
 use rustix::fs::SeekFrom;
 
 use crate::fs::hostfs::{HostInode, read_host, write_host};
+use crate::fs::memory_files::{self, Purpose};
 use crate::fs::{FileType, Inode, InodeRef, Mappable, erofs};
 use crate::user::{UserReader, UserWriter};
 
@@ -116,11 +117,11 @@ impl LowerContent {
     pub fn copied(&self) -> SysResult<Arc<OwnedFd>> {
         match self {
             LowerContent::Host(fd) => {
-                let memory = super::content::new_memory()?;
+                let memory = memory_files::create(Purpose::Content)?;
                 copy_data(fd, &memory, self.size()?)?;
                 Ok(memory)
             }
-            LowerContent::Image(file) => Ok(Arc::new(file.copied()?)),
+            LowerContent::Image(file) => file.copied(Purpose::Content),
         }
     }
 }
