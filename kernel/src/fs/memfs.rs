@@ -29,6 +29,7 @@ use crate::task::CurrentTask;
 const PAGE: u64 = 4096;
 
 mod content;
+mod layer;
 mod lower;
 
 pub use content::Seals;
@@ -471,6 +472,13 @@ impl Node {
             own.links = own.links.saturating_add_signed(count);
             own.changed = time;
         });
+    }
+
+    /// Empties a directory that nobody uses any more.
+    fn take_children(&mut self) -> Vec<Arc<Node>> {
+        let Body::Directory(directory) = &mut self.body else { return Vec::new() };
+        let entries = std::mem::take(&mut directory.get_mut().entries).into_values();
+        entries.filter_map(|entry| if let Entry::Node(node) = entry { Some(node) } else { None }).collect()
     }
 
     fn strong(&self) -> SysResult<Arc<Node>> {

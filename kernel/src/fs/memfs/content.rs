@@ -21,7 +21,7 @@ use crate::fs::{AT_END, File, FileType, InodeRef, Mappable, OpenFile, Whence};
 use crate::user::{UserReader, UserWriter};
 
 /// Files up to this size are kept in this process.
-const SMALL: usize = 64 * 1024;
+pub(super) const SMALL: usize = 64 * 1024;
 /// How much of a lower file is copied at a time, and how much is appended without others in between.
 const PIECE: usize = 1 << 20;
 
@@ -235,7 +235,7 @@ impl Node {
     }
 
     /// Counts what the content takes now against the file system's limit.
-    fn settle(&self, content: &Content) {
+    pub(super) fn settle(&self, content: &Content) {
         let taken = content.extent().ok().flatten().map_or(0, |(_, blocks)| blocks * 512);
         let small = if matches!(content, Content::Bytes(_)) { taken } else { 0 };
         memory_files::count_small(self.small.swap(small, Ordering::Relaxed), small);
@@ -254,6 +254,11 @@ impl Drop for Node {
         self.shared.used.fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
         memory_files::count_small(*self.small.get_mut(), 0);
         self.shared.inodes.fetch_sub(1, Ordering::Relaxed);
+        // One after the other, not one inside the other: guests make directories deeper than a stack is.
+        let mut left = self.take_children();
+        while let Some(child) = left.pop() {
+            left.extend(Arc::into_inner(child).map(|mut last| last.take_children()).unwrap_or_default());
+        }
         if let Some(key) = self.origin {
             let mut known = self.shared.known.lock();
             // Unless there is another by now.
