@@ -8,6 +8,7 @@
 mod create;
 mod destroy;
 mod execute;
+mod inspect;
 mod limits;
 mod memory;
 mod pids;
@@ -61,6 +62,8 @@ pub struct Config {
     pub layer: RootLayer,
     /// Who else changes root directories.
     pub access: FileAccess,
+    /// Whether annotations may name archives of changes of root directories.
+    pub root_archives: bool,
     /// Whether sandboxes get descriptors of directories.
     pub gofer: gofer::Service,
     /// Which system calls sandboxes show in their log; see [`sandbox::spec::ContainerSpec::strace`].

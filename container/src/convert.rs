@@ -1,7 +1,9 @@
 //! From what a specification asks for to what a sandbox is told: paths become descriptors.
 
 use std::collections::BTreeMap;
+use std::fs::FileType;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use gofer::Writing;
@@ -9,11 +11,12 @@ use gofer::mounts::{Below, Executing, Mount, Owners};
 use host::mount::{Ties, Which};
 use host::namespace::{IdMaps, IdRange};
 use sandbox::spec::{
-    Capabilities, ContainerSpec, Descriptor, DeviceSpec, FileAccess, HostFiles, LimitSpec,
-    MountKind as SandboxMount, MountSpec, ProcessSpec, ResourcesSpec, RootFiles, RootLayer, RootSpec,
-    SeccompInstruction, Sharing, Streams,
+    Capabilities, ContainerSpec, Descriptor, DeviceSpec, HostFiles, LimitSpec, MountKind as SandboxMount,
+    MountSpec, ProcessSpec, ResourcesSpec, RootFiles, RootLayer, RootSpec, SeccompInstruction, Sharing,
+    Streams,
 };
 
+use crate::container::Config;
 use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::spec::mounts::{MountKind, MountOwners, flag};
@@ -66,14 +69,24 @@ impl Parcel {
 
     /// Opens an image of a file system.
     fn open_image(&mut self, path: &Path) -> Result<Descriptor> {
-        use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-        let failed = |source| Error::File { action: "open the image", path: path.to_owned(), source };
+        let usable = |kind: &FileType| kind.is_file() || kind.is_block_device();
+        self.open(path, "open the image", usable, "it is neither a file nor a block device")
+    }
+
+    /// Opens a file for reading that is of the right type.
+    fn open(
+        &mut self,
+        path: &Path,
+        action: &'static str,
+        usable: impl Fn(&FileType) -> bool,
+        reason: &'static str,
+    ) -> Result<Descriptor> {
+        let failed = |source| Error::File { action, path: path.to_owned(), source };
         // Opening a FIFO must not wait for its writer.
         let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         let opened = std::fs::File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
         let kind = opened.metadata().map_err(failed)?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            let reason = "it is neither a file nor a block device";
+        if !usable(&kind) {
             return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason)));
         }
         Ok(self.add(opened.into()))
@@ -112,13 +125,12 @@ pub type Neighbours = Vec<(i32, Id)>;
 pub fn container(
     id: &Id,
     config: &ContainerConfig,
-    layer: RootLayer,
-    access: FileAccess,
+    settings: &Config,
     streams: Streams,
     neighbours: &Neighbours,
     parcel: &mut Parcel,
 ) -> Result<ContainerSpec> {
-    let root = root(config, config.root.layer(layer), access, parcel)?;
+    let root = root(config, settings, parcel)?;
     let (hostname, domainname) = names(id, config);
     Ok(ContainerSpec {
         id: id.to_string(),
@@ -153,12 +165,22 @@ pub fn container(
 }
 
 /// The root directory as its sandbox is told of it.
-fn root(
-    config: &ContainerConfig,
-    layer: RootLayer,
-    access: FileAccess,
-    parcel: &mut Parcel,
-) -> Result<RootSpec> {
+fn root(config: &ContainerConfig, settings: &Config, parcel: &mut Parcel) -> Result<RootSpec> {
+    let layer = config.root.layer(settings.layer);
+    let archive = config.root_archive.as_ref().map(|path| {
+        if !settings.root_archives {
+            return Err(Error::Arguments(
+                "the annotation dev.gvisor.tar.rootfs.upper is not allowed: --allow-rootfs-tar-annotation allows it",
+            ));
+        }
+        if layer == RootLayer::Through {
+            return Err(Error::Arguments(
+                "the annotation dev.gvisor.tar.rootfs.upper is for a root directory with a layer: --overlay2=root:memory",
+            ));
+        }
+        parcel.open(path, "open the archive", FileType::is_file, "it is no file")
+    });
+    let archive = archive.transpose()?;
     let (files, fixed) = match &config.root {
         Root::Directory(path) => {
             // A read-only root still gets its mount points.
@@ -173,7 +195,8 @@ fn root(
             (RootFiles::Image { image, path }, layer == RootLayer::Through)
         }
     };
-    Ok(RootSpec { files, layer, read_only: config.root_read_only || fixed, access })
+    let read_only = config.root_read_only || fixed;
+    Ok(RootSpec { files, layer, archive, read_only, access: settings.access })
 }
 
 /// Where a namespace of a container comes from. In a pod, one that is given by the path of a process that stands for

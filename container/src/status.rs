@@ -87,6 +87,10 @@ pub enum Action {
     Usage,
     /// Forward a port to it.
     PortForward,
+    /// Read one of its files.
+    Read,
+    /// Write its root directory's layer to an archive.
+    Archive,
     /// Signal its first process or all.
     Signal,
     /// Signal one of its processes.
@@ -117,6 +121,8 @@ impl Action {
             Self::Execute => "execute in",
             Self::Event => "get events for",
             Self::Usage => "get memory usage of",
+            Self::Read => "read a file of",
+            Self::Archive => "archive the root directory of",
             Self::PortForward => "port forward",
             Self::Signal => "signal",
             Self::SignalProcess => "signal a process inside",
@@ -138,9 +144,13 @@ impl Action {
         match self {
             Self::Start | Self::Restore => status == Created,
             Self::Execute | Self::PortForward => status == Running,
-            Self::Signal | Self::Event | Self::Usage | Self::Checkpoint | Self::Update => {
-                matches!(status, Created | Running | Paused)
-            }
+            Self::Signal
+            | Self::Event
+            | Self::Usage
+            | Self::Read
+            | Self::Archive
+            | Self::Checkpoint
+            | Self::Update => matches!(status, Created | Running | Paused),
             Self::SignalProcess | Self::SignalProcessGroup | Self::Processes => {
                 matches!(status, Running | Paused)
             }

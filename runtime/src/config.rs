@@ -60,6 +60,9 @@ pub struct Global {
     /// Where changes of a container's root directory go: `none` (to the directory itself) or `root:memory`.
     #[arg(long, value_name = "WHERE", default_value = "none")]
     overlay2: String,
+    /// Let the annotation `dev.gvisor.tar.rootfs.upper` name an archive of changes that a root directory with a layer begins with.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    allow_rootfs_tar_annotation: bool,
     /// Whether sandboxes get descriptors of directories.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
     directfs: bool,
@@ -137,6 +140,7 @@ impl Global {
             root: self.root(),
             layer: if memory { RootLayer::Memory } else { RootLayer::Through },
             access: if self.file_access == "exclusive" { FileAccess::Exclusive } else { FileAccess::Shared },
+            root_archives: self.allow_rootfs_tar_annotation,
             gofer: self.gofer(),
             strace: self.strace.clone(),
             debug_log: self.debug_log.clone(),

@@ -59,6 +59,8 @@ enum Command {
     Pause(commands::pause::Pause),
     /// List the processes of a container.
     Ps(commands::ps::Ps),
+    /// Print a file of a container.
+    Read(commands::read::Read),
     /// Refuse to make a container from a saved one: that is not there yet.
     Restore(commands::checkpoint::Checkpoint),
     /// Let a paused container go on.
@@ -73,6 +75,8 @@ enum Command {
     State(commands::state::State),
     /// List the system calls and how much of each there is.
     Syscalls(commands::syscalls::Syscalls),
+    /// Write what a container has changed to a tar archive.
+    Tar(commands::tar::Tar),
     /// Change the limits of a container.
     Update(commands::update::Update),
     /// Tell what memory a sandbox takes.
@@ -131,12 +135,14 @@ fn run(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::List(arguments) => list::run(global, &arguments),
         Command::Pause(arguments) => pause::pause(global, &arguments),
         Command::Ps(arguments) => ps::run(global, &arguments),
+        Command::Read(arguments) => read::run(global, arguments),
         Command::Resume(arguments) => pause::resume(global, &arguments),
         Command::Run(arguments) => run::run(global, arguments),
         Command::Spec(arguments) => spec::run(&arguments),
         Command::Start(arguments) => start::run(global, &arguments),
         Command::State(arguments) => state::run(global, &arguments),
         Command::Syscalls(arguments) => syscalls::run(&arguments),
+        Command::Tar(arguments) => tar::run(global, &arguments),
         Command::Update(arguments) => update::run(global, &arguments),
         Command::Usage(arguments) => usage::run(global, &arguments),
         Command::Wait(arguments) => wait::run(global, &arguments),

@@ -1,4 +1,4 @@
-//! Looking into a container from outside: what memory it takes.
+//! Looking into a container from outside: what memory it takes, and what is in its files.
 
 mod bundles;
 
@@ -72,4 +72,68 @@ fn the_memory_of_a_sandbox_is_told_by_kinds() {
     bundles::until("its end", || host.status("c") == "stopped");
     host.run(&["usage", "c"]).fails_with("container not running");
     host.run(&["usage", "nobody"]).fails_with("does not exist");
+}
+
+#[test]
+fn a_file_of_a_container_is_read_from_outside() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let script = "echo in the layer > /made; echo in memory > /m/file; ln -s /m/file /link; ln -s /etc/secret /out; \
+                  mkfifo /fifo; ln -s loop /loop; echo ready; while :; do sleep 0.05; done";
+    let volume = host.path("volume");
+    std::fs::create_dir(&volume).expect("a directory");
+    std::fs::write(volume.join("file"), "0123456789").expect("written");
+    // What a link of the container names is the container's, not the host's.
+    std::os::unix::fs::symlink("/etc/hostname", volume.join("host")).expect("a link");
+    for layer in ["none", "root:memory"] {
+        for direct in ["true", "false"] {
+            let bundle = host.bundle_with(&format!("b-{layer}-{direct}"), script, |spec| {
+                let mounts = spec["mounts"].as_array_mut().expect("a list");
+                mounts.push(json!({ "destination": "/m", "type": "tmpfs", "source": "tmpfs" }));
+                mounts.push(json!({ "destination": "/v", "type": "bind", "source": volume, "options": ["rbind", "ro"] }));
+            });
+            std::fs::write(bundle.join("rootfs/big"), "x".repeat(300_000)).expect("written");
+            let (overlay, directfs) = (format!("--overlay2={layer}"), format!("--directfs={direct}"));
+            let output = std::fs::File::create(host.path("c.out")).expect("a file");
+            let path = bundle.to_str().expect("text");
+            let made =
+                host.command(&[&overlay, &directfs, "create", "--bundle", path, "c"]).stdout(output).status();
+            assert!(made.expect("it starts").success());
+            let read = |more: &[&str]| host.run(&[&["read"], more].concat());
+            assert_eq!(read(&["c", "/v/file"]).ok(), "0123456789", "before it is started");
+            host.run(&["start", "c"]).ok();
+            host.wait_for_output("c", "ready");
+            assert_eq!(read(&["c", "/made"]).ok(), "in the layer\n");
+            assert_eq!(read(&["c", "../../made"]).ok(), "in the layer\n");
+            assert_eq!(read(&["c", "/link"]).ok(), "in memory\n");
+            assert_eq!(read(&["--offset", "3", "c", "/v/file"]).ok(), "3456789");
+            assert_eq!(read(&["--offset", "3", "--size", "4", "c", "/v/file"]).ok(), "3456");
+            assert_eq!(read(&["--offset", "11", "c", "/v/file"]).ok(), "");
+            assert_eq!(read(&["--size", "0", "c", "/v/file"]).ok(), "");
+            assert_eq!(read(&["c", "/big"]).ok().len(), 300_000);
+            for (file, reason) in [
+                ("/missing", "cannot read /missing in container \"c\": No such file or directory"),
+                ("/v", "it is a directory"),
+                ("/out", "No such file or directory"),
+                ("/v/host", "No such file or directory"),
+                ("/v/../../../../etc/hostname", "No such file or directory"),
+                ("/v/file/x", "Not a directory"),
+                ("/fifo", "it is no regular file"),
+                ("/loop", "Too many symbolic links"),
+                ("", "No such file or directory"),
+            ] {
+                read(&["c", file]).fails_with(reason);
+            }
+            host.run(&["pause", "c"]).ok();
+            assert_eq!(read(&["c", "/made"]).ok(), "in the layer\n");
+            host.run(&["kill", "c", "KILL"]).ok();
+            bundles::until("its end", || host.status("c") == "stopped");
+            read(&["c", "/made"]).fails_with("container not running");
+            host.run(&["delete", "c"]).ok();
+        }
+    }
+    host.run(&["read", "nobody", "/made"]).fails_with("does not exist");
+    host.assert_nothing_left();
 }

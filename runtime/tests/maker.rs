@@ -38,6 +38,7 @@ fn config(host: &Host) -> Config {
     Config {
         root: host.path("state"),
         layer: RootLayer::Through,
+        root_archives: false,
         access: FileAccess::Shared,
         gofer: gofer::Service { mode: gofer::Mode::Direct, sockets: gofer::Sockets::None, ids: None },
         strace: None,

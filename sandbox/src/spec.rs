@@ -124,6 +124,9 @@ pub struct RootSpec {
     pub files: RootFiles,
     /// Where changes go.
     pub layer: RootLayer,
+    /// An archive of changes that a layer begins with.
+    #[serde(default)]
+    pub archive: Option<Descriptor>,
     /// Whether the container cannot change it at all.
     pub read_only: bool,
     /// Who else changes the directory meanwhile.

@@ -17,6 +17,7 @@ use host::rustix::event::{PollFd, PollFlags, poll};
 use host::rustix::io::Errno as HostErrno;
 use host::step::{Step, reach};
 use kernel::container::{Cancel, Container, InitRule, NamespaceSpec, Prepared, Role, State, Target};
+use kernel::fs::memfs::MemFs;
 use kernel::syscalls::{Strace, StraceFilter};
 use kernel::task::ExitStatus;
 use kernel::tty::DevPts;
@@ -35,6 +36,8 @@ use crate::link::Passed;
 use crate::spec::{ContainerSpec, Descriptor, ProcessSpec, ResourcesSpec, SeccompInstruction, Sharing};
 use crate::tree::failed;
 use crate::{link, program, restrict, tree};
+
+mod files;
 
 const STACK: usize = 128 << 10;
 /// After how long a sandbox is no longer starting.
@@ -75,6 +78,8 @@ struct Member {
     terminals: OnceLock<Arc<DevPts>>,
     console: OnceLock<Arc<Console>>,
     link: OnceLock<Arc<OwnedFd>>,
+    /// The layer over its root directory, if there is one.
+    layer: OnceLock<Arc<MemFs>>,
     /// Terminals of further programs by their pids.
     consoles: Mutex<HashMap<i32, Arc<Console>>>,
 }
@@ -194,7 +199,10 @@ impl Supervisor {
             .map_err(failed("cannot talk to the gofer"))?;
         let hang_up = gofer.hang_up().map_err(failed("cannot watch the gofer"))?;
         let terminals = Arc::clone(member.terminals.get_or_init(|| DevPts::new(&booted.kernel)));
-        let mounts = tree::build(&booted.kernel, &terminals, &namespaces, spec, &gofer, &mut descriptors)?;
+        let tree = tree::build(&booted.kernel, &terminals, &namespaces, spec, &gofer, &mut descriptors)?;
+        if let Some(layer) = tree.layer {
+            let _ = member.layer.set(layer);
+        }
         let instructions = spec.seccomp.iter();
         let instructions: Vec<_> = instructions
             .map(|&SeccompInstruction(code, jt, jf, k)| abi::seccomp::SockFilter { code, jt, jf, k })
@@ -205,7 +213,7 @@ impl Supervisor {
             filters: filters.map_err(failed("cannot use the seccomp filter"))?,
             id: spec.id.clone(),
             namespaces,
-            mounts,
+            mounts: tree.namespace,
             limits: spec.resources.into(),
             platform: platform.map_err(failed("cannot enter the container's control groups"))?,
             init: if spec.ordinary_init { InitRule::Ordinary } else { InitRule::Protected },
@@ -652,6 +660,7 @@ impl Member {
             terminals: OnceLock::new(),
             console: OnceLock::new(),
             link: OnceLock::new(),
+            layer: OnceLock::new(),
             consoles: Mutex::default(),
         }
     }

@@ -31,6 +31,20 @@ pub fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Failure {
     move |error| Failure::new(ErrorCode::Internal, format!("{what}: {error}"))
 }
 
+/// A container's files.
+pub struct Tree {
+    /// All of them.
+    pub namespace: Arc<MountNamespace>,
+    /// The layer over its root directory, if there is one.
+    pub layer: Option<Arc<MemFs>>,
+}
+
+/// A root directory; also as the layer that it is, if it is one.
+struct Root {
+    files: Arc<dyn FileSystem>,
+    layer: Option<Arc<MemFs>>,
+}
+
 /// Builds the tree.
 pub fn build(
     kernel: &Arc<Kernel>,
@@ -39,9 +53,10 @@ pub fn build(
     spec: &ContainerSpec,
     gofer: &Arc<Client>,
     descriptors: &mut Descriptors,
-) -> Result<Arc<MountNamespace>, Failure> {
+) -> Result<Tree, Failure> {
     let flags = MountFlags::RELATIME;
-    let namespace = MountNamespace::new(root(kernel, &spec.root, gofer, descriptors)?, "overlay", flags);
+    let Root { files, layer } = root(kernel, &spec.root, gofer, descriptors)?;
+    let namespace = MountNamespace::new(files, "overlay", flags);
     for mount in &spec.mounts {
         let destination = &mount.destination;
         let (mut file_system, is_file) =
@@ -70,7 +85,7 @@ pub fn build(
         let flags = top.mount.flags() | MountFlags::READ_ONLY;
         top.mount.set_flags(flags).map_err(failed("cannot make the root directory read-only"))?;
     }
-    Ok(namespace)
+    Ok(Tree { namespace, layer })
 }
 
 /// The file system of the root directory.
@@ -79,7 +94,7 @@ fn root(
     root: &RootSpec,
     gofer: &Arc<Client>,
     descriptors: &mut Descriptors,
-) -> Result<Arc<dyn FileSystem>, Failure> {
+) -> Result<Root, Failure> {
     let unusable = || failed("cannot use the root directory");
     let host = |files: HostFiles, writing, coherence| {
         let (directory, _) = gofer.attach(files.0)?;
@@ -89,23 +104,31 @@ fn root(
         FileAccess::Exclusive => Coherence::Exclusive,
         FileAccess::Shared => Coherence::Shared,
     };
-    let made: Result<Arc<dyn FileSystem>, Errno> = match (&root.files, root.layer) {
+    let layer = match (&root.files, root.layer) {
         (RootFiles::Host(files), RootLayer::Through) => {
-            host(*files, Writing::ReadWrite, coherence).map(|host| host as _)
+            let host = host(*files, Writing::ReadWrite, coherence).map_err(unusable())?;
+            return Ok(Root { files: host, layer: None });
+        }
+        (RootFiles::Image { image, path }, RootLayer::Through) => {
+            return Ok(Root { files: image_of(*image, path, descriptors)?, layer: None });
         }
         // What lies under a layer is remembered in that anyway.
         (RootFiles::Host(files), RootLayer::Memory) => host(*files, Writing::ReadOnly, Coherence::Exclusive)
-            .and_then(|host| MemFs::merged(host.root_inode()))
-            .map(|merged| merged as _),
-        (RootFiles::Image { image, path }, RootLayer::Through) => {
-            Ok(image_of(*image, path, descriptors)? as _)
-        }
+            .and_then(|host| MemFs::merged(host.root_inode())),
         (RootFiles::Image { image, path }, RootLayer::Memory) => {
-            let image = image_of(*image, path, descriptors)?;
-            MemFs::merged(image.root_node()).map(|merged| merged as _)
+            MemFs::merged(image_of(*image, path, descriptors)?.root_node())
         }
     };
-    made.map_err(unusable())
+    let layer = layer.map_err(unusable())?;
+    if let Some(archive) = root.archive {
+        let archive = std::fs::File::from(descriptors.take(archive)?);
+        let applied = layer.apply_layer(std::io::BufReader::with_capacity(64 << 10, archive));
+        applied.map_err(|error| {
+            let text = format!("cannot use the archive of the root directory's layer: {error}");
+            Failure::new(ErrorCode::Internal, text)
+        })?;
+    }
+    Ok(Root { files: Arc::clone(&layer) as _, layer: Some(layer) })
 }
 
 /// The file system of an image that is called so on the host.

@@ -134,15 +134,7 @@ impl Container {
         self.terminal = own_terminal(&mut streams, args.console_socket.as_deref(), &parcel)?;
         let terminal = terminal_of(&streams, &parcel)?;
         let neighbours = self.neighbours(&config.root)?;
-        let mut spec = convert::container(
-            &self.id,
-            wanted,
-            config.layer,
-            config.access,
-            streams,
-            &neighbours,
-            &mut parcel,
-        )?;
+        let mut spec = convert::container(&self.id, wanted, config, streams, &neighbours, &mut parcel)?;
         // From here on there is something to be deleted.
         match hierarchies(config) {
             Some(host) => self.make_cgroup(config, wanted, &host)?,

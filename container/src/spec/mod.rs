@@ -4,6 +4,7 @@
 //! in [`fields`]). [`ContainerConfig::new`] turns it into what the rest of this crate works with: paths and names
 //! resolved, options parsed, contradictions refused. Texts of errors are those of `runc` where it has one.
 
+pub mod annotations;
 pub mod fields;
 pub mod mounts;
 pub mod process;
@@ -305,6 +306,9 @@ pub struct ContainerConfig {
     pub process: ProcessConfig,
     /// The root directory.
     pub root: Root,
+    /// An archive of changes of the root directory that the container begins with.
+    #[serde(default)]
+    pub root_archive: Option<PathBuf>,
     /// Whether the container can change nothing in it.
     pub root_read_only: bool,
     /// How mounts of the root directory travel; `MS_*` flags.
@@ -518,10 +522,11 @@ impl ContainerConfig {
         check_owners(&mounts, linux)?;
         Ok(Self {
             process,
-            root: match root_image(&annotations(spec), bundle)? {
+            root: match annotations::root_image(&annotations(spec), bundle)? {
                 Some(image) => image,
                 None => Root::Directory(root_directory(root.path(), bundle)?),
             },
+            root_archive: annotations::root_archive(&annotations(spec), bundle)?,
             root_read_only: root.readonly().unwrap_or(false),
             root_propagation: propagation(linux.rootfs_propagation().as_deref())?,
             mounts,
@@ -559,31 +564,6 @@ fn check_version(version: &str) -> Result<()> {
         return Ok(());
     }
     invalid(format!("ociVersion {version:?} is not supported: it must be 1.x"))
-}
-
-/// The image that annotations ask for as the root.
-fn root_image(annotations: &BTreeMap<&str, &str>, bundle: &Path) -> Result<Option<Root>> {
-    const SOURCE: &str = "dev.gvisor.spec.rootfs.source";
-    const TYPE: &str = "dev.gvisor.spec.rootfs.type";
-    const OVERLAY: &str = "dev.gvisor.spec.rootfs.overlay";
-    let source = match (annotations.get(SOURCE), annotations.get(TYPE)) {
-        (None, None) => return Ok(None),
-        (Some(source), Some(&"erofs")) if !source.is_empty() => source,
-        (Some(_), Some(other)) if *other != "erofs" => {
-            return invalid(format!("annotation {TYPE}: {other:?} is not supported: erofs"));
-        }
-        _ => return invalid(format!("the annotations {SOURCE} and {TYPE} go together")),
-    };
-    let layer = match annotations.get(OVERLAY) {
-        None => None,
-        Some(&"memory") => Some(RootLayer::Memory),
-        Some(&"none") => Some(RootLayer::Through),
-        Some(other) => {
-            return invalid(format!("annotation {OVERLAY}: {other:?} is not supported: memory, none"));
-        }
-    };
-    // Joining an absolute path gives that.
-    Ok(Some(Root::Image { path: bundle.join(source), layer }))
 }
 
 fn root_directory(path: &Path, bundle: &Path) -> Result<PathBuf> {

@@ -31,12 +31,14 @@ use crate::task::{CurrentTask, ExitStatus, Pid, ThreadGroup};
 use crate::wait::{Deadline, Events, WaitQueue, Waiter, Wakeup};
 
 mod boot;
+mod files;
 mod signal;
 mod stats;
 #[cfg(test)]
 mod tests;
 
 pub use boot::{InitSpec, Prepared, Role};
+pub use files::ReadableFile;
 pub use signal::Target;
 pub use stats::{MemoryUse, ProcessInfo, Usage};
 

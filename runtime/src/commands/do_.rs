@@ -134,6 +134,7 @@ fn spec(
         root: RootSpec {
             files: RootFiles::Host(directory),
             layer: RootLayer::Memory,
+            archive: None,
             read_only: false,
             access: FileAccess::Shared,
         },

@@ -12,11 +12,13 @@ pub mod list;
 mod passing;
 pub mod pause;
 pub mod ps;
+pub mod read;
 pub mod run;
 pub mod spec;
 pub mod start;
 pub mod state;
 pub mod syscalls;
+pub mod tar;
 pub mod update;
 pub mod usage;
 pub mod wait;
@@ -29,6 +31,16 @@ pub const OCI_VERSION: &str = "1.2.1";
 /// What `--version` prints, in the shape that engines parse.
 pub fn version() -> String {
     format!("nacelle version {}\nspec: {OCI_VERSION}\n", env!("CARGO_PKG_VERSION"))
+}
+
+/// Whoever reads standard output may have seen enough.
+fn unless_closed(result: container::Result<()>) -> anyhow::Result<u8> {
+    match result {
+        Err(container::Error::Host { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            Ok(0)
+        }
+        other => Ok(other.map(|()| 0)?),
+    }
 }
 
 /// Prints a value as JSON on several lines.

@@ -87,7 +87,8 @@ impl Client {
     /// If the sandbox refuses, or cannot be reached.
     pub fn call(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<Response, ClientError> {
         let patience = match &request {
-            Request::Wait { .. } => Deadline::NEVER,
+            // What is read takes as long as it is large.
+            Request::Wait { .. } | Request::Read { .. } | Request::WriteLayer { .. } => Deadline::NEVER,
             Request::Create(_)
             | Request::Start { .. }
             | Request::Execute { .. }

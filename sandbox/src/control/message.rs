@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{ContainerSpec, Descriptor, ProcessSpec};
+use crate::spec::{Bytes, ContainerSpec, Descriptor, ProcessSpec};
 
 /// The version of the protocol. A sandbox answers only its own.
 pub const VERSION: u32 = 1;
@@ -68,6 +68,26 @@ pub enum Request {
     Memory {
         /// The container.
         container: String,
+    },
+    /// Write a regular file of a container to a pipe.
+    Read {
+        /// The container.
+        container: String,
+        /// The file, from its root directory.
+        path: Bytes,
+        /// Where to begin.
+        offset: u64,
+        /// How many bytes at most; `None` for all.
+        size: Option<u64>,
+        /// The pipe.
+        output: Descriptor,
+    },
+    /// Write the layer over a container's root directory to a pipe, as a tar archive.
+    WriteLayer {
+        /// The container.
+        container: String,
+        /// The pipe.
+        output: Descriptor,
     },
     /// Hold all processes of a container.
     Pause {

@@ -213,6 +213,12 @@ impl Shared {
             }
             Request::Usage { container } => Some(supervisor.usage(&container).map(Response::Usage)),
             Request::Memory { container } => Some(supervisor.memory(&container).map(Response::Memory)),
+            Request::Read { container, path, offset, size, output } => {
+                done(supervisor.read(&container, &path, (offset, size), output, descriptors))
+            }
+            Request::WriteLayer { container, output } => {
+                done(supervisor.write_layer(&container, output, descriptors))
+            }
             Request::Pause { container } => done(supervisor.pause(&container)),
             Request::Resume { container } => done(supervisor.resume(&container)),
             Request::Update { container, resources } => done(supervisor.update(&container, resources)),

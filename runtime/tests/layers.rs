@@ -1,0 +1,246 @@
+//! The layer over a root directory: written to an archive, and made again of one.
+
+mod bundles;
+
+use std::path::{Path, PathBuf};
+
+use bundles::{Host, SERVICE, can_run};
+use serde_json::{Value, json};
+
+/// Changes of a root directory with something of all kinds.
+const CHANGES: &str = "
+    set -e
+    cd /
+    echo changed > /etc/file; echo more >> /etc/appended; rm /etc/removed; rm -r /gone
+    rm -r /hidden; mkdir /hidden; echo new > /hidden/new
+    mv /moved /tmp/moved
+    mkdir -p /made/deep/er; echo made > /made/deep/er/file
+    ln /made/deep/er/file /made/again; ln /etc/linked /etc/linked-again
+    ln -s /not/there /made/link; mkfifo -m 600 /made/fifo
+    mknod /made/null c 1 3
+    truncate -s 1G /made/sparse; echo end >> /made/sparse
+    dd if=/dev/zero bs=1k count=300 2>&- | tr '\\0' y > /made/big
+    chown 1234:70000 /made/big; chmod 4751 /made/big
+    touch -d '2001-02-03 04:05:06' /made/again /made/deep /etc/file
+    touch /etc/owned; chown 7:8 /etc/owned
+";
+
+/// What a program sees of a tree, but for the numbers of files and what the system changes by itself.
+const LIST: &str = "
+    cd /
+    for top in etc gone hidden moved tmp made; do
+        [ -e $top ] || { echo no $top; continue; }
+        find $top | sort | while read -r path; do
+            stat -c '%n %f %u %g %h %t %T' \"$path\" | sed 's/ 41\\(..\\) \\(.*\\) [0-9]* \\(.*\\) / 41\\1 \\2 - \\3 /'
+            stat -c '%Y' \"$path\"
+            [ -L \"$path\" ] && readlink \"$path\"
+            [ -f \"$path\" ] && [ \"$path\" != made/sparse ] && cat \"$path\" | md5sum
+            true
+        done
+    done
+    stat -c '%s' made/sparse; tail -c 4 made/sparse
+    [ $(stat -c %b made/sparse) -lt 1000 ] && echo sparse
+    [ made/again -ef made/deep/er/file ] && [ etc/linked -ef etc/linked-again ] && echo links
+";
+
+/// A bundle whose root directory has something to be changed.
+fn bundle(host: &Host, name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+    let bundle = host.bundle_with(name, SERVICE, |spec| {
+        let all =
+            json!(["CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE", "CAP_MKNOD", "CAP_FSETID", "CAP_KILL"]);
+        spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
+        change(spec);
+    });
+    let root = bundle.join("rootfs");
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    for tool in ["find", "sort", "readlink", "md5sum", "tail", "chown", "[", "test"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(tool)).expect("a link");
+    }
+    for directory in ["gone", "hidden", "moved", "moved/inner"] {
+        std::fs::create_dir(root.join(directory)).expect("a directory");
+    }
+    for file in [
+        "etc/file",
+        "etc/appended",
+        "etc/removed",
+        "etc/linked",
+        "etc/kept",
+        "etc/owned",
+        "gone/file",
+        "hidden/old",
+        "moved/one",
+        "moved/inner/two",
+    ] {
+        std::fs::write(root.join(file), file).expect("written");
+        let opened = std::fs::File::options().append(true).open(root.join(file)).expect("opened");
+        opened.set_modified(old).expect("its time is set");
+    }
+    bundle
+}
+
+/// Makes and starts a container with a layer.
+fn start(host: &Host, id: &str, bundle: &Path) {
+    let output = std::fs::File::create(host.path(&format!("{id}.out"))).expect("a file");
+    let arguments = ["--overlay2=root:memory", "--allow-rootfs-tar-annotation", "create", "--bundle"];
+    let mut command = host.command(&[&arguments[..], &[bundle.to_str().expect("text"), id]].concat());
+    assert!(command.stdout(output).status().expect("it starts").success(), "{id} is made");
+    host.run(&["start", id]).ok();
+}
+
+fn archive(host: &Host, id: &str) -> PathBuf {
+    let path = host.path(&format!("{id}.tar"));
+    host.run(&["tar", "rootfs-upper", "--file", path.to_str().expect("text"), id]).ok();
+    path
+}
+
+#[test]
+fn what_was_changed_of_a_root_directory_is_written_and_made_again() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let first = bundle(&host, "first", |_| {});
+    start(&host, "first", &first);
+    let empty = std::fs::read(archive(&host, "first")).expect("read");
+    assert!(empty.len() < 8 << 10, "only mount points: {}", empty.len());
+    let shell = |id: &str, script: &str| host.run(&["exec", id, "/bin/sh", "-c", script]).ok();
+    shell("first", CHANGES);
+    let seen = shell("first", LIST);
+    assert!(seen.contains("no gone\n") && seen.contains("made/null 2"), "{seen}");
+    assert!(seen.contains("end\nsparse\nlinks\n"), "{seen}");
+    let tar = archive(&host, "first");
+    assert!(std::fs::metadata(&tar).expect("it is there").len() < 2 << 20, "holes take no room");
+    // Standard output will do as well.
+    let out = host.command(&["tar", "rootfs-upper", "first"]).output().expect("it starts").stdout;
+    assert_eq!(out, std::fs::read(&tar).expect("read"));
+
+    let second = bundle(&host, "second", |spec| {
+        spec["annotations"] = json!({ "dev.gvisor.tar.rootfs.upper": tar });
+    });
+    start(&host, "second", &second);
+    let again = shell("second", LIST);
+    for (one, other) in seen.lines().zip(again.lines()) {
+        assert_eq!(one, other);
+    }
+    assert_eq!(seen, again);
+    // And the root directories themselves are as they were.
+    assert_eq!(std::fs::read_to_string(second.join("rootfs/etc/file")).expect("read"), "etc/file");
+    for id in ["first", "second"] {
+        host.run(&["delete", "--force", id]).ok();
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
+fn an_archive_of_a_layer_is_a_directory_of_an_overlay_to_others() {
+    if !can_run() {
+        return;
+    }
+    if std::process::Command::new("tar").arg("--version").output().is_err() {
+        return bundles::skip("there is no tar");
+    }
+    let host = Host::new();
+    start(&host, "c", &bundle(&host, "b", |_| {}));
+    host.run(&["exec", "c", "/bin/sh", "-c", CHANGES]).ok();
+    let tar = archive(&host, "c");
+    let upper = host.path("upper");
+    std::fs::create_dir(&upper).expect("a directory");
+    let mut unpack = std::process::Command::new("tar");
+    unpack.args(["--xattrs", "--xattrs-include=*", "-xf"]).arg(&tar).arg("-C").arg(&upper);
+    let unpacked = unpack.output().expect("it starts");
+    assert!(unpacked.status.success(), "{}", String::from_utf8_lossy(&unpacked.stderr));
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let meta = |path: &str| upper.join(path).symlink_metadata().expect(path);
+    for whiteout in ["gone", "etc/removed", "moved"] {
+        assert!(meta(whiteout).file_type().is_char_device() && meta(whiteout).rdev() == 0, "{whiteout}");
+    }
+    let mut opaque = [0; 8];
+    let length = rustix::fs::getxattr(upper.join("hidden"), "trusted.overlay.opaque", &mut opaque[..])
+        .expect("it hides");
+    assert_eq!(&opaque[..length], b"y");
+    assert_eq!(std::fs::read_to_string(upper.join("tmp/moved/inner/two")).expect("read"), "moved/inner/two");
+    assert_eq!((meta("made/sparse").len(), meta("made/sparse").blocks() < 64), ((1 << 30) + 4, true));
+    assert_eq!(
+        (meta("made/big").uid(), meta("made/big").gid(), meta("made/big").mode()),
+        (1234, 70_000, 0o104_751)
+    );
+    assert_eq!(meta("made/again").ino(), meta("made/deep/er/file").ino());
+    assert_eq!(meta("made/again").mtime(), 981_173_106);
+    assert!(!upper.join("etc/kept").exists() && !upper.join("bin").exists());
+}
+
+#[test]
+fn layers_are_written_and_made_of_archives_only_where_that_is_possible() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let without = host.bundle("without", SERVICE);
+    host.started("without", &without);
+    let path = host.path("no.tar");
+    host.run(&["tar", "rootfs-upper", "--file", path.to_str().expect("text"), "without"])
+        .fails_with("the root directory of container \"without\" has no layer");
+    host.run(&["tar", "rootfs-upper", "nobody"]).fails_with("does not exist");
+    host.run(&["kill", "without", "KILL"]).ok();
+    bundles::until("its end", || host.status("without") == "stopped");
+    host.run(&["tar", "rootfs-upper", "without"]).fails_with("container not running");
+    host.run(&["delete", "without"]).ok();
+
+    let (nonsense, fifo) = (host.path("nonsense"), host.path("fifo"));
+    std::fs::write(&nonsense, "no archive".repeat(100)).expect("written");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a FIFO");
+    let allowed = ["--overlay2=root:memory", "--allow-rootfs-tar-annotation"];
+    for (flags, file, reason) in [
+        (&allowed[..1], &nonsense, "--allow-rootfs-tar-annotation allows it"),
+        (&allowed[1..], &nonsense, "is for a root directory with a layer"),
+        (
+            &allowed[..],
+            &nonsense,
+            "cannot use the archive of the root directory's layer: this is no tar archive",
+        ),
+        (&allowed[..], &host.path("missing"), "No such file"),
+        (&allowed[..], &fifo, "it is no file"),
+    ] {
+        let bundle = host.path("with");
+        let _ = std::fs::remove_dir_all(&bundle);
+        host.bundle_with("with", SERVICE, |spec| {
+            spec["annotations"] = json!({ "dev.gvisor.tar.rootfs.upper": file });
+        });
+        host.run(&[flags, &["create", "--bundle", bundle.to_str().expect("text"), "c"]].concat())
+            .fails_with(reason);
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
+fn each_container_of_a_pod_has_a_layer_of_its_own() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let pod = |name: &str, kind: &str, spec: &mut Value, sandbox: &str| {
+        spec["annotations"]["io.kubernetes.cri.container-type"] = json!(kind);
+        spec["annotations"]["io.kubernetes.cri.sandbox-id"] = json!(sandbox);
+        spec["annotations"]["io.kubernetes.cri.container-name"] = json!(name);
+    };
+    let members = [("one", "sandbox"), ("two", "container")];
+    for (name, kind) in members {
+        start(&host, name, &bundle(&host, &format!("b-{name}"), |spec| pod(name, kind, spec, "one")));
+        host.run(&["exec", name, "/bin/sh", "-c", &format!("echo {name} > /mine")]).ok();
+    }
+    let archives = members.map(|(name, _)| archive(&host, name));
+    for (name, kind) in members {
+        let id = format!("new-{name}");
+        let bundle = bundle(&host, &format!("b-{id}"), |spec| {
+            pod(name, kind, spec, "new-one");
+            spec["annotations"]["dev.gvisor.tar.rootfs.upper.one"] = json!(archives[0]);
+            spec["annotations"]["dev.gvisor.tar.rootfs.upper.two"] = json!(archives[1]);
+        });
+        start(&host, &id, &bundle);
+        assert_eq!(host.run(&["read", &id, "/mine"]).ok(), format!("{name}\n"));
+    }
+    for id in ["two", "one", "new-two", "new-one"] {
+        host.run(&["delete", "--force", id]).ok();
+    }
+    host.assert_nothing_left();
+}
