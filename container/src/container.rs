@@ -68,6 +68,8 @@ pub struct Config {
     pub gofer: gofer::Service,
     /// Which system calls sandboxes show in their log; see [`sandbox::spec::ContainerSpec::strace`].
     pub strace: Option<String>,
+    /// Whether programs find the file by which they tell that they run in gVisor.
+    pub gvisor_marker: bool,
     /// Where sandboxes write what goes wrong; nowhere by default.
     pub debug_log: Option<PathBuf>,
     /// Whether containers get control groups.

@@ -159,6 +159,7 @@ pub fn container(
         resources: ResourcesSpec::default(),
         cgroups: Vec::new(),
         strace: None,
+        gvisor_marker: settings.gvisor_marker,
         user_log: None,
         link: None,
     })

@@ -34,7 +34,7 @@ pub fn run(steps: Vec<Step>) -> anyhow::Result<()> {
     let (root, volume) = (directory.path().join("root"), directory.path().join("volume"));
     make_root(&root)?;
     make_files(&volume)?;
-    let config = Config { strace: None, host: HostInfo::default() };
+    let config = Config { strace: None, host: HostInfo::default(), gvisor_marker: false };
     let kernel = Kernel::new(Arc::new(ListPlatform::new(steps)), config);
     let mounts = mounts(&kernel, &root, &volume)?;
     let container = container(&kernel, &mounts)?;

@@ -17,6 +17,8 @@ pub struct Config {
     pub strace: Option<Strace>,
     /// What the kernel shows of the host.
     pub host: HostInfo,
+    /// Whether procfs has the file by which programs tell that they run in gVisor.
+    pub gvisor_marker: bool,
 }
 
 /// What the kernel shows of the host, gathered before it is shut in.
@@ -58,6 +60,8 @@ pub struct Kernel {
     pub host: HostInfo,
     /// Prints system calls, if wanted.
     pub strace: Option<Strace>,
+    /// Whether procfs has the file by which programs tell that they run in gVisor.
+    pub gvisor_marker: bool,
     /// Counts calls that are not there.
     pub unimplemented: Unimplemented,
     /// When the kernel started; `sysinfo(2)` and `/proc/uptime` count from here.
@@ -84,6 +88,7 @@ impl Kernel {
             futexes: crate::ipc::futex::Futexes::default(),
             host: config.host,
             strace: config.strace,
+            gvisor_marker: config.gvisor_marker,
             unimplemented: Unimplemented::default(),
             boot: std::time::Instant::now(),
         })

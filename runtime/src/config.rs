@@ -60,6 +60,9 @@ pub struct Global {
     /// Where changes of a container's root directory go: `none` (to the directory itself) or `root:memory`.
     #[arg(long, value_name = "WHERE", default_value = "none")]
     overlay2: String,
+    /// Show programs /proc/gvisor/kernel_is_gvisor, by which some tell that they are in a sandbox.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    gvisor_marker_file: bool,
     /// Let the annotation `dev.gvisor.tar.rootfs.upper` name an archive of changes that a root directory with a layer begins with.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     allow_rootfs_tar_annotation: bool,
@@ -143,6 +146,7 @@ impl Global {
             root_archives: self.allow_rootfs_tar_annotation,
             gofer: self.gofer(),
             strace: self.strace.clone(),
+            gvisor_marker: self.gvisor_marker_file,
             debug_log: self.debug_log.clone(),
             cgroups: if self.ignore_cgroups || self.cgroup_manager == "disabled" {
                 Cgroups::Ignore

@@ -18,7 +18,7 @@ enum Outcome {
 
 use Outcome::{Changes, Forgets, Refused};
 
-const FLAGS: [(&[&str], Outcome); 42] = [
+const FLAGS: [(&[&str], Outcome); 44] = [
     (&[], Changes),
     (&["--overlay2=none"], Changes),
     (&["--overlay2=root:none"], Changes),
@@ -60,6 +60,8 @@ const FLAGS: [(&[&str], Outcome); 42] = [
     (&["--log-format=json"], Changes),
     (&["--log-format", "text"], Changes),
     (&["--log-format=xml"], Refused),
+    (&["--gvisor-marker-file"], Changes),
+    (&["--allow-rootfs-tar-annotation"], Changes),
     (&["--no-such-flag"], Refused),
 ];
 
@@ -122,4 +124,20 @@ fn errors_go_to_the_log_in_its_format_and_traces_to_the_debug_log() {
     let text = std::fs::read_to_string(&traces).expect("traces");
     assert!(text.contains("write(") && text.lines().count() > 10, "{text}");
     host.assert_nothing_left();
+}
+
+#[test]
+fn programs_find_the_marker_of_gvisor_only_on_request() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let script = "ls /proc | grep gvisor; cat /proc/gvisor/kernel_is_gvisor; true";
+    let bundle = host.bundle("b", script);
+    let run = |flags: &[&str]| {
+        host.run(&[flags, &["run", "--bundle", bundle.to_str().expect("text"), "c"]].concat()).ok()
+    };
+    assert_eq!(run(&["--gvisor-marker-file"]), "gvisor\ngvisor\n");
+    assert_eq!(run(&["--gvisor-marker-file=false"]), "");
+    assert_eq!(run(&[]), "");
 }

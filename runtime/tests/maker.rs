@@ -42,6 +42,7 @@ fn config(host: &Host) -> Config {
         access: FileAccess::Shared,
         gofer: gofer::Service { mode: gofer::Mode::Direct, sockets: gofer::Sockets::None, ids: None },
         strace: None,
+        gvisor_marker: false,
         debug_log: None,
         cgroups: Cgroups::Make,
     }

@@ -76,6 +76,9 @@ pub struct ContainerSpec {
     /// Which system calls are shown in the log: nothing, all (an empty list), or these.
     #[serde(default)]
     pub strace: Option<String>,
+    /// Whether procfs has the file by which programs tell that they run in gVisor; the first container's word holds for all.
+    #[serde(default)]
+    pub gvisor_marker: bool,
     /// A file that gets a line for each system call that programs ask for and that is not there.
     #[serde(default)]
     pub user_log: Option<Descriptor>,

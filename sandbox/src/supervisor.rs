@@ -139,7 +139,8 @@ impl Supervisor {
             return Ok(booted);
         }
         let strace = spec.strace.as_deref().map(strace).transpose()?;
-        let kernel = Kernel::new(Arc::clone(&self.platform), Config { strace, host: self.info.clone() });
+        let config = Config { strace, host: self.info.clone(), gvisor_marker: spec.gvisor_marker };
+        let kernel = Kernel::new(Arc::clone(&self.platform), config);
         Ok(self.booted.get_or_init(|| Booted { kernel }))
     }
 

@@ -53,7 +53,7 @@ fn elf() -> Vec<u8> {
 impl Machine {
     fn new() -> Machine {
         let platform = Arc::new(MockPlatform::new());
-        let config = Config { strace: None, host: crate::HostInfo::default() };
+        let config = Config { strace: None, host: crate::HostInfo::default(), gvisor_marker: false };
         let kernel = Kernel::new(Arc::clone(&platform) as _, config);
         let root = MemFs::tmpfs(MemOptions::default());
         for (name, mode, contents) in

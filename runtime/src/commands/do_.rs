@@ -173,6 +173,7 @@ fn spec(
         resources: ResourcesSpec::default(),
         cgroups: Vec::new(),
         strace: arguments.strace,
+        gvisor_marker: false,
         user_log: None,
         link: None,
     })

@@ -371,9 +371,9 @@ fn make_rootfs(root: &Path) {
     let Some(busybox) = busybox() else { panic!("no busybox") };
     std::fs::copy(busybox, bin.join("busybox")).expect("a copy");
     let tools = [
-        "awk", "cat", "chmod", "cut", "dd", "echo", "env", "hostname", "id", "kill", "ln", "ls", "mkdir",
-        "mkfifo", "mknod", "mv", "ps", "pwd", "rm", "rmdir", "sed", "sh", "sleep", "stat", "stty", "touch",
-        "tr", "true", "truncate", "tty", "wc",
+        "awk", "cat", "chmod", "cut", "dd", "echo", "env", "grep", "hostname", "id", "kill", "ln", "ls",
+        "mkdir", "mkfifo", "mknod", "mv", "ps", "pwd", "rm", "rmdir", "sed", "sh", "sleep", "stat", "stty",
+        "touch", "tr", "true", "truncate", "tty", "wc",
     ];
     for tool in tools {
         std::os::unix::fs::symlink("busybox", bin.join(tool)).expect("a link");

@@ -177,7 +177,8 @@ impl Node {
         let text = |name: &str| name.as_bytes().to_vec();
         Ok(match &self.entry {
             Entry::Root => {
-                let mut names: Vec<_> = system::names("").map(|(name, kind)| (text(name), kind)).collect();
+                let shown = system::names("").filter(|(name, _)| system::is_shown(&kernel, name));
+                let mut names: Vec<_> = shown.map(|(name, kind)| (text(name), kind)).collect();
                 names.extend([(text("self"), FileType::Symlink), (text("thread-self"), FileType::Symlink)]);
                 let pids: Vec<Pid> =
                     kernel.tasks.with(|tree| tree.processes().map(|p| p.group.pid).collect());
@@ -226,7 +227,7 @@ impl Node {
             Entry::Root => match name {
                 "self" => Ok(Entry::SelfLink),
                 "thread-self" => Ok(Entry::ThreadSelf),
-                _ => match system::find("", name) {
+                _ => match system::find("", name).filter(|_| system::is_shown(&kernel, name)) {
                     Some(entry) => Ok(entry),
                     None => {
                         let pid = self.pids.pid(number()?).ok_or(Errno::ENOENT)?;

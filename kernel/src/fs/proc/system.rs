@@ -15,6 +15,8 @@ const PATHS: &[&str] = &[
     "cmdline",
     "cpuinfo",
     "filesystems",
+    "gvisor/",
+    "gvisor/kernel_is_gvisor",
     "loadavg",
     "meminfo",
     "mounts",
@@ -85,6 +87,11 @@ fn in_directory(directory: &str, path: &'static str) -> Option<(&'static str, Fi
     (!name.is_empty() && !name.contains('/')).then_some((name, kind))
 }
 
+/// Whether a name in the root of a procfs is there: one of them is only on request.
+pub fn is_shown(kernel: &Kernel, name: &str) -> bool {
+    name != "gvisor" || kernel.gvisor_marker
+}
+
 /// The names in a directory, given by its path with a slash at the end (empty for the root).
 pub fn names(directory: &str) -> impl Iterator<Item = (&'static str, FileType)> {
     all_paths().filter_map(move |path| in_directory(directory, path))
@@ -113,6 +120,7 @@ pub fn text(kernel: &Kernel, path: &str, reader: Option<&Task>) -> SysResult<Vec
             .to_owned(),
         "cmdline" => "\n".to_owned(),
         "cpuinfo" => kernel.host.cpuinfo.clone(),
+        "gvisor/kernel_is_gvisor" => "gvisor\n".to_owned(),
         "filesystems" => {
             "nodev\tproc\nnodev\tcgroup2\nnodev\ttmpfs\nnodev\tmqueue\nnodev\toverlay\nnodev\thostfs\n"
                 .to_owned()
