@@ -76,6 +76,9 @@ pub struct Global {
     /// listens at.
     #[arg(long, value_name = "WHICH", default_value = "none")]
     host_uds: String,
+    /// What character devices in mounts are: those of the kernel inside, and no others (`emulated-only`).
+    #[arg(long, value_name = "POLICY", default_value = "emulated-only")]
+    character_device_policy: String,
     /// The network of sandboxes; only `none` is there.
     #[arg(long, default_value = "none")]
     network: Network,
@@ -110,6 +113,7 @@ impl Global {
             ("--rootless", &self.rootless, &["true", "false", "auto"]),
             ("--file-access", &self.file_access, &["exclusive", "shared"]),
             ("--host-uds", &self.host_uds, &["none", "open"]),
+            ("--character-device-policy", &self.character_device_policy, &["emulated-only"]),
             ("--platform", &self.platform, &["stub", "systrap", "ptrace"]),
             ("--overlay2", &self.overlay2, &["none", "root:memory", "root:none", "all:none"]),
         ] {

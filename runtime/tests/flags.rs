@@ -18,7 +18,7 @@ enum Outcome {
 
 use Outcome::{Changes, Forgets, Refused};
 
-const FLAGS: [(&[&str], Outcome); 44] = [
+const FLAGS: [(&[&str], Outcome); 47] = [
     (&[], Changes),
     (&["--overlay2=none"], Changes),
     (&["--overlay2=root:none"], Changes),
@@ -62,6 +62,9 @@ const FLAGS: [(&[&str], Outcome); 44] = [
     (&["--log-format=xml"], Refused),
     (&["--gvisor-marker-file"], Changes),
     (&["--allow-rootfs-tar-annotation"], Changes),
+    (&["--character-device-policy=emulated-only"], Changes),
+    (&["--character-device-policy=prefer-emulated"], Refused),
+    (&["--character-device-policy=passthrough"], Refused),
     (&["--no-such-flag"], Refused),
 ];
 

@@ -760,7 +760,7 @@ impl Inode for HostInode {
 
     fn open(
         self: Arc<Self>,
-        _task: Option<&CurrentTask>,
+        task: Option<&CurrentTask>,
         flags: OpenFlags,
     ) -> SyscallResult<Arc<dyn OpenFile>> {
         match self.kind {
@@ -772,6 +772,8 @@ impl Inode for HostInode {
                 let fd = self.open_host(flags)?;
                 Ok(Arc::new(HostRegular { fd }))
             }
+            // Those of this kernel; the host's own are never opened.
+            FileType::CharDevice => super::devices::open(task, self.metadata()?.rdev),
             _ => Err(Errno::ENXIO.into()),
         }
     }
