@@ -68,7 +68,7 @@ impl Parcel {
     }
 
     /// Opens an image of a file system.
-    fn open_image(&mut self, path: &Path) -> Result<Descriptor> {
+    pub fn open_image(&mut self, path: &Path) -> Result<Descriptor> {
         let usable = |kind: &FileType| kind.is_file() || kind.is_block_device();
         self.open(path, "open the image", usable, "it is neither a file nor a block device")
     }

@@ -89,6 +89,8 @@ pub enum Action {
     PortForward,
     /// Read one of its files.
     Read,
+    /// Mount something in it.
+    Mount,
     /// Write its root directory's layer to an archive.
     Archive,
     /// Signal its first process or all.
@@ -122,6 +124,7 @@ impl Action {
             Self::Event => "get events for",
             Self::Usage => "get memory usage of",
             Self::Read => "read a file of",
+            Self::Mount => "mount an image in",
             Self::Archive => "archive the root directory of",
             Self::PortForward => "port forward",
             Self::Signal => "signal",
@@ -149,6 +152,7 @@ impl Action {
             | Self::Usage
             | Self::Read
             | Self::Archive
+            | Self::Mount
             | Self::Checkpoint
             | Self::Update => matches!(status, Created | Running | Paused),
             Self::SignalProcess | Self::SignalProcessGroup | Self::Processes => {

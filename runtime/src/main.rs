@@ -41,6 +41,8 @@ enum Command {
     Checkpoint(commands::checkpoint::Checkpoint),
     /// Make a container; its program waits for `start`.
     Create(commands::create::Create),
+    /// Mount an image in a container that was made already.
+    Debug(commands::debug::Debug),
     /// Remove a container and all that belongs to it.
     Delete(commands::delete::Delete),
     /// Run a program in a sandbox over the host's own files, which stay as they are.
@@ -126,6 +128,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Checkpoint(arguments) => checkpoint::run("checkpoint", &arguments),
         Command::Restore(arguments) => checkpoint::run("restore", &arguments),
         Command::Create(arguments) => create::run(global, arguments),
+        Command::Debug(arguments) => debug::run(global, &arguments),
         Command::Delete(arguments) => delete::run(global, &arguments),
         Command::Do(arguments) => do_::run(arguments, global.gofer()),
         Command::Events(arguments) => events::run(global, &arguments),

@@ -242,3 +242,67 @@ fn containers_of_a_pod_and_of_ordinary_users_have_images_too() {
         host.assert_nothing_left();
     }
 }
+
+#[test]
+fn an_image_can_be_mounted_in_a_container_that_runs() {
+    if !can_make_images() {
+        return;
+    }
+    let host = Host::new();
+    let rootfs = host.bundle("plain", "true").join("rootfs");
+    std::fs::write(rootfs.join("file"), "from the image\n").expect("written");
+    let image = pack(&host, "image", &rootfs, &[]);
+    let bundle = host.bundle("b", bundles::SERVICE);
+    let mount = |image: &std::path::Path, directory: &str, id: &str| {
+        host.run(&["debug", "--mount", &format!("erofs:{}:{directory}", image.display()), id])
+    };
+    let shell = |id: &str, script: &str| host.run(&["exec", id, "/bin/sh", "-c", script]);
+    for flags in [&["--overlay2=root:memory"][..], &[]] {
+        let output = std::fs::File::create(host.path("c.out")).expect("a file");
+        let arguments = [flags, &["create", "--bundle", bundle.to_str().expect("text"), "c"]].concat();
+        assert!(host.command(&arguments).stdout(output).status().expect("it starts").success());
+        mount(&image, "/tmp", "c").ok();
+        host.run(&["start", "c"]).ok();
+        host.wait_for_output("c", "ready");
+        mount(&image, "/not/there/yet", "c").ok();
+        let seen = shell(
+            "c",
+            "cat /tmp/file /not/there/yet/file; /tmp/bin/echo runs; echo x > /tmp/file; grep -c erofs /proc/mounts",
+        );
+        assert_eq!(seen.out, "from the image\nfrom the image\nruns\n2\n");
+        assert!(seen.err.contains("Read-only file system"), "{}", seen.err);
+        mount(&image, "/bin/sh", "c").fails_with("cannot mount /bin/sh: Not a directory");
+        mount(&host.path("missing"), "/x", "c").fails_with("No such file");
+        mount(&bundle.join("config.json"), "/x", "c").fails_with("it is no EROFS image");
+        host.run(&["debug", "--mount", "ext4:a:/b", "c"]).fails_with("ext4 is not supported: erofs");
+        host.run(&["kill", "c", "KILL"]).ok();
+        bundles::until("its end", || host.status("c") == "stopped");
+        mount(&image, "/x", "c").fails_with("container not running");
+        host.run(&["delete", "c"]).ok();
+    }
+    mount(&image, "/x", "nobody").fails_with("does not exist");
+    host.assert_nothing_left();
+}
+
+#[test]
+fn places_of_mounts_that_an_image_without_a_layer_lacks_are_named() {
+    if !can_make_images() {
+        return;
+    }
+    let host = Host::new();
+    let rootfs = host.bundle("plain", "true").join("rootfs");
+    let image = pack(&host, "image", &rootfs, &[]);
+    let with_mount = |name: &str, layer: Option<&str>| {
+        host.bundle_with(name, "echo ran", |spec| {
+            root_of(spec, &image, layer);
+            let memory = json!({ "destination": "/lacks/this", "type": "tmpfs", "source": "tmpfs" });
+            spec["mounts"].as_array_mut().expect("a list").push(memory);
+        })
+    };
+    let bundle = with_mount("without", Some("none"));
+    host.create("c", &bundle, &[])
+        .fails_with("cannot make the mount point /lacks/this: Read-only file system");
+    let bundle = with_mount("with", Some("memory"));
+    assert_eq!(host.run(&["run", "--bundle", bundle.to_str().expect("text"), "c"]).ok(), "ran\n");
+    host.assert_nothing_left();
+}

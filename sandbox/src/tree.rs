@@ -137,6 +137,22 @@ fn image_of(image: Descriptor, path: &str, descriptors: &mut Descriptors) -> Res
     image.map_err(|error| Failure::new(ErrorCode::Internal, format!("cannot mount {path}: {error}")))
 }
 
+/// Mounts an image in a tree that processes may use already.
+pub fn mount_image(
+    namespace: &Arc<MountNamespace>,
+    image: Descriptor,
+    source: &str,
+    destination: &str,
+    mut descriptors: Descriptors,
+) -> Result<(), Failure> {
+    let image = image_of(image, source, &mut descriptors)?;
+    let place = make_mount_point(namespace, destination, false)
+        .map_err(failed(format!("cannot make the mount point {destination}")))?;
+    let flags = MountFlags::READ_ONLY | MountFlags::RELATIME;
+    let mounted = namespace.mount(place, image, source, flags);
+    mounted.map(drop).map_err(failed(format!("cannot mount {destination}")))
+}
+
 /// The file system of a mount, and whether it is a single file.
 fn file_system(
     kernel: &Arc<Kernel>,

@@ -1,14 +1,16 @@
-//! What is read of a container's files.
+//! What others than its processes do with a container's files.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::pipe::PipeFlags;
 use sandbox::control::{ClientError, Request, Response};
 use sandbox::spec::{Bytes, Descriptor};
 
 use super::Container;
+use crate::convert::Parcel;
 use crate::error::{Error, Result};
 use crate::status::Action;
 
@@ -36,6 +38,27 @@ impl Container {
     pub fn write_layer(&self, out: impl Write + Send) -> Result<()> {
         Action::Archive.check(&self.id, self.status)?;
         self.pass_on(Request::WriteLayer { container: self.name(), output: Descriptor(0) }, out)
+    }
+
+    /// Mounts an EROFS image in the container; the directory `destination` is made if it does not exist.
+    ///
+    /// # Errors
+    /// If the image cannot be used, the place cannot be made, or the container has ended.
+    pub fn mount_image(&self, source: &Path, destination: &str) -> Result<()> {
+        Action::Mount.check(&self.id, self.status)?;
+        let mut parcel = Parcel::default();
+        let image = parcel.open_image(source)?;
+        let request = Request::Mount {
+            container: self.name(),
+            image,
+            source: source.to_string_lossy().into_owned(),
+            destination: destination.to_owned(),
+        };
+        let descriptors: Vec<_> = parcel.descriptors.iter().map(AsFd::as_fd).collect();
+        match self.call(request, &descriptors)? {
+            Response::Done => Ok(()),
+            _ => Err(ClientError::Confused.into()),
+        }
     }
 
     /// Makes a request with a pipe, and writes what comes out of that to `out`: the sandbox gets no file of the caller.

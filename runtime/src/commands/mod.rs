@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod create;
+pub mod debug;
 pub mod delete;
 pub mod do_;
 pub mod events;

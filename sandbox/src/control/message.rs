@@ -89,6 +89,17 @@ pub enum Request {
         /// The pipe.
         output: Descriptor,
     },
+    /// Mount an EROFS image in a container that was made already.
+    Mount {
+        /// The container.
+        container: String,
+        /// The image, open for reading.
+        image: Descriptor,
+        /// Its path on the host.
+        source: String,
+        /// Where, from the root directory of the container; made if it does not exist.
+        destination: String,
+    },
     /// Hold all processes of a container.
     Pause {
         /// The container.

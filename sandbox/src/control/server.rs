@@ -219,6 +219,9 @@ impl Shared {
             Request::WriteLayer { container, output } => {
                 done(supervisor.write_layer(&container, output, descriptors))
             }
+            Request::Mount { container, image, source, destination } => {
+                done(supervisor.mount(&container, image, &source, &destination, descriptors))
+            }
             Request::Pause { container } => done(supervisor.pause(&container)),
             Request::Resume { container } => done(supervisor.resume(&container)),
             Request::Update { container, resources } => done(supervisor.update(&container, resources)),

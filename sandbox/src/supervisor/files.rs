@@ -1,4 +1,4 @@
-//! What others read of a container's files.
+//! What others do with a container's files.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -10,6 +10,7 @@ use super::Supervisor;
 use crate::control::message::{ErrorCode, Failure};
 use crate::descriptors::Descriptors;
 use crate::spec::{Bytes, Descriptor};
+use crate::tree;
 
 /// How much of a file is read at a time.
 const PIECE: usize = 64 << 10;
@@ -47,6 +48,20 @@ impl Supervisor {
             left -= piece.len() as u64;
         }
         Ok(())
+    }
+
+    /// Mounts an image in a container.
+    pub fn mount(
+        &self,
+        id: &str,
+        image: Descriptor,
+        source: &str,
+        destination: &str,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let member = self.find(id)?;
+        let mounts = &member.container()?.mounts;
+        tree::mount_image(mounts, image, source, destination, Descriptors::new(descriptors))
     }
 
     /// Writes the layer over a container's root directory to a pipe.
