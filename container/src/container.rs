@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::hooks::{self, HookKind};
 use crate::id::{FullId, Id};
 use crate::process::ProcessIdentity;
+use crate::spec::layer::Layer;
 use crate::state::{self, LoadOpts, StateFile, TryLock};
 use crate::status::{Action, Status};
 
@@ -59,7 +60,7 @@ pub struct Config {
     /// Where their state is.
     pub root: PathBuf,
     /// Where changes of root directories go.
-    pub layer: RootLayer,
+    pub layer: Layer,
     /// Who else changes root directories.
     pub access: FileAccess,
     /// Whether annotations may name archives of changes of root directories.

@@ -19,6 +19,7 @@ use sandbox::spec::{
 use crate::container::Config;
 use crate::error::{Error, Result};
 use crate::id::Id;
+use crate::spec::layer::check_store;
 use crate::spec::mounts::{MountKind, MountOwners, flag};
 use crate::spec::{
     ContainerConfig, ContainerType, DeviceConfig, DeviceKind, IdMapping, NamespaceConfig, ProcessConfig, Root,
@@ -64,6 +65,12 @@ impl Parcel {
         let overlay =
             Mount { overlay: Some(options.to_owned()), ..mount("overlay".as_ref(), flags, Below::Hidden) };
         self.files.push(overlay);
+        HostFiles(self.files.len() as u32 - 1)
+    }
+
+    /// Has the gofer make files without names in a directory.
+    fn keep_in(&mut self, directory: &Path) -> HostFiles {
+        self.files.push(Mount { writing: Writing::Nameless, ..mount(directory, 0, Below::Hidden) });
         HostFiles(self.files.len() as u32 - 1)
     }
 
@@ -167,7 +174,8 @@ pub fn container(
 
 /// The root directory as its sandbox is told of it.
 fn root(config: &ContainerConfig, settings: &Config, parcel: &mut Parcel) -> Result<RootSpec> {
-    let layer = config.root.layer(settings.layer);
+    let wanted = config.root_layer.as_ref().unwrap_or(&settings.layer);
+    let layer = wanted.kind();
     let archive = config.root_archive.as_ref().map(|path| {
         if !settings.root_archives {
             return Err(Error::Arguments(
@@ -190,14 +198,18 @@ fn root(config: &ContainerConfig, settings: &Config, parcel: &mut Parcel) -> Res
             let served = parcel.serve(path, flags, Below::Included, None, Ties::None, what)?;
             (RootFiles::Host(served), false)
         }
-        Root::Image { path, .. } => {
+        Root::Image(path) => {
             let image = parcel.open_image(path)?;
             let path = path.to_string_lossy().into_owned();
             (RootFiles::Image { image, path }, layer == RootLayer::Through)
         }
     };
     let read_only = config.root_read_only || fixed;
-    Ok(RootSpec { files, layer, archive, read_only, access: settings.access })
+    let store = wanted.store(config.root.directory());
+    store.map(check_store).transpose()?;
+    let store = store.map(|directory| parcel.keep_in(directory));
+    let layer_size = wanted.size;
+    Ok(RootSpec { files, layer, layer_size, store, archive, read_only, access: settings.access })
 }
 
 /// Where a namespace of a container comes from. In a pod, one that is given by the path of a process that stands for

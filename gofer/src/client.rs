@@ -106,6 +106,15 @@ impl Client {
         Ok((Directory::of_mount(Arc::clone(self), mount, fd, follows != 0), attributes))
     }
 
+    /// Makes a file without a name in a mount that is for such files, open for reading and writing.
+    ///
+    /// # Errors
+    /// Those of the gofer.
+    pub fn create_nameless(&self, mount: u32) -> SysResult<OwnedFd> {
+        let ((), fd) = self.call(&Request::CreateNameless { mount }, &[])?;
+        fd.ok_or(Errno::EPROTO)
+    }
+
     /// Sends a request and waits for its reply.
     pub(crate) fn call<T: for<'a> Wire<'a>>(
         &self,

@@ -35,7 +35,7 @@ mod wire;
 pub use client::Client;
 pub use connect::Sockets;
 pub use directory::Directory;
-pub use local::{Crossing, Ownership};
+pub use local::{Crossing, Ownership, create_nameless};
 pub use process::{Gofer, Service, spawn};
 pub use server::{Mode, ServedMount, Session, Writing};
 pub use types::{

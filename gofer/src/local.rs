@@ -49,6 +49,15 @@ pub struct Local<'a> {
     pub crossing: Crossing,
 }
 
+/// Makes a file in a directory that has no name there and never will have one, open for reading and writing.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the file system has no such files.
+pub fn create_nameless(directory: BorrowedFd<'_>) -> SysResult<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(sys::openat(directory, c".", flags, Mode::RUSR | Mode::WUSR)?)
+}
+
 impl<'a> Local<'a> {
     fn resolve(&self) -> ResolveFlags {
         let flags = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;

@@ -1,4 +1,4 @@
-//! The messages, version 1.
+//! The messages, version 3.
 //!
 //! A connection is a `SOCK_SEQPACKET` pair: one message, one packet, at most [`MAX_MESSAGE`] bytes. A request is its
 //! number (one byte) and its fields; a reply an error number (zero for success) and, on success, the fields that the
@@ -10,7 +10,7 @@ use crate::types::{
 use crate::wire::{Input, List, Malformed, Wire};
 
 /// The protocol's version, which both ends must share.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The longest message: an extended attribute of the largest size, its name, and the rest of the request.
 pub const MAX_MESSAGE: usize = 68 * 1024;
 /// The most descriptors in a message.
@@ -118,6 +118,8 @@ requests! {
     19 Close { nodes: List<u32> },
     /// Connects to a socket, without waiting. Replies with [`crate::Peer`] and the connection's descriptor.
     20 Connect { at: Place, target: Target<'a>, kind: SocketKind, guest: Guest },
+    /// Makes a file without a name, in a mount that is for nothing else. Replies with its descriptor, open for both.
+    21 CreateNameless { mount: u32 },
 }
 
 /// The reply to [`Request::Hello`].

@@ -40,6 +40,8 @@ pub enum Writing {
     ReadOnly,
     /// Yes.
     ReadWrite,
+    /// Files without names can be made, and nothing else can be done there: `EPERM`.
+    Nameless,
 }
 
 /// A mount as a [`Session`] serves it.
@@ -160,6 +162,7 @@ impl Held<'_> {
         match self.mount.writing {
             Writing::ReadWrite => Ok(self.local()),
             Writing::ReadOnly => Err(Errno::EROFS),
+            Writing::Nameless => Err(Errno::EPERM),
         }
     }
 }
@@ -218,9 +221,12 @@ impl Session {
         drop(nodes);
     }
 
-    /// The directory that a place in a request means.
+    /// The directory that a place in a request means. None in a mount of which nothing is to be seen.
     fn hold(&self, place: Place, passed: &mut [Option<OwnedFd>; MAX_DESCRIPTORS]) -> SysResult<Held<'_>> {
-        let mount = |index: usize| self.mounts.get(index).ok_or(Errno::ENOENT);
+        let mount = |index: usize| match self.mounts.get(index).ok_or(Errno::ENOENT)? {
+            ServedMount { writing: Writing::Nameless, .. } => Err(Errno::EPERM),
+            mount => Ok(mount),
+        };
         match place {
             Place::Root(number) => {
                 let index = number as usize;
@@ -241,8 +247,8 @@ impl Session {
                     return Err(Errno::ENOTDIR);
                 }
                 let found = self.mounts.iter().enumerate().find(|(_, mount)| mount.has(id));
-                let (index, mount) = found.ok_or(Errno::EXDEV)?;
-                Ok(Held { fd: Arc::new(fd), mount, index, is_root: false })
+                let (index, _) = found.ok_or(Errno::EXDEV)?;
+                Ok(Held { fd: Arc::new(fd), mount: mount(index)?, index, is_root: false })
             }
         }
     }
@@ -350,6 +356,13 @@ impl Session {
                 let (socket, peer) = connector.connect(&held.local(), target, kind, guest)?;
                 peer.put(reply);
                 return Ok(Some(socket));
+            }
+            Request::CreateNameless { mount } => {
+                let mount = self.mounts.get(mount as usize).ok_or(Errno::ENOENT)?;
+                if mount.writing != Writing::Nameless || mount.file.is_some() {
+                    return Err(Errno::EPERM);
+                }
+                return crate::local::create_nameless(mount.root.as_fd()).map(Some);
             }
             Request::Close { nodes } => self.close(&nodes.0),
         }

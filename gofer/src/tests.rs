@@ -209,6 +209,40 @@ fn a_read_only_mount_cannot_be_changed() {
     assert_eq!(fs::read(ground.served().join("file")).unwrap(), b"old");
 }
 
+#[test]
+fn a_mount_for_files_without_names_is_for_nothing_else() {
+    let ground = Ground::new();
+    fs::write(ground.served().join("file"), "old").unwrap();
+    let mounts = || vec![ground.mount(Writing::Nameless), ground.mount(Writing::ReadWrite)];
+    for mode in [Mode::Direct, Mode::Strict] {
+        let client = connect(Session::new(mounts(), mode, Ownership::Own));
+        assert_eq!(client.attach(0).err(), Some(Errno::EPERM));
+        assert_eq!(client.create_nameless(1).err(), Some(Errno::EPERM));
+        assert_eq!(client.create_nameless(2).err(), Some(Errno::ENOENT));
+        let file = fs::File::from(client.create_nameless(0).unwrap());
+        std::os::unix::fs::FileExt::write_all_at(&file, b"kept", 1 << 20).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&file.metadata().unwrap()), 0);
+        assert_eq!(fs::read_dir(ground.served()).unwrap().count(), 1);
+        // Not by its number either, nor by a descriptor.
+        let session = Session::new(vec![ground.mount(Writing::Nameless)], mode, Ownership::Own);
+        for (at, fds) in [(Place::Root(0), vec![]), (Place::Passed(0), vec![path_fd(&ground.served())])] {
+            let name = name("file");
+            for request in [
+                Request::Stat { at, target: Target::Itself },
+                Request::Open { at, target: Target::Child(name), access: Access::Read },
+                Request::Open { at, target: Target::Child(name), access: Access::Write },
+                Request::OpenDirectory { at, name },
+                Request::Create { at, name, new: new_node(S_IFREG | 0o600) },
+                Request::Remove { at, name, removal: Removal::File },
+                Request::List { at, cookie: 0 },
+            ] {
+                let fds = fds.iter().map(|fd: &OwnedFd| fd.try_clone().unwrap()).collect();
+                assert_eq!(ask(&session, &request, fds).0, Errno::EPERM.raw(), "{request:?}");
+            }
+        }
+    }
+}
+
 /// The error number of a reply.
 fn ask(session: &Session, request: &Request<'_>, fds: Vec<OwnedFd>) -> (i32, Option<OwnedFd>) {
     let mut message = Vec::new();

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use container::spec::layer::Layer;
 use container::{Cgroups, Config, Container, LoadOpts, USUAL_ROOT};
-use sandbox::spec::{FileAccess, RootLayer};
+use sandbox::spec::FileAccess;
 
 /// How lines of the log look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -57,7 +58,8 @@ pub struct Global {
     /// Run without privileges; found out by itself.
     #[arg(long, value_name = "true|false|auto", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "auto")]
     rootless: String,
-    /// Where changes of a container's root directory go: `none` (to the directory itself) or `root:memory`.
+    /// Where changes of a container's root directory go: `none` (to the directory itself), `root:memory`, `root:self` (to files
+    /// without names in that directory) or `root:dir=PATH` (in another). `,size=BYTES` behind limits them.
     #[arg(long, value_name = "WHERE", default_value = "none")]
     overlay2: String,
     /// Show programs /proc/gvisor/kernel_is_gvisor, by which some tell that they are in a sandbox.
@@ -115,12 +117,12 @@ impl Global {
             ("--host-uds", &self.host_uds, &["none", "open"]),
             ("--character-device-policy", &self.character_device_policy, &["emulated-only"]),
             ("--platform", &self.platform, &["stub", "systrap", "ptrace"]),
-            ("--overlay2", &self.overlay2, &["none", "root:memory", "root:none", "all:none"]),
         ] {
             if !known.contains(&value.as_str()) {
                 bail!("{flag} {value} is not supported: {}", known.join(", "));
             }
         }
+        self.layer()?;
         Ok(())
     }
 
@@ -133,6 +135,18 @@ impl Global {
         self.root.clone().unwrap_or_else(own)
     }
 
+    /// Where changes of root directories go.
+    fn layer(&self) -> anyhow::Result<Layer> {
+        let text = match self.overlay2.as_str() {
+            "none" | "all:none" => "root:none",
+            text => text,
+        };
+        let layer = text
+            .strip_prefix("root:")
+            .map_or_else(|| Err("only root: can have a layer".to_owned()), Layer::parse);
+        layer.map_err(|reason| anyhow::anyhow!("--overlay2 {} is not supported: {reason}", self.overlay2))
+    }
+
     /// How gofers serve.
     pub fn gofer(&self) -> gofer::Service {
         let mode = if self.directfs { gofer::Mode::Direct } else { gofer::Mode::Strict };
@@ -142,10 +156,9 @@ impl Global {
 
     /// What concerns all containers.
     pub fn config(&self) -> Config {
-        let memory = self.overlay2.ends_with(":memory");
         Config {
             root: self.root(),
-            layer: if memory { RootLayer::Memory } else { RootLayer::Through },
+            layer: self.layer().unwrap_or_default(),
             access: if self.file_access == "exclusive" { FileAccess::Exclusive } else { FileAccess::Shared },
             root_archives: self.allow_rootfs_tar_annotation,
             gofer: self.gofer(),

@@ -18,7 +18,7 @@ enum Outcome {
 
 use Outcome::{Changes, Forgets, Refused};
 
-const FLAGS: [(&[&str], Outcome); 47] = [
+const FLAGS: [(&[&str], Outcome); 52] = [
     (&[], Changes),
     (&["--overlay2=none"], Changes),
     (&["--overlay2=root:none"], Changes),
@@ -26,8 +26,13 @@ const FLAGS: [(&[&str], Outcome); 47] = [
     (&["--overlay2=root:memory"], Forgets),
     (&["--overlay2", "root:memory"], Forgets),
     (&["--overlay2=all:memory"], Refused),
-    (&["--overlay2=root:self"], Refused),
-    (&["--overlay2=root:dir=/tmp"], Refused),
+    (&["--overlay2=all:self"], Refused),
+    (&["--overlay2=root:self"], Forgets),
+    (&["--overlay2=root:self", "--directfs=false"], Forgets),
+    (&["--overlay2=root:memory,size=64m"], Forgets),
+    (&["--overlay2=root:memory,size=much"], Refused),
+    (&["--overlay2=root:dir=tmp"], Refused),
+    (&["--overlay2=root:disk"], Refused),
     (&["--directfs"], Changes),
     (&["--directfs=true"], Changes),
     (&["--directfs=false"], Changes),

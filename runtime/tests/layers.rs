@@ -244,3 +244,168 @@ fn each_container_of_a_pod_has_a_layer_of_its_own() {
     }
     host.assert_nothing_left();
 }
+
+/// A file system in memory on the host, so that what lies in it can be counted.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(host: &Host, name: &str, flags: rustix::mount::MountFlags) -> Disk {
+        let path = host.path(name);
+        std::fs::create_dir(&path).expect("a directory");
+        rustix::mount::mount("tmpfs", &path, "tmpfs", flags, c"size=200m").expect("root may");
+        Disk(path)
+    }
+
+    /// How much of it is used, in bytes.
+    fn used(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.0).expect("it is there");
+        (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn large_files_of_a_layer_can_be_in_a_directory_and_leave_no_trace() {
+    const MIB: u64 = 1 << 20;
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let disk = Disk::new(&host, "disk", rustix::mount::MountFlags::empty());
+    std::fs::create_dir(disk.0.join("store")).expect("a directory");
+    let on_disk = |own: bool| if own { "disk/b" } else { "b" };
+    for (own, direct) in [(true, "true"), (false, "true"), (true, "false"), (false, "false")] {
+        let bundle = host.bundle(on_disk(own), SERVICE);
+        let store = disk.0.join("store");
+        let layer = if own { "root:self".to_owned() } else { format!("root:dir={}", store.display()) };
+        let (overlay, directfs) = (format!("--overlay2={layer}"), format!("--directfs={direct}"));
+        std::fs::write(bundle.join("rootfs/etc/large"), vec![7; 300_000]).expect("written");
+        let before = disk.used();
+        let start = || {
+            let output = std::fs::File::create(host.path("c.out")).expect("a file");
+            let arguments = [&overlay, &directfs, "create", "--bundle", bundle.to_str().expect("text"), "c"];
+            assert!(host.command(&arguments).stdout(output).status().expect("it starts").success());
+            host.run(&["start", "c"]).ok();
+            host.wait_for_output("c", "ready");
+        };
+        let shell = |script: &str| host.run(&["exec", "c", "/bin/sh", "-c", script]).ok();
+        start();
+        shell("dd if=/dev/zero of=/big bs=1M count=20 2>&-; echo small > /small; echo more >> /etc/large");
+        let filled = disk.used();
+        assert!((20 * MIB..23 * MIB).contains(&(filled - before)), "{layer} {} {before} {filled}", 20 * MIB);
+        // What is there is the file itself, mapped or read, and nothing of it is in memory.
+        assert_eq!(
+            shell(
+                "cat /bin/busybox > /tmp/busybox; chmod +x /tmp/busybox; /tmp/busybox wc -c < /big; cat /small"
+            ),
+            "20971520\nsmall\n"
+        );
+        let usage: Value = serde_json::from_str(&host.run(&["usage", "--full", "c"]).ok()).expect("JSON");
+        assert!(usage["Tmpfs"].as_u64().expect("a number") < MIB, "{usage}");
+        let names = |path: &Path| std::fs::read_dir(path).expect("a directory").count();
+        assert_eq!(names(&store), 0);
+        assert_eq!(names(&bundle.join("rootfs")), 5, "bin, etc, tmp, proc, dev");
+        // Room comes back when files are shortened, when they go, and when the container does.
+        shell("truncate -s 5M /big");
+        assert!(disk.used() + 12 * MIB < filled);
+        shell("rm /big /tmp/busybox");
+        assert!(disk.used() - before < 4 * MIB);
+        shell("dd if=/dev/zero of=/big bs=1M count=20 2>&-");
+        host.run(&["delete", "--force", "c"]).ok();
+        bundles::until("the end of all files", || disk.used() <= before);
+        // However it ends.
+        start();
+        shell("dd if=/dev/zero of=/big bs=1M count=20 2>&-");
+        for process in bundles::processes_with(host.path("state").to_str().expect("text")) {
+            let pid = rustix::process::Pid::from_raw(process).expect("a pid");
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        bundles::until("the end of all files", || disk.used() <= before);
+        host.run(&["delete", "--force", "c"]).ok();
+        std::fs::remove_dir_all(&bundle).expect("removed");
+    }
+    drop(disk);
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_layer_has_the_size_that_was_asked_for() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let store = host.path("store");
+    std::fs::create_dir(&store).expect("a directory");
+    let script = "dd if=/dev/zero of=/big bs=1k count=3000 2>&1 | grep -o 'No space.*'; stat -c %s /big; rm /big; \
+                  dd if=/dev/zero of=/big bs=1k count=900 2>&-; stat -c %s /big";
+    let full = "No space left on device\n1048576\n921600\n";
+    let bundle = host.bundle("b", script);
+    let path = bundle.to_str().expect("text");
+    for medium in ["memory", "self", &format!("dir={}", store.display())] {
+        let out =
+            host.run(&[&format!("--overlay2=root:{medium},size=1m"), "run", "--bundle", path, "c"]).ok();
+        assert_eq!(out, full, "{medium}");
+    }
+    // By annotations, whatever the flag says.
+    let annotated = |name: &str, annotations: &[(&str, &str)]| {
+        host.bundle_with(name, script, |spec| {
+            for (key, value) in annotations {
+                spec["annotations"][format!("dev.gvisor.spec.rootfs.{key}")] = json!(value);
+            }
+        })
+    };
+    let root = [("source", "rootfs"), ("type", "bind")];
+    let limited = annotated("limited", &[&root[..], &[("overlay", "self"), ("options", "size=1m")]].concat());
+    assert_eq!(host.run(&["run", "--bundle", limited.to_str().expect("text"), "c"]).ok(), full);
+    let through = annotated("through", &[&root[..], &[("overlay", "none")]].concat());
+    let out = host
+        .run(&["--overlay2=root:memory,size=1m", "run", "--bundle", through.to_str().expect("text"), "c"])
+        .ok();
+    assert_eq!(out, "3072000\n921600\n");
+    assert_eq!(std::fs::metadata(through.join("rootfs/big")).expect("it is there").len(), 921_600);
+    for (number, (annotations, reason)) in [
+        (&[("source", "/"), ("type", "bind")][..], "\"/\" is not root.path, rootfs"),
+        (&[("overlay", "dir=/tmp")], "dir= is for --overlay2 only"),
+        (&[("overlay", "disk")], "\"disk\" is not supported: none, memory, self, dir=PATH"),
+        (&[("overlay", "memory"), ("options", "size=x")], "size=x: expected a number of bytes"),
+        (&[("overlay", "memory"), ("options", "ro")], "\"ro\" is not supported: size=BYTES"),
+        (&[("options", "size=5m")], "a size is for a layer"),
+        (&[("overlay", "none"), ("options", "size=5m")], "a size is for a layer"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let bundle = annotated(&format!("bad-{number}"), annotations);
+        host.create("c", &bundle, &[]).fails_with(reason);
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
+fn a_directory_that_cannot_keep_a_layer_is_named() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let bundle = host.bundle("b", "true");
+    let noexec = Disk::new(&host, "noexec", rustix::mount::MountFlags::NOEXEC);
+    for (directory, reason) in [
+        (host.path("missing"), "No such file"),
+        (bundle.join("config.json"), "Not a directory"),
+        (PathBuf::from("/proc"), "files without names"),
+        (noexec.0.clone(), "it is mounted noexec"),
+    ] {
+        let flag = format!("--overlay2=root:dir={}", directory.display());
+        let ran = host.run(&[&flag, "create", "--bundle", bundle.to_str().expect("text"), "c"]);
+        ran.fails_with(&format!("cannot keep changes of the root directory in {}: ", directory.display()));
+        ran.fails_with(reason);
+    }
+    host.run(&["--overlay2=root:dir=tmp", "list"]).fails_with("\"tmp\" is no absolute path");
+    drop(noexec);
+    host.assert_nothing_left();
+}

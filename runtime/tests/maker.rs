@@ -37,7 +37,7 @@ fn main() {
 fn config(host: &Host) -> Config {
     Config {
         root: host.path("state"),
-        layer: RootLayer::Through,
+        layer: container::spec::layer::Layer::default(),
         root_archives: false,
         access: FileAccess::Shared,
         gofer: gofer::Service { mode: gofer::Mode::Direct, sockets: gofer::Sockets::None, ids: None },

@@ -127,6 +127,12 @@ pub struct RootSpec {
     pub files: RootFiles,
     /// Where changes go.
     pub layer: RootLayer,
+    /// The most bytes that a layer may take; zero for no limit.
+    #[serde(default)]
+    pub layer_size: u64,
+    /// Where the gofer makes files without names for what is in large files of a layer, if they are not to be in memory.
+    #[serde(default)]
+    pub store: Option<HostFiles>,
     /// An archive of changes that a layer begins with.
     #[serde(default)]
     pub archive: Option<Descriptor>,
@@ -170,7 +176,7 @@ pub enum RootLayer {
     /// To the directory itself; an image cannot be changed.
     #[default]
     Through,
-    /// To memory; they vanish with the container.
+    /// To a layer over it, in memory or in a store ([`RootSpec::store`]); they vanish with the container.
     Memory,
 }
 

@@ -8,7 +8,7 @@ use kernel::Kernel;
 use kernel::error::SysError;
 use kernel::fs::erofs::ErofsFs;
 use kernel::fs::hostfs::{Coherence, HostFs, Writing};
-use kernel::fs::memfs::{MemFs, MemOptions};
+use kernel::fs::memfs::{LayerOptions, MemFs, MemOptions, Store};
 use kernel::fs::mount::{MountFlags, MountNamespace};
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
 use kernel::fs::{FileSystem, FileType, NewFile, NewKind};
@@ -104,6 +104,11 @@ fn root(
         FileAccess::Exclusive => Coherence::Exclusive,
         FileAccess::Shared => Coherence::Shared,
     };
+    let store = root.store.map(|HostFiles(number)| {
+        let gofer = Arc::clone(gofer);
+        Box::new(move || gofer.create_nameless(number)) as Store
+    });
+    let options = LayerOptions { size: root.layer_size, store };
     let layer = match (&root.files, root.layer) {
         (RootFiles::Host(files), RootLayer::Through) => {
             let host = host(*files, Writing::ReadWrite, coherence).map_err(unusable())?;
@@ -114,9 +119,9 @@ fn root(
         }
         // What lies under a layer is remembered in that anyway.
         (RootFiles::Host(files), RootLayer::Memory) => host(*files, Writing::ReadOnly, Coherence::Exclusive)
-            .and_then(|host| MemFs::merged(host.root_inode())),
+            .and_then(|host| MemFs::layer_over(host.root_inode(), options)),
         (RootFiles::Image { image, path }, RootLayer::Memory) => {
-            MemFs::merged(image_of(*image, path, descriptors)?.root_node())
+            MemFs::layer_over(image_of(*image, path, descriptors)?.root_node(), options)
         }
     };
     let layer = layer.map_err(unusable())?;

@@ -88,6 +88,7 @@ impl Container {
         let mut saver = StateFile::new(&config.root, full);
         saver.lock_for_new()?;
         reach(Step::CreateLocked);
+        let layer = wanted.root_layer.as_ref().unwrap_or(&config.layer).kind();
         let mut container = Container {
             id,
             spec,
@@ -100,8 +101,8 @@ impl Container {
             sandbox: None,
             cgroup: None,
             gofer: None,
-            overlay: wanted.root.layer(config.layer),
-            overlay_media: overlay_media(wanted.root.layer(config.layer), &wanted),
+            overlay: layer,
+            overlay_media: overlay_media(layer, &wanted),
             maker,
             inherited_oom_score: oom_score::own().unwrap_or(0),
             saver,

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use sandbox::spec::RootLayer;
-
+use super::layer::{self, Layer, Medium};
 use super::{Result, Root, invalid};
 
 /// The annotation that names an archive of changes of the root directory; those of a container by its name in its pod stand in
@@ -23,27 +22,54 @@ pub fn root_archive(annotations: &BTreeMap<&str, &str>, bundle: &Path) -> Result
     }
 }
 
-/// The image that annotations ask for as the root.
-pub fn root_image(annotations: &BTreeMap<&str, &str>, bundle: &Path) -> Result<Option<Root>> {
-    const SOURCE: &str = "dev.gvisor.spec.rootfs.source";
-    const TYPE: &str = "dev.gvisor.spec.rootfs.type";
-    const OVERLAY: &str = "dev.gvisor.spec.rootfs.overlay";
-    let source = match (annotations.get(SOURCE), annotations.get(TYPE)) {
-        (None, None) => return Ok(None),
-        (Some(source), Some(&"erofs")) if !source.is_empty() => source,
-        (Some(_), Some(other)) if *other != "erofs" => {
-            return invalid(format!("annotation {TYPE}: {other:?} is not supported: erofs"));
-        }
-        _ => return invalid(format!("the annotations {SOURCE} and {TYPE} go together")),
-    };
-    let layer = match annotations.get(OVERLAY) {
-        None => None,
-        Some(&"memory") => Some(RootLayer::Memory),
-        Some(&"none") => Some(RootLayer::Through),
-        Some(other) => {
-            return invalid(format!("annotation {OVERLAY}: {other:?} is not supported: memory, none"));
-        }
-    };
+const SOURCE: &str = "dev.gvisor.spec.rootfs.source";
+const TYPE: &str = "dev.gvisor.spec.rootfs.type";
+const OVERLAY: &str = "dev.gvisor.spec.rootfs.overlay";
+const OPTIONS: &str = "dev.gvisor.spec.rootfs.options";
+
+/// The image that annotations ask for as the root directory, if they do. A directory can only be that which the root is anyway:
+/// those who write annotations may be others than those who say what a container sees of the host.
+pub fn root_image(annotations: &BTreeMap<&str, &str>, bundle: &Path, root: &Path) -> Result<Option<Root>> {
     // Joining an absolute path gives that.
-    Ok(Some(Root::Image { path: bundle.join(source), layer }))
+    match (annotations.get(SOURCE), annotations.get(TYPE)) {
+        (None, None) => Ok(None),
+        (Some(source), Some(&"erofs")) if !source.is_empty() => Ok(Some(Root::Image(bundle.join(source)))),
+        (Some(source), Some(&"bind")) if bundle.join(source) == bundle.join(root) => Ok(None),
+        (Some(source), Some(&"bind")) => {
+            invalid(format!("annotation {SOURCE}: {source:?} is not root.path, {}", root.display()))
+        }
+        (Some(_), Some(other)) if *other != "erofs" => {
+            invalid(format!("annotation {TYPE}: {other:?} is not supported: erofs, bind"))
+        }
+        _ => invalid(format!("the annotations {SOURCE} and {TYPE} go together")),
+    }
+}
+
+/// Where annotations want changes of the root directory to go, if they say.
+pub fn root_layer(annotations: &BTreeMap<&str, &str>) -> Result<Option<Layer>> {
+    let size = match annotations.get(OPTIONS).filter(|options| !options.is_empty()) {
+        None => None,
+        Some(options) => match options.strip_prefix("size=").map(layer::parse_size) {
+            Some(Ok(size)) => Some(size),
+            Some(Err(text)) => return invalid(format!("annotation {OPTIONS}: {text}")),
+            None => {
+                return invalid(format!("annotation {OPTIONS}: {options:?} is not supported: size=BYTES"));
+            }
+        },
+    };
+    let overlay = annotations.get(OVERLAY).map(|text| Layer::parse(text));
+    match (overlay, size) {
+        (Some(Err(text)), _) => invalid(format!("annotation {OVERLAY}: {text}")),
+        // A file of the host that anybody may name by an annotation is too much.
+        (Some(Ok(Layer { medium: Medium::Directory(_), .. })), _) => {
+            invalid(format!("annotation {OVERLAY}: dir= is for --overlay2 only"))
+        }
+        (None | Some(Ok(Layer { medium: Medium::None, .. })), Some(_)) => {
+            invalid(format!("annotation {OPTIONS}: a size is for a layer, which {OVERLAY} asks for"))
+        }
+        (overlay, size) => {
+            let layer = overlay.transpose().unwrap_or_default();
+            Ok(layer.map(|layer| Layer { size: size.unwrap_or(layer.size), ..layer }))
+        }
+    }
 }

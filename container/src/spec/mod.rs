@@ -6,6 +6,7 @@
 
 pub mod annotations;
 pub mod fields;
+pub mod layer;
 pub mod mounts;
 pub mod process;
 pub mod seccomp;
@@ -18,10 +19,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime as oci;
-use sandbox::spec::RootLayer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::layer::Layer;
 use crate::id::{Id, IdError};
 pub use mounts::{MountConfig, MountKind};
 pub use process::ProcessConfig;
@@ -306,6 +307,9 @@ pub struct ContainerConfig {
     pub process: ProcessConfig,
     /// The root directory.
     pub root: Root,
+    /// Where its changes go, if it says so.
+    #[serde(default)]
+    pub root_layer: Option<Layer>,
     /// An archive of changes of the root directory that the container begins with.
     #[serde(default)]
     pub root_archive: Option<PathBuf>,
@@ -348,12 +352,7 @@ pub enum Root {
     /// A directory of the host.
     Directory(PathBuf),
     /// An EROFS image.
-    Image {
-        /// The image.
-        path: PathBuf,
-        /// Where changes go, if it says so.
-        layer: Option<RootLayer>,
-    },
+    Image(PathBuf),
 }
 
 impl Root {
@@ -361,15 +360,7 @@ impl Root {
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory(path) => Some(path),
-            Self::Image { .. } => None,
-        }
-    }
-
-    /// Where changes go that go there if nothing else is said.
-    pub fn layer(&self, usual: RootLayer) -> RootLayer {
-        match self {
-            Self::Image { layer: Some(layer), .. } => *layer,
-            _ => usual,
+            Self::Image(_) => None,
         }
     }
 }
@@ -522,10 +513,11 @@ impl ContainerConfig {
         check_owners(&mounts, linux)?;
         Ok(Self {
             process,
-            root: match annotations::root_image(&annotations(spec), bundle)? {
-                Some(image) => image,
+            root: match annotations::root_image(&annotations(spec), bundle, root.path())? {
+                Some(root) => root,
                 None => Root::Directory(root_directory(root.path(), bundle)?),
             },
+            root_layer: annotations::root_layer(&annotations(spec))?,
             root_archive: annotations::root_archive(&annotations(spec), bundle)?,
             root_read_only: root.readonly().unwrap_or(false),
             root_propagation: propagation(linux.rootfs_propagation().as_deref())?,

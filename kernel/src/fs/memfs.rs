@@ -6,9 +6,10 @@
 //! directory this is a tmpfs.
 //!
 //! Small files are bytes in this process; large or mapped ones are memfds, so that the host can page and guests map
-//! them ([`content`]).
+//! them ([`content`]), or files without names in a directory of the host, for layers that are larger than memory ([`Store`]).
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -18,6 +19,7 @@ use abi::{Errno, SysResult};
 use parking_lot::{Mutex, RwLock};
 
 use super::hostfs::list;
+use super::memory_files::{self, Purpose};
 use super::{
     DirectorySink, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Metadata, NewFile,
     NewKind, OpenFile, RenameMode, SetAttributes, XattrMode,
@@ -61,6 +63,18 @@ impl MemOptions {
     }
 }
 
+/// Makes files of the host without names, empty and open for reading and writing, to hold what is in large files.
+pub type Store = Box<dyn Fn() -> SysResult<OwnedFd> + Send + Sync>;
+
+/// Options of a layer.
+#[derive(Default)]
+pub struct LayerOptions {
+    /// The most bytes that changed files may take; zero for no limit.
+    pub size: u64,
+    /// Where large files are, if not in memory.
+    pub store: Option<Store>,
+}
+
 /// A file system in memory.
 pub struct MemFs {
     root: Arc<Node>,
@@ -83,6 +97,8 @@ struct Shared {
     changed: Mutex<HashMap<u64, Arc<Node>>>,
     /// Whether its files have seals, as those of a tmpfs do.
     sealable: bool,
+    /// Where large files are, if not in memory.
+    store: Option<Store>,
 }
 
 impl MemFs {
@@ -97,7 +113,7 @@ impl MemFs {
     }
 
     fn with_limits(limits: (u64, u64), mode: u32) -> Arc<MemFs> {
-        let shared = new_shared(limits, true);
+        let shared = Arc::new(new_shared(limits, true));
         let mode = if mode == 0 { 0o1777 } else { mode };
         let new = NewFile { kind: NewKind::Directory, mode, uid: 0, gid: 0 };
         let root = Node::new(&shared, &new, Body::Directory(Mutex::default()));
@@ -113,7 +129,7 @@ impl MemFs {
             None => Lower::below_a_layer(directory)?,
         };
         let Some(lower) = lower else { return Ok(None) };
-        let shared = new_shared(options.limits(), true);
+        let shared = Arc::new(new_shared(options.limits(), true));
         let root = Node::over(&shared, lower)?;
         if options.mode != 0 {
             root.set_attributes(&SetAttributes { mode: Some(options.mode), ..SetAttributes::default() })?;
@@ -123,7 +139,13 @@ impl MemFs {
 
     /// A writable view of a directory of the host or of an image, which stays as it is.
     pub fn merged(lower: impl Into<Lower>) -> SysResult<Arc<MemFs>> {
-        let shared = new_shared((0, 0), false);
+        MemFs::layer_over(lower, LayerOptions::default())
+    }
+
+    /// [`MemFs::merged`] with a limit, or a store elsewhere than in memory.
+    pub fn layer_over(lower: impl Into<Lower>, options: LayerOptions) -> SysResult<Arc<MemFs>> {
+        let limit = options.size.next_multiple_of(PAGE);
+        let shared = Arc::new(Shared { store: options.store, ..new_shared((limit, 0), false) });
         let root = Node::over(&shared, lower.into())?;
         Ok(Arc::new(MemFs { root, shared, name: "overlay" }))
     }
@@ -137,8 +159,8 @@ impl Drop for MemFs {
     }
 }
 
-fn new_shared((limit, inode_limit): (u64, u64), sealable: bool) -> Arc<Shared> {
-    Arc::new(Shared {
+fn new_shared((limit, inode_limit): (u64, u64), sealable: bool) -> Shared {
+    Shared {
         device: crate::fs::next_unnamed_device(),
         next: AtomicU64::new(FIRST_INODE),
         limit,
@@ -148,7 +170,8 @@ fn new_shared((limit, inode_limit): (u64, u64), sealable: bool) -> Arc<Shared> {
         known: Mutex::default(),
         changed: Mutex::default(),
         sealable,
-    })
+        store: None,
+    }
 }
 
 /// The most bytes and files of a tmpfs that is mounted without options: half of the machine's memory.
@@ -159,6 +182,14 @@ fn default_limits() -> (u64, u64) {
 }
 
 impl Shared {
+    /// An empty file of the host for the content of a large file.
+    fn new_file(&self) -> SysResult<Arc<OwnedFd>> {
+        match &self.store {
+            Some(store) => store().map(Arc::new),
+            None => memory_files::create(Purpose::Content),
+        }
+    }
+
     /// `ENOSPC` if there may be no more files.
     fn check_inodes(&self) -> SysResult<()> {
         let full = self.inode_limit != 0 && self.inodes.load(Ordering::Relaxed) >= self.inode_limit;

@@ -134,6 +134,8 @@ fn spec(
         root: RootSpec {
             files: RootFiles::Host(directory),
             layer: RootLayer::Memory,
+            layer_size: 0,
+            store: None,
             archive: None,
             read_only: false,
             access: FileAccess::Shared,

@@ -240,12 +240,11 @@ impl Node {
         })
     }
 
-    /// A copy of the content in memory that is the caller's own, with its holes. One in which the same pieces come
+    /// Copies the content to an empty file, with its holes. One in which the same pieces come
     /// again and again is refused: it could be endless.
-    pub fn copied(&self, purpose: Purpose) -> SysResult<Arc<OwnedFd>> {
+    pub fn copy_to(&self, file: &OwnedFd) -> SysResult<()> {
         let (image, size) = (&self.shared.image, self.record.metadata.size);
-        let memory = memory_files::create(purpose)?;
-        rustix::fs::ftruncate(&memory, size)?;
+        rustix::fs::ftruncate(file, size)?;
         let mut buffer = Vec::new();
         let (mut offset, mut taken) = (0, 0);
         while offset < size {
@@ -258,11 +257,11 @@ impl Node {
                 }
                 buffer.resize(length as usize, 0);
                 image.read(at, &mut buffer)?;
-                write_host(&memory, offset, &mut UserReader::buffer(&buffer))?;
+                write_host(file, offset, &mut UserReader::buffer(&buffer))?;
             }
             offset += length;
         }
-        Ok(memory)
+        Ok(())
     }
 
     /// What guests map of a regular file.
@@ -270,7 +269,8 @@ impl Node {
         if let Some(fd) = self.copy.lock().upgrade() {
             return Ok(Mappable::Host { fd, delta: 0 });
         }
-        let fd = self.copied(Purpose::Copy)?;
+        let fd = memory_files::create(Purpose::Copy)?;
+        self.copy_to(&fd)?;
         *self.copy.lock() = Arc::downgrade(&fd);
         self.shared.keep(&fd, self.record.metadata.size);
         Ok(Mappable::Host { fd, delta: 0 })

@@ -1,4 +1,5 @@
-//! What is in the files of a [`super::MemFs`]: bytes in this process, a memfd, or the lower file until it is changed;
+//! What is in the files of a [`super::MemFs`]: bytes in this process, a memfd or a file without a name of the host's, or the
+//! lower file until it is changed;
 //! and what limits and seals have to say about it.
 //!
 //! Lock order: a file's content → its attributes. The copy from or to a guest is made without the content's lock,
@@ -13,10 +14,10 @@ use bitflags::bitflags;
 use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::lower::{Lower, LowerContent};
-use super::{Body, MemFs, Node, PAGE, node_of};
+use super::{Body, MemFs, Node, PAGE, Shared, node_of};
 use crate::error::SyscallResult;
 use crate::fs::hostfs::{read_host, seek_host, write_host};
-use crate::fs::memory_files::{self, Purpose};
+use crate::fs::memory_files;
 use crate::fs::{AT_END, File, FileType, InodeRef, Mappable, OpenFile, Whence};
 use crate::user::{UserReader, UserWriter};
 
@@ -27,6 +28,7 @@ const PIECE: usize = 1 << 20;
 
 pub(super) enum Content {
     Bytes(Vec<u8>),
+    /// A file of the host that nobody else has: in memory, or where the file system has its store.
     Memory(Arc<OwnedFd>),
     Lower(Lower),
 }
@@ -78,14 +80,14 @@ impl Content {
         }
     }
 
-    /// Makes it a memfd, for a mapping or a size beyond what is kept here.
-    fn ensure_memory(&mut self) -> SysResult<Arc<OwnedFd>> {
+    /// Makes it a file of the host, for a mapping or a size beyond what is kept here.
+    fn ensure_file(&mut self, shared: &Shared) -> SysResult<Arc<OwnedFd>> {
         match self {
             Content::Memory(fd) => Ok(Arc::clone(fd)),
             // Whoever has it open maps it as it is, and whoever writes it has copied it.
             Content::Lower(_) => Err(Errno::EIO),
             Content::Bytes(bytes) => {
-                let fd = memory_files::create(Purpose::Content)?;
+                let fd = shared.new_file()?;
                 rustix::fs::ftruncate(&fd, bytes.len() as u64)?;
                 write_host(&fd, 0, &mut UserReader::buffer(bytes))?;
                 *self = Content::Memory(Arc::clone(&fd));
@@ -164,7 +166,9 @@ impl Node {
             lower.read(0, &mut UserWriter::buffer(&mut bytes, SMALL))?;
             Content::Bytes(bytes)
         } else {
-            Content::Memory(lower.copied()?)
+            let file = self.shared.new_file()?;
+            lower.copy_to(&file)?;
+            Content::Memory(file)
         };
         self.replace(content, copy);
         Ok(())
@@ -196,7 +200,7 @@ impl Node {
         self.copy_up(&mut content)?;
         self.check_resize(content.size()?, size)?;
         if size > SMALL as u64 {
-            content.ensure_memory()?;
+            content.ensure_file(&self.shared)?;
         }
         match &mut *content {
             Content::Bytes(bytes) => {
@@ -310,7 +314,7 @@ impl OpenContent {
             node.check_resize(size, end)?;
         }
         if end > SMALL as u64 {
-            content.ensure_memory()?;
+            content.ensure_file(&node.shared)?;
         }
         let end = node.room(&content, offset, end)?;
         from.limit((end - offset) as usize);
@@ -417,7 +421,7 @@ impl OpenFile for OpenContent {
             drop(content);
             return lower.mappable();
         }
-        let fd = content.ensure_memory()?;
+        let fd = content.ensure_file(&self.node.shared)?;
         self.node.settle(&content);
         Ok(Mappable::Host { fd, delta: 0 })
     }
@@ -454,7 +458,7 @@ impl OpenFile for OpenContent {
             return Err(Errno::ENOSPC);
         }
         if !keep && end > size && end > SMALL as u64 {
-            content.ensure_memory()?;
+            content.ensure_file(&node.shared)?;
         }
         match &mut *content {
             Content::Bytes(bytes) => {

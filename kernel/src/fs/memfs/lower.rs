@@ -8,7 +8,6 @@ use abi::fs::OpenFlags;
 use rustix::fs::SeekFrom;
 
 use crate::fs::hostfs::{HostInode, read_host, write_host};
-use crate::fs::memory_files::{self, Purpose};
 use crate::fs::{FileType, Inode, InodeRef, Mappable, erofs};
 use crate::user::{UserReader, UserWriter};
 
@@ -113,15 +112,11 @@ impl LowerContent {
         }
     }
 
-    /// A copy of it in memory. Holes stay holes.
-    pub fn copied(&self) -> SysResult<Arc<OwnedFd>> {
+    /// Copies it to an empty file. Holes stay holes.
+    pub fn copy_to(&self, file: &OwnedFd) -> SysResult<()> {
         match self {
-            LowerContent::Host(fd) => {
-                let memory = memory_files::create(Purpose::Content)?;
-                copy_data(fd, &memory, self.size()?)?;
-                Ok(memory)
-            }
-            LowerContent::Image(file) => file.copied(Purpose::Content),
+            LowerContent::Host(fd) => copy_data(fd, file, self.size()?),
+            LowerContent::Image(image) => image.copy_to(file),
         }
     }
 }

@@ -10,7 +10,6 @@ use super::super::{Body, Node, node_of};
 use super::tar::{Header, Kind, Reader};
 use super::{OPAQUE, RESERVED, SYSTEM, at, child, parts};
 use crate::fs::hostfs::write_host;
-use crate::fs::memory_files::{self, Purpose};
 use crate::fs::{FileType, Inode, InodeRef, NewFile, NewKind, SetAttributes, XattrMode};
 use crate::user::UserReader;
 
@@ -176,7 +175,7 @@ fn fill(node: &Node, header: &Header, reader: &mut Reader<impl Read>) -> io::Res
     let mut own = if size <= SMALL as u64 {
         Content::Bytes(vec![0; size as usize])
     } else {
-        let file = memory_files::create(Purpose::Content)?;
+        let file = node.shared.new_file()?;
         rustix::fs::ftruncate(&file, size)?;
         Content::Memory(file)
     };

@@ -297,6 +297,43 @@ fn archives_that_lead_out_or_make_no_sense_are_refused() {
 }
 
 #[test]
+fn large_files_are_where_the_store_is_and_leave_with_their_last_user() {
+    let (below, stored) = (below(), tempfile::tempdir().unwrap());
+    let directory = std::os::fd::OwnedFd::from(std::fs::File::open(stored.path()).unwrap());
+    let store: crate::fs::memfs::Store =
+        Box::new(move || gofer::create_nameless(std::os::fd::AsFd::as_fd(&directory)));
+    let lower = std::os::fd::OwnedFd::from(std::fs::File::open(below.path()).unwrap());
+    let lower = HostFs::new(lower, Writing::ReadOnly).unwrap().root_inode();
+    let options = crate::fs::memfs::LayerOptions { size: 128 * 4096, store: Some(store) };
+    let layer = MemFs::layer_over(lower, options).unwrap();
+    // The directory itself included.
+    let kept = || {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let targets = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        targets.filter(|target| target.starts_with(stored.path())).count()
+    };
+    put(&make(&layer.root(), "small", NewKind::Regular), 0, &[1; 1000]);
+    assert_eq!(kept(), 1);
+    let large = make(&layer.root(), "large-too", NewKind::Regular);
+    put(&large, 0, &[1; 100_000]);
+    put(&find(&layer, "large"), 5, b"x");
+    assert_eq!(kept(), 3);
+    assert_eq!(std::fs::read_dir(stored.path()).unwrap().count(), 0, "they have no names");
+    let file = open(&large, OpenFlags::RDWR);
+    assert_eq!(file.ops().allocate(&file, 0, 0, 1 << 30), Err(abi::Errno::ENOSPC));
+    let again = layer_over(below.path());
+    again.apply_layer(&*archive(&layer)).unwrap();
+    assert_eq!(content(&find(&again, "large-too")), [1; 100_000]);
+    layer.root().unlink(b"large-too").unwrap();
+    drop(large);
+    assert_eq!(kept(), 3, "it is open");
+    drop(file);
+    assert_eq!(kept(), 2);
+    drop(layer);
+    assert_eq!(kept(), 0);
+}
+
+#[test]
 fn an_absolute_path_is_one_below_the_root() {
     let below = below();
     let layer = layer_over(below.path());
