@@ -212,7 +212,7 @@ fn either_side_sees_what_the_other_does_to_a_shared_directory() {
     if !can_run() {
         return;
     }
-    for direct in ["--directfs=true", "--directfs=false"] {
+    for flags in [&["--directfs=true"][..], &["--directfs=false"], &["--overlay2=root:memory"]] {
         let host = Host::new();
         let (volume, single) = (volume(&host, "v"), host.path("single"));
         fs::write(&single, "one\n").expect("written");
@@ -221,7 +221,8 @@ fn either_side_sees_what_the_other_does_to_a_shared_directory() {
             bind(spec, &single, "/single", &["bind", "rw"]);
         });
         let out = fs::File::create(host.path("c.out")).expect("a file");
-        let mut create = host.command(&[direct, "create", "--bundle", bundle.to_str().expect("text"), "c"]);
+        let mut create =
+            host.command(&[flags, &["create", "--bundle", bundle.to_str().expect("text"), "c"]].concat());
         assert!(create.stdout(out).status().expect("started").success());
         host.run(&["start", "c"]).ok();
         host.wait_for_output("c", "ready");

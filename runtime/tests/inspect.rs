@@ -121,6 +121,7 @@ fn a_file_of_a_container_is_read_from_outside() {
                 ("/v/../../../../etc/hostname", "No such file or directory"),
                 ("/v/file/x", "Not a directory"),
                 ("/fifo", "it is no regular file"),
+                ("/proc/version", "it tells of whoever reads it"),
                 ("/loop", "Too many symbolic links"),
                 ("", "No such file or directory"),
             ] {

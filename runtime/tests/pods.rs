@@ -487,6 +487,30 @@ fn directories_may_be_shared_between_containers_of_a_pod() {
 }
 
 #[test]
+fn a_container_of_a_pod_may_run_as_another_user() {
+    if !can_run() {
+        return;
+    }
+    let pod = Pod::new();
+    let closed = pod.host.path("closed");
+    let volume = closed.join("volume");
+    std::fs::create_dir_all(&volume).expect("a directory");
+    for (path, mode) in [(&volume, 0o777), (&closed, 0o700)] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("ours");
+    }
+    pod.add("a", |spec| {
+        spec["process"]["user"] = json!({ "uid": 343, "gid": 2401 });
+        spec["process"]["capabilities"] = json!({});
+        spec["process"]["env"] = json!(["PATH=/bin", "TWICE=1", "TWICE=2"]);
+        show(spec, &volume, "rw");
+    });
+    let script = "id -u; id -g; echo $TWICE $HOME; echo mine > /shared/file; stat -c '%u %g' /shared/file";
+    assert_eq!(pod.shell("a", script), "343\n2401\n2 /\n343 2401\n");
+    pod.assert_works("p");
+    pod.end(&["a"]);
+}
+
+#[test]
 fn a_file_that_containers_of_a_pod_share_is_one_file() {
     if !can_run() {
         return;

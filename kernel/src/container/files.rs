@@ -13,6 +13,9 @@ use crate::fs::path::{FsState, Walk, Walker};
 use crate::task::Credentials;
 use crate::user::UserWriter;
 
+/// The file systems in which files tell of whoever reads them.
+const OF_THE_READER: [&str; 2] = ["proc", "cgroup2"];
+
 /// A regular file that is open for reading.
 pub struct ReadableFile(Arc<File>);
 
@@ -28,7 +31,8 @@ impl ReadableFile {
 
 impl Container {
     /// Opens a regular file by its path in the tree of mounts that the container's processes begin with. Links are followed as
-    /// its root user would follow them. `EISDIR` for directories, `EINVAL` for what is no regular file.
+    /// its root user would follow them. `EISDIR` for directories, `EINVAL` for what is no regular file, `EOPNOTSUPP` for files that
+    /// only a process can read, because they tell of it.
     pub fn open_file(&self, path: &[u8]) -> SysResult<ReadableFile> {
         let credentials = Credentials::new(0, 0);
         let root = self.mounts.root();
@@ -37,6 +41,9 @@ impl Container {
         let found = Walker::new(state, &credentials, None, Walk::FOLLOW).walk(root, path);
         let place = found.map_err(SysError::errno)?.place;
         let inode = place.existing()?;
+        if OF_THE_READER.contains(&place.mount.file_system.name()) {
+            return Err(Errno::EOPNOTSUPP);
+        }
         match inode.file_type() {
             FileType::Regular => {}
             FileType::Directory => return Err(Errno::EISDIR),

@@ -31,6 +31,9 @@ impl Supervisor {
             let reason = match error {
                 Errno::EISDIR => "it is a directory".to_owned(),
                 Errno::EINVAL => "it is no regular file".to_owned(),
+                Errno::EOPNOTSUPP => {
+                    "it tells of whoever reads it, which takes a process inside (exec)".to_owned()
+                }
                 error => error.to_string(),
             };
             Failure::new(ErrorCode::Invalid, format!("cannot read {path} in container \"{id}\": {reason}"))
