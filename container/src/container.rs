@@ -26,7 +26,7 @@ use host::step::{Step, reach};
 use oci_spec::runtime as oci;
 use sandbox::control::message::{ContainerState, ErrorCode, ProcessInfo, SignalTarget};
 use sandbox::control::{Client, ClientError, Request, Response};
-use sandbox::spec::{FileAccess, RootLayer};
+use sandbox::spec::{DevicePolicy, FileAccess, RootLayer};
 use sandbox::terminal::RawMode;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,8 @@ pub struct Config {
     pub layer: Layer,
     /// Who else changes root directories.
     pub access: FileAccess,
+    /// What character devices of the host that are mounted are to programs.
+    pub devices: DevicePolicy,
     /// Whether annotations may name archives of changes of root directories.
     pub root_archives: bool,
     /// Whether sandboxes get descriptors of directories.

@@ -7,13 +7,13 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use gofer::Writing;
-use gofer::mounts::{Below, Executing, Mount, Owners};
+use gofer::mounts::{Below, Devices, Executing, Mount, Owners};
 use host::mount::{Ties, Which};
 use host::namespace::{IdMaps, IdRange};
 use sandbox::spec::{
-    Capabilities, ContainerSpec, Descriptor, DeviceSpec, HostFiles, LimitSpec, MountKind as SandboxMount,
-    MountSpec, ProcessSpec, ResourcesSpec, RootFiles, RootLayer, RootSpec, SeccompInstruction, Sharing,
-    Streams,
+    Capabilities, ContainerSpec, Descriptor, DevicePolicy, DeviceSpec, HostFiles, LimitSpec,
+    MountKind as SandboxMount, MountSpec, ProcessSpec, ResourcesSpec, RootFiles, RootLayer, RootSpec,
+    SeccompInstruction, Sharing, Streams,
 };
 
 use crate::container::Config;
@@ -122,7 +122,8 @@ fn mount(source: &Path, flags: u64, below: Below) -> Mount {
     let writing = if flags & flag::RDONLY != 0 { Writing::ReadOnly } else { Writing::ReadWrite };
     let executing = if flags & flag::NOEXEC != 0 { Executing::Refused } else { Executing::Allowed };
     let source = source.to_owned();
-    Mount { source, overlay: None, writing, below, executing, owners: None, ties: Ties::None }
+    let devices = Devices::Refused;
+    Mount { source, overlay: None, writing, below, executing, devices, owners: None, ties: Ties::None }
 }
 
 /// The other containers of a pod, by the pids of the processes that stand for them.
@@ -157,7 +158,7 @@ pub fn container(
         uts_namespace: sharing(config, oci_spec::runtime::LinuxNamespaceType::Uts, neighbours),
         gofer: Vec::new(),
         root,
-        mounts: mounts(config, parcel)?,
+        mounts: mounts(config, settings, parcel)?,
         devices: config.devices.iter().map(device).collect(),
         masked_paths: config.masked_paths.clone(),
         readonly_paths: config.readonly_paths.clone(),
@@ -306,7 +307,7 @@ pub fn process(config: &ProcessConfig, streams: Streams) -> ProcessSpec {
     }
 }
 
-fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec>> {
+fn mounts(config: &ContainerConfig, settings: &Config, parcel: &mut Parcel) -> Result<Vec<MountSpec>> {
     let memory = |size, mode| SandboxMount::Memory { size, mode };
     let mut mounts = Vec::new();
     // Programs do not run without these two, whatever a specification says of them.
@@ -316,18 +317,29 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
             let flags =
                 (flag::NOSUID | if destination == "/proc" { flag::NODEV | flag::NOEXEC } else { 0 }) as u32;
             let destination = destination.to_owned();
-            mounts.push(MountSpec { destination, kind, flags, source, copy_up: false });
+            let devices = DevicePolicy::default();
+            mounts.push(MountSpec { destination, kind, flags, devices, source, copy_up: false });
         }
     }
     for mount in &config.mounts {
         let mut flags = (mount.flags | mount.recursive_flags) & !(mount.cleared | mount.recursive_cleared);
+        let mut devices = DevicePolicy::default();
         let kind = match &mount.kind {
             MountKind::Bind { path, recursive } => {
+                let is_device = path.metadata().is_ok_and(|found| found.file_type().is_char_device());
+                if is_device {
+                    devices = settings.devices;
+                }
                 let below = if *recursive { Below::Included } else { Below::Hidden };
-                SandboxMount::Host({
-                    let owners = mount.owners.as_ref().map(|owners| owners_of(owners, config));
-                    parcel.serve(path, flags, below, owners, mount.ties(), "open the source of a mount")?
-                })
+                let owners = mount.owners.as_ref().map(|owners| owners_of(owners, config));
+                let served =
+                    parcel.serve(path, flags, below, owners, mount.ties(), "open the source of a mount")?;
+                if devices != DevicePolicy::EmulatedOnly
+                    && let Some(last) = parcel.files.last_mut()
+                {
+                    last.devices = Devices::Allowed;
+                }
+                SandboxMount::Host(served)
             }
             MountKind::Overlay { options } => SandboxMount::Host(parcel.serve_overlay(options, flags)),
             MountKind::Erofs { path } => {
@@ -350,6 +362,7 @@ fn mounts(config: &ContainerConfig, parcel: &mut Parcel) -> Result<Vec<MountSpec
             destination: mount.destination.clone(),
             kind,
             flags: (flags & u64::from(u32::MAX)) as u32,
+            devices,
             source: mount.source.clone(),
             copy_up: mount.copy_up,
         });

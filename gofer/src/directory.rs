@@ -204,6 +204,16 @@ impl Directory {
         fd.ok_or(Errno::EPROTO)
     }
 
+    /// Opens the character device that a mount's root is.
+    ///
+    /// # Errors
+    /// Those of `open(2)`; `ENXIO` if it may not be opened.
+    pub fn open_device(&self, access: Access) -> SysResult<OwnedFd> {
+        let (Some(client), Some(mount)) = (&self.client, self.mount) else { return Err(Errno::ENXIO) };
+        let ((), fd) = client.call(&Request::OpenDevice { mount, access }, &[])?;
+        fd.ok_or(Errno::EPROTO)
+    }
+
     /// Makes a file. A regular one comes back open for reading and writing.
     ///
     /// # Errors

@@ -109,6 +109,24 @@ impl<'a> Local<'a> {
 
     /// Opens a regular file. What else there is by that name is refused: `ENXIO`, `ELOOP`, `EISDIR`.
     pub fn open(&self, target: Target<'_>, access: Access) -> SysResult<OwnedFd> {
+        let (fd, kind) = self.open_any(target, access)?;
+        match kind {
+            S_IFREG => Ok(fd),
+            S_IFDIR => Err(Errno::EISDIR),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    /// Opens the character device that this is. What else it may be is refused: `ENXIO`.
+    pub fn open_device(&self, access: Access) -> SysResult<OwnedFd> {
+        match self.open_any(Target::Itself, access)? {
+            (fd, S_IFCHR) => Ok(fd),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    /// Opens whatever it is, and tells what that is.
+    fn open_any(&self, target: Target<'_>, access: Access) -> SysResult<(OwnedFd, u32)> {
         let access = match access {
             Access::Read => OFlags::RDONLY,
             Access::Write => OFlags::WRONLY,
@@ -116,11 +134,8 @@ impl<'a> Local<'a> {
         };
         // A FIFO must not make us wait, nor a terminal become ours.
         let fd = self.open_with(target, access | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-        match sys::fstat(&fd)?.st_mode & S_IFMT {
-            S_IFREG => Ok(fd),
-            S_IFDIR => Err(Errno::EISDIR),
-            _ => Err(Errno::ENXIO),
-        }
+        let kind = sys::fstat(&fd)?.st_mode & S_IFMT;
+        Ok((fd, kind))
     }
 
     /// Opens a directory for walking below it.

@@ -31,6 +31,8 @@ pub struct Mount {
     pub below: Below,
     /// Whether its files may be executed (and mapped as code).
     pub executing: Executing,
+    /// Whether the character device that it is may be opened.
+    pub devices: Devices,
     /// How the owners of its files are shown, if not as they are.
     pub owners: Option<Owners>,
     /// Whether what the host mounts or unmounts below it later is so here, too.
@@ -59,6 +61,14 @@ pub enum Below {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Executing {
+    Allowed,
+    Refused,
+}
+
+/// Whether a device of the host may be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Devices {
     Allowed,
     Refused,
 }
@@ -159,6 +169,7 @@ fn own_descriptors() -> Mount {
         writing: Writing::ReadOnly,
         below: Below::Hidden,
         executing: Executing::Refused,
+        devices: Devices::Refused,
         owners: None,
         ties: Ties::None,
     }
@@ -170,7 +181,7 @@ fn detach(mount: &Mount) -> Result<OwnedFd, Error> {
     if mount.below == Below::Included {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    // Devices are the sandbox's own business: it never opens one of the host's.
+    // Devices are the sandbox's own business: none of the host's is opened but those that are mounted to be.
     let mut attributes = Attributes::NO_DEV | Attributes::NO_SUID;
     attributes.set(Attributes::READ_ONLY, mount.writing == Writing::ReadOnly);
     attributes.set(Attributes::NO_EXEC, mount.executing == Executing::Refused);
@@ -178,13 +189,24 @@ fn detach(mount: &Mount) -> Result<OwnedFd, Error> {
         None => open_tree(CWD, &mount.source, flags).map_err(std::io::Error::from),
         Some(options) => overlay(options, flags),
     };
-    tree.and_then(|tree| host::mount::restrict(tree.as_fd(), attributes, mount.ties).map(|()| tree))
+    let restricted = tree.and_then(|tree| {
+        let device = mount.devices == Devices::Allowed && is_character_device(&tree)?;
+        attributes.set(Attributes::NO_DEV, !device);
+        host::mount::restrict(tree.as_fd(), attributes, mount.ties).map(|()| tree)
+    });
+    restricted
         .and_then(|tree| {
             let Some(Owners { maps, which }) = &mount.owners else { return Ok(tree) };
             let namespace = host::namespace::user_namespace(maps)?;
             host::mount::map_owners(tree.as_fd(), namespace.as_fd(), *which).map(|()| tree)
         })
         .map_err(|error| Error::Source { path: mount.source.clone(), error })
+}
+
+/// Whether the root of a tree is a character device, below which there is nothing else.
+fn is_character_device(tree: &OwnedFd) -> std::io::Result<bool> {
+    let stat = statx(tree, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE)?;
+    Ok(FileType::from_raw_mode(stat.stx_mode.into()) == FileType::CharacterDevice)
 }
 
 /// An overlay that is nowhere yet. `mount(2)` takes options of any length, but needs a place for a moment.
@@ -220,7 +242,8 @@ fn serve(
     let stat = statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
     if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
         let name = number.to_string().into_bytes();
-        return Ok(ServedMount::file(fd, root.try_clone()?, &name, mount.writing)?);
+        let served = ServedMount::file(fd, root.try_clone()?, &name, mount.writing)?;
+        return Ok(if mount.devices == Devices::Allowed { served.with_device() } else { served });
     }
     let served = ServedMount::directory(fd, mount.writing)?;
     Ok(match mount.below {

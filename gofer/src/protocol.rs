@@ -120,6 +120,8 @@ requests! {
     20 Connect { at: Place, target: Target<'a>, kind: SocketKind, guest: Guest },
     /// Makes a file without a name, in a mount that is for nothing else. Replies with its descriptor, open for both.
     21 CreateNameless { mount: u32 },
+    /// Opens the character device that is a mount, if it may be. Replies with its descriptor.
+    22 OpenDevice { mount: u32, access: Access },
 }
 
 /// The reply to [`Request::Hello`].

@@ -54,6 +54,8 @@ pub struct ServedMount {
     ids: Vec<u64>,
     /// Tells of those below, if they come and go.
     table: Option<Arc<MountTable>>,
+    /// Whether the character device that it is may be opened.
+    device: bool,
 }
 
 impl ServedMount {
@@ -70,6 +72,7 @@ impl ServedMount {
             crossing: Crossing::Refused,
             ids,
             table: None,
+            device: false,
         })
     }
 
@@ -80,7 +83,22 @@ impl ServedMount {
     pub fn file(root: OwnedFd, directory: OwnedFd, name: &[u8], writing: Writing) -> SysResult<ServedMount> {
         let ids = vec![mount_of(&root)?.0];
         let file = Some((directory, name.to_vec()));
-        Ok(ServedMount { root: Arc::new(root), file, writing, crossing: Crossing::Refused, ids, table: None })
+        Ok(ServedMount {
+            root: Arc::new(root),
+            file,
+            writing,
+            crossing: Crossing::Refused,
+            ids,
+            table: None,
+            device: false,
+        })
+    }
+
+    /// Lets the client open it, a character device.
+    #[must_use]
+    pub fn with_device(mut self) -> ServedMount {
+        self.device = true;
+        self
     }
 
     /// Lets walks enter the mounts below with these numbers.
@@ -363,6 +381,13 @@ impl Session {
                     return Err(Errno::EPERM);
                 }
                 return crate::local::create_nameless(mount.root.as_fd()).map(Some);
+            }
+            Request::OpenDevice { mount, access } => {
+                let held = self.hold(Place::Root(mount), given)?;
+                if !held.mount.device {
+                    return Err(Errno::ENXIO);
+                }
+                return held.local().open_device(access).map(Some);
             }
             Request::Close { nodes } => self.close(&nodes.0),
         }

@@ -243,6 +243,30 @@ fn a_mount_for_files_without_names_is_for_nothing_else() {
     }
 }
 
+#[test]
+fn a_device_is_opened_only_where_it_is_a_mount_that_is_for_that() {
+    let ground = Ground::new();
+    fs::write(ground.served().join("file"), "old").unwrap();
+    let mount = |path: &Path| {
+        let name = path.file_name().unwrap().as_encoded_bytes();
+        ServedMount::file(path_fd(path), path_fd(path.parent().unwrap()), name, Writing::ReadWrite).unwrap()
+    };
+    let (null, file) = (Path::new("/dev/null"), ground.served().join("file"));
+    for mode in [Mode::Direct, Mode::Strict] {
+        let mounts = vec![mount(null), mount(null).with_device(), mount(&file).with_device()];
+        let client = connect(Session::new(mounts, mode, Ownership::Own));
+        let open = |number| client.attach(number).unwrap().0.open_device(Access::ReadWrite);
+        assert_eq!(open(0).err(), Some(Errno::ENXIO));
+        let device = fs::File::from(open(1).unwrap());
+        assert!(std::os::unix::fs::FileTypeExt::is_char_device(&device.metadata().unwrap().file_type()));
+        assert_eq!(open(2).err(), Some(Errno::ENXIO));
+        // Nor as a regular file.
+        let root = client.attach(1).unwrap().0;
+        assert_eq!(root.open(Target::Itself, Access::Read).err(), Some(Errno::ENXIO));
+    }
+    assert_eq!(Directory::held(path_fd(null)).open_device(Access::Read).err(), Some(Errno::ENXIO));
+}
+
 /// The error number of a reply.
 fn ask(session: &Session, request: &Request<'_>, fds: Vec<OwnedFd>) -> (i32, Option<OwnedFd>) {
     let mut message = Vec::new();

@@ -46,6 +46,7 @@ fn mount(source: &Path, writing: Writing, below: Below) -> Mount {
         writing,
         below,
         executing: Executing::Allowed,
+        devices: gofer::mounts::Devices::Refused,
         owners: None,
         ties: Ties::None,
     }

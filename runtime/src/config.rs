@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use container::spec::layer::Layer;
 use container::{Cgroups, Config, Container, LoadOpts, USUAL_ROOT};
-use sandbox::spec::FileAccess;
+use sandbox::spec::{DevicePolicy, FileAccess};
 
 /// How lines of the log look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,6 +26,17 @@ pub enum Network {
     Host,
     /// One of its own, connected to the outside.
     Sandbox,
+}
+
+/// What character devices are that are mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CharacterDevices {
+    /// Those that the kernel inside has; others cannot be opened.
+    EmulatedOnly,
+    /// Those, and the host's where it has none.
+    PreferEmulated,
+    /// The host's.
+    Passthrough,
 }
 
 /// The flags that stand before the command.
@@ -78,9 +89,9 @@ pub struct Global {
     /// listens at.
     #[arg(long, value_name = "WHICH", default_value = "none")]
     host_uds: String,
-    /// What character devices in mounts are: those of the kernel inside, and no others (`emulated-only`).
+    /// What character devices are that are mounted, each by itself.
     #[arg(long, value_name = "POLICY", default_value = "emulated-only")]
-    character_device_policy: String,
+    character_device_policy: CharacterDevices,
     /// The network of sandboxes; only `none` is there.
     #[arg(long, default_value = "none")]
     network: Network,
@@ -115,7 +126,6 @@ impl Global {
             ("--rootless", &self.rootless, &["true", "false", "auto"]),
             ("--file-access", &self.file_access, &["exclusive", "shared"]),
             ("--host-uds", &self.host_uds, &["none", "open"]),
-            ("--character-device-policy", &self.character_device_policy, &["emulated-only"]),
             ("--platform", &self.platform, &["stub", "systrap", "ptrace"]),
         ] {
             if !known.contains(&value.as_str()) {
@@ -160,6 +170,11 @@ impl Global {
             root: self.root(),
             layer: self.layer().unwrap_or_default(),
             access: if self.file_access == "exclusive" { FileAccess::Exclusive } else { FileAccess::Shared },
+            devices: match self.character_device_policy {
+                CharacterDevices::EmulatedOnly => DevicePolicy::EmulatedOnly,
+                CharacterDevices::PreferEmulated => DevicePolicy::PreferEmulated,
+                CharacterDevices::Passthrough => DevicePolicy::Passthrough,
+            },
             root_archives: self.allow_rootfs_tar_annotation,
             gofer: self.gofer(),
             strace: self.strace.clone(),

@@ -154,6 +154,67 @@ fn devices_that_are_mounted_are_those_of_the_kernel_and_no_others() {
 }
 
 #[test]
+fn devices_of_the_host_are_passed_through_on_request() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    // A terminal of the host, which the kernel inside has not; both of its ends show that it is the same one.
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&master).and_then(|()| unlockpt(&master)).expect("it is ours");
+    let mut settings = rustix::termios::tcgetattr(&master).expect("settings");
+    settings.make_raw();
+    rustix::termios::tcsetattr(&master, rustix::termios::OptionalActions::Now, &settings).expect("set");
+    let name = ptsname(&master, Vec::new()).expect("a name");
+    let slave = Path::new(name.to_str().expect("text"));
+    // Without somebody who has it open, it hangs up.
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    let _open = rustix::fs::open(slave, flags, rustix::fs::Mode::empty()).expect("it is there");
+    let script = "echo lost > /null && cat /null; echo out > /terminal; head -c 3 /terminal; echo";
+    let bundle = host.bundle_with("b", script, |spec| {
+        bind(spec, Path::new("/dev/null"), "/null", &["bind"]);
+        bind(spec, slave, "/terminal", &["bind"]);
+    });
+    symlink("busybox", bundle.join("rootfs/bin/head")).expect("a link");
+    for policy in ["prefer-emulated", "passthrough"] {
+        for direct in ["--directfs=true", "--directfs=false"] {
+            let flag = format!("--character-device-policy={policy}");
+            let path = bundle.to_str().expect("text");
+            let mut command = host.command(&[direct, &flag, "run", "--bundle", path, "c"]);
+            let child = command.stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+            let mut said = [0; 4];
+            let read = rustix::io::read(&master, &mut said[..]).expect("what it says");
+            assert_eq!(&said[..read], b"out\n", "{policy} {direct}");
+            rustix::io::write(&master, b"in!").expect("written");
+            let output = child.wait_with_output().expect("its end");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "in!\n", "{policy} {direct}");
+        }
+    }
+    // Not below a directory, and not without being asked for.
+    for (number, (policy, source, destination, file)) in [
+        (
+            "passthrough",
+            Path::new("/dev/pts"),
+            "/pts",
+            format!("/pts/{}", slave.file_name().expect("a name").display()),
+        ),
+        ("emulated-only", slave, "/terminal", "/terminal".to_owned()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let bundle = host.bundle_with(&format!("b{number}"), &format!("cat {file}"), |spec| {
+            bind(spec, source, destination, &["rbind"]);
+        });
+        let flag = format!("--character-device-policy={policy}");
+        let ran = host.run(&[&flag, "run", "--bundle", bundle.to_str().expect("text"), "c"]);
+        assert!(ran.err.contains("No such device or address"), "{policy} {}", ran.err);
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
 fn a_file_system_in_memory_has_the_size_and_mode_that_were_asked_for() {
     if !can_run() {
         return;

@@ -18,7 +18,7 @@ enum Outcome {
 
 use Outcome::{Changes, Forgets, Refused};
 
-const FLAGS: [(&[&str], Outcome); 52] = [
+const FLAGS: [(&[&str], Outcome); 53] = [
     (&[], Changes),
     (&["--overlay2=none"], Changes),
     (&["--overlay2=root:none"], Changes),
@@ -68,8 +68,9 @@ const FLAGS: [(&[&str], Outcome); 52] = [
     (&["--gvisor-marker-file"], Changes),
     (&["--allow-rootfs-tar-annotation"], Changes),
     (&["--character-device-policy=emulated-only"], Changes),
-    (&["--character-device-policy=prefer-emulated"], Refused),
-    (&["--character-device-policy=passthrough"], Refused),
+    (&["--character-device-policy=prefer-emulated"], Changes),
+    (&["--character-device-policy=passthrough"], Changes),
+    (&["--character-device-policy=none"], Refused),
     (&["--no-such-flag"], Refused),
 ];
 

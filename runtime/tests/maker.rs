@@ -39,6 +39,7 @@ fn config(host: &Host) -> Config {
         root: host.path("state"),
         layer: container::spec::layer::Layer::default(),
         root_archives: false,
+        devices: sandbox::spec::DevicePolicy::default(),
         access: FileAccess::Shared,
         gofer: gofer::Service { mode: gofer::Mode::Direct, sockets: gofer::Sockets::None, ids: None },
         strace: None,

@@ -211,6 +211,29 @@ pub enum DeviceKind {
     Fifo,
 }
 
+/// What a character device of the host that is mounted is to programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DevicePolicy {
+    /// The kernel's own device of that number, if there is one.
+    #[default]
+    EmulatedOnly,
+    /// That, or the host's where there is none.
+    PreferEmulated,
+    /// The host's.
+    Passthrough,
+}
+
+impl From<DevicePolicy> for kernel::fs::hostfs::Devices {
+    fn from(policy: DevicePolicy) -> Self {
+        match policy {
+            DevicePolicy::EmulatedOnly => Self::Emulated,
+            DevicePolicy::PreferEmulated => Self::PreferEmulated,
+            DevicePolicy::Passthrough => Self::Host,
+        }
+    }
+}
+
 /// A mount of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountSpec {
@@ -221,6 +244,9 @@ pub struct MountSpec {
     /// `MS_*` flags of the mount.
     #[serde(default)]
     pub flags: u32,
+    /// What it is to programs if it is a character device.
+    #[serde(default)]
+    pub devices: DevicePolicy,
     /// What it is mounted from, as `/proc/mounts` shows it.
     pub source: String,
     /// Whether a file system in memory begins with what was at the destination.

@@ -174,8 +174,14 @@ fn file_system(
             let (directory, attributes) = gofer.attach(files.0).map_err(unusable())?;
             let is_file = FileType::from_mode(attributes.mode) != FileType::Directory;
             let writing = if read_only { Writing::ReadOnly } else { Writing::ReadWrite };
-            let host =
-                HostFs::at(directory, writing, Coherence::Shared, &kernel.host_files).map_err(unusable())?;
+            let host = HostFs::with_devices(
+                directory,
+                writing,
+                Coherence::Shared,
+                mount.devices.into(),
+                &kernel.host_files,
+            )
+            .map_err(unusable())?;
             return Ok((host, is_file));
         }
         MountKind::Image(image) => image_of(image, &mount.source, descriptors)?,

@@ -73,6 +73,12 @@ impl HostFile {
         Ok(File::new(place, Arc::new(file), flags))
     }
 
+    /// What is behind the name of a character device of the host, which was opened for it.
+    pub fn device(fd: OwnedFd) -> Arc<dyn OpenFile> {
+        let fd = Arc::new(fd);
+        Arc::new(HostFile { watch: HostWatch::new(Arc::clone(&fd)), fd, kind: FileType::CharDevice })
+    }
+
     fn regular(&self) -> bool {
         matches!(self.kind, FileType::Regular | FileType::BlockDevice)
     }

@@ -29,11 +29,12 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, Mode};
 
 use super::hash::Keyed;
+use super::host_file::HostFile;
 use super::{
     AT_END, DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Looked,
     Mappable, Metadata, NewFile, NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
 };
-use crate::error::SyscallResult;
+use crate::error::{SysError, SyscallResult};
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::Events;
@@ -59,6 +60,18 @@ pub enum Coherence {
     Exclusive,
     /// Others on the host: each use of a name asks what it stands for now, and what guests write is there at once.
     Shared,
+}
+
+/// What a character device of the host is to guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Devices {
+    /// The one of this kernel that has its number, if there is one.
+    #[default]
+    Emulated,
+    /// That, or the host's where there is none.
+    PreferEmulated,
+    /// The host's.
+    Host,
 }
 
 /// What the host's id for owners that are not mapped (65534) is taken for.
@@ -101,10 +114,22 @@ impl HostFs {
         coherence: Coherence,
         files: &Arc<HostFiles>,
     ) -> SysResult<Arc<HostFs>> {
+        HostFs::with_devices(root, writing, coherence, Devices::Emulated, files)
+    }
+
+    /// [`HostFs::at`] for a device, or what may have some below.
+    pub fn with_devices(
+        root: Directory,
+        writing: Writing,
+        coherence: Coherence,
+        devices: Devices,
+        files: &Arc<HostFiles>,
+    ) -> SysResult<Arc<HostFs>> {
         let attributes = root.stat(Target::Itself)?;
         let shared = Arc::new(Shared {
             writing,
             coherence,
+            devices,
             keeps: !root.follows(),
             files: Arc::clone(files),
             known: Mutex::default(),
@@ -191,6 +216,7 @@ impl HostFiles {
 struct Shared {
     writing: Writing,
     coherence: Coherence,
+    devices: Devices,
     /// Whether directories below are kept open. Where the host unmounts, one that is open would keep it from that.
     keeps: bool,
     files: Arc<HostFiles>,
@@ -383,6 +409,7 @@ impl HostInode {
         let shared = Arc::new(Shared {
             writing: Writing::ReadOnly,
             coherence: Coherence::Exclusive,
+            devices: self.shared.devices,
             keeps: self.shared.keeps,
             files: Arc::clone(&self.shared.files),
             known: Mutex::default(),
@@ -476,11 +503,7 @@ impl HostInode {
 
     /// Opens the file itself on the host.
     pub fn open_host(&self, flags: OpenFlags) -> SysResult<Arc<OwnedFd>> {
-        let access = match (flags.readable(), flags.writable()) {
-            (true, true) => Access::ReadWrite,
-            (false, true) => Access::Write,
-            _ => Access::Read,
-        };
+        let access = access_of(flags);
         if access != Access::Read {
             self.check_writable()?;
         }
@@ -547,12 +570,34 @@ impl HostInode {
         (!same).then_some(fd)
     }
 
+    /// Opens a character device, of this kernel or the host.
+    fn open_device(&self, task: Option<&CurrentTask>, flags: OpenFlags) -> SyscallResult<Arc<dyn OpenFile>> {
+        let devices = self.shared.devices;
+        if devices != Devices::Host {
+            match super::devices::open(task, self.metadata()?.rdev) {
+                Err(SysError::Errno(Errno::ENXIO)) if devices == Devices::PreferEmulated => {}
+                opened => return opened,
+            }
+        }
+        let fd = self.at(|directory, _| directory.open_device(access_of(flags)))?;
+        Ok(HostFile::device(fd))
+    }
+
     /// The names in this directory with their numbers and types, without `.` and `..`.
     pub fn names(&self) -> SysResult<Vec<(Vec<u8>, u64, FileType)>> {
         let entries = self.directory()?.list()?;
         let entries =
             entries.into_iter().map(|entry| (entry.name, entry.inode, FileType::from_mode(entry.kind)));
         Ok(entries.collect())
+    }
+}
+
+/// How the host opens a file for these flags.
+fn access_of(flags: OpenFlags) -> Access {
+    match (flags.readable(), flags.writable()) {
+        (true, true) => Access::ReadWrite,
+        (false, true) => Access::Write,
+        _ => Access::Read,
     }
 }
 
@@ -772,8 +817,7 @@ impl Inode for HostInode {
                 let fd = self.open_host(flags)?;
                 Ok(Arc::new(HostRegular { fd }))
             }
-            // Those of this kernel; the host's own are never opened.
-            FileType::CharDevice => super::devices::open(task, self.metadata()?.rdev),
+            FileType::CharDevice => self.open_device(task, flags),
             _ => Err(Errno::ENXIO.into()),
         }
     }

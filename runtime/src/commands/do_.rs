@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use gofer::Writing;
-use gofer::mounts::{Below, Executing, Mount};
+use gofer::mounts::{Below, Devices, Executing, Mount};
 use host::mount::Ties;
 use kernel::fs::mount::MountFlags;
 use kernel::task::credentials::ALL_CAPABILITIES;
@@ -17,8 +17,8 @@ use kernel::task::limits::Resource;
 use sandbox::attached::{Files, shell_status};
 use sandbox::control::{ClientError, ErrorCode};
 use sandbox::spec::{
-    Capabilities, ContainerSpec, Descriptor, FileAccess, HostFiles, LimitSpec, MountKind, MountSpec,
-    ProcessSpec, ResourcesSpec, RootFiles, RootLayer, RootSpec, Sharing, Streams,
+    Capabilities, ContainerSpec, Descriptor, DevicePolicy, FileAccess, HostFiles, LimitSpec, MountKind,
+    MountSpec, ProcessSpec, ResourcesSpec, RootFiles, RootLayer, RootSpec, Sharing, Streams,
 };
 use sandbox::{Patching, Tuning, Waiting};
 
@@ -190,6 +190,7 @@ fn serve(files: &mut Vec<Mount>, path: &Path, writing: Writing) -> anyhow::Resul
         writing,
         below: Below::Included,
         executing: Executing::Allowed,
+        devices: Devices::Refused,
         owners: None,
         ties: Ties::None,
     });
@@ -204,6 +205,7 @@ fn usual_mounts() -> Vec<MountSpec> {
         kind,
         flags: flags.bits(),
         source: source.to_owned(),
+        devices: DevicePolicy::default(),
         copy_up: false,
     };
     let memory = |mode| MountKind::Memory { size: 0, mode };
@@ -257,6 +259,7 @@ fn parse_volume(text: &str, files: &mut Vec<Mount>) -> anyhow::Result<MountSpec>
         kind: MountKind::Host(served),
         flags: flags.bits(),
         source: source.to_owned(),
+        devices: DevicePolicy::default(),
         copy_up: false,
     })
 }
