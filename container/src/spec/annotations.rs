@@ -27,6 +27,17 @@ const TYPE: &str = "dev.gvisor.spec.rootfs.type";
 const OVERLAY: &str = "dev.gvisor.spec.rootfs.overlay";
 const OPTIONS: &str = "dev.gvisor.spec.rootfs.options";
 
+/// Names the annotations for gVisor that mean nothing here.
+pub fn review(annotations: &BTreeMap<&str, &str>, warnings: &mut Vec<String>) {
+    let means_something = |name: &str| {
+        let archive = name.strip_prefix(ROOT_ARCHIVE);
+        [SOURCE, TYPE, OVERLAY, OPTIONS].contains(&name)
+            || archive.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let ignored = annotations.keys().filter(|name| name.starts_with("dev.gvisor.") && !means_something(name));
+    warnings.extend(ignored.map(|name| format!("annotation {name} is ignored")));
+}
+
 /// The image that annotations ask for as the root directory, if they do. A directory can only be that which the root is anyway:
 /// those who write annotations may be others than those who say what a container sees of the host.
 pub fn root_image(annotations: &BTreeMap<&str, &str>, bundle: &Path, root: &Path) -> Result<Option<Root>> {
@@ -71,5 +82,38 @@ pub fn root_layer(annotations: &BTreeMap<&str, &str>) -> Result<Option<Layer>> {
             let layer = overlay.transpose().unwrap_or_default();
             Ok(layer.map(|layer| Layer { size: size.unwrap_or(layer.size), ..layer }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_for_gvisor_that_mean_nothing_are_named() {
+        let all = [
+            (SOURCE, "rootfs"),
+            ("dev.gvisor.tar.rootfs.upper.name", "a.tar"),
+            ("dev.gvisor.tar.rootfs.upperx", "x"),
+            ("dev.gvisor.spec.mount.data.share", "pod"),
+            ("org.example", "x"),
+        ];
+        let mut warnings = Vec::new();
+        review(&all.into(), &mut warnings);
+        let expected = ["dev.gvisor.spec.mount.data.share", "dev.gvisor.tar.rootfs.upperx"];
+        assert_eq!(warnings, expected.map(|name| format!("annotation {name} is ignored")));
+    }
+
+    #[test]
+    fn a_pods_annotations_name_an_archive_for_each_of_its_containers() {
+        let archive = |all: &[(&str, &str)]| {
+            root_archive(&all.iter().copied().collect(), Path::new("/b")).ok().flatten()
+        };
+        let both = [(ROOT_ARCHIVE, "/all.tar"), ("dev.gvisor.tar.rootfs.upper.web", "web.tar")];
+        assert_eq!(archive(&[]), None);
+        assert_eq!(archive(&both), Some("/all.tar".into()));
+        assert_eq!(archive(&[&both[..], &[(NAME, "web")]].concat()), Some("/b/web.tar".into()));
+        assert_eq!(archive(&[&both[..], &[(NAME, "other")]].concat()), Some("/all.tar".into()));
+        assert!(root_archive(&[(ROOT_ARCHIVE, "")].into(), Path::new("/b")).is_err());
     }
 }

@@ -119,7 +119,7 @@ pub const FIELDS: &[Field] = fields! {
     "hooks.poststop[].args" Honoured "";
     "hooks.poststop[].env" Honoured "";
     "hooks.poststop[].timeout" Honoured "";
-    "annotations.*" Honoured "shown by `state` and to hooks; those of Kubernetes' engines say which sandbox to join; dev.gvisor.spec.rootfs.source, with .type erofs, is an image that is the root directory instead of root.path (with .type bind, it is root.path itself), .overlay (memory, self, none) says where its changes go, .options (size=BYTES) how many there may be; dev.gvisor.tar.rootfs.upper names an archive of changes that a layer begins with";
+    "annotations.*" Honoured "shown by `state` and to hooks; those of Kubernetes' engines say which sandbox to join; of those for gVisor, others being named in a warning: dev.gvisor.spec.rootfs.source, with .type erofs, is an image that is the root directory instead of root.path (with .type bind, it is root.path itself), .overlay (memory, self, none) says where its changes go, .options (size=BYTES) how many there may be; dev.gvisor.tar.rootfs.upper names an archive of changes that a layer begins with";
     "linux.namespaces[].type" Honoured "a sandbox always has namespaces of its own; pid, ipc and uts are shared inside it";
     "linux.namespaces[].path" Honoured "pid and ipc of another container, which brings its sandbox with it; uts of one of the same sandbox; all others are replaced by new ones";
     "linux.uidMappings" Honoured "for files: ids that are not mapped show as 65534 and cannot be given; an ordinary user can map their own id only";

@@ -511,6 +511,7 @@ impl ContainerConfig {
             }),
         );
         check_owners(&mounts, linux)?;
+        annotations::review(&annotations(spec), warnings);
         Ok(Self {
             process,
             root: match annotations::root_image(&annotations(spec), bundle, root.path())? {

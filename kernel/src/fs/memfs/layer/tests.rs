@@ -297,6 +297,47 @@ fn archives_that_lead_out_or_make_no_sense_are_refused() {
 }
 
 #[test]
+fn damaged_archives_do_no_harm() {
+    let below = below();
+    let layer = layer_over(below.path());
+    let before = seen(&layer);
+    let directory = make(&layer.root(), "d", NewKind::Directory);
+    directory.set_xattr(b"user.x", b"value", XattrMode::Set).unwrap();
+    let file = make(&directory, "f", NewKind::Regular);
+    put(&file, 0, b"content");
+    layer.root().link(b"again", &file).unwrap();
+    let sparse = make(&directory, "s", NewKind::Regular);
+    sparse.set_attributes(&SetAttributes { size: Some(1 << 20), ..SetAttributes::default() }).unwrap();
+    put(&sparse, 1 << 19, b"data");
+    layer.root().unlink(b"removed").unwrap();
+    let whole = archive(&layer);
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(13) {
+        for byte in [0, b'/', b'7', 0xff] {
+            let mut spoilt = whole.clone();
+            spoilt[at] = byte;
+            // So that it gets further than the sum of the header that it is in.
+            if let Some(header) = spoilt[at / 512 * 512..].first_chunk_mut::<512>()
+                && header[257..262] == *b"ustar"
+            {
+                header[148..156].fill(b' ');
+                let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+                header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            }
+            let again = layer_over(below.path());
+            refused += u32::from(again.apply_layer(&*spoilt).is_err());
+            // Whatever came of it, it is a layer.
+            again.write_layer(&mut std::io::sink()).unwrap();
+        }
+    }
+    assert!(refused > 100, "{refused}");
+    for end in (0..whole.len()).step_by(97) {
+        let _ = layer_over(below.path()).apply_layer(&whole[..end]);
+    }
+    assert_eq!(seen(&layer_over(below.path())), before, "what is below is as it was");
+}
+
+#[test]
 fn large_files_are_where_the_store_is_and_leave_with_their_last_user() {
     let (below, stored) = (below(), tempfile::tempdir().unwrap());
     let directory = std::os::fd::OwnedFd::from(std::fs::File::open(stored.path()).unwrap());
