@@ -271,6 +271,10 @@ fn an_image_can_be_mounted_in_a_container_that_runs() {
         );
         assert_eq!(seen.out, "from the image\nfrom the image\nruns\n2\n");
         assert!(seen.err.contains("Read-only file system"), "{}", seen.err);
+        // Of what runs there is a copy, which is memory.
+        let usage: serde_json::Value =
+            serde_json::from_str(&host.run(&["usage", "--full", "c"]).ok()).expect("JSON");
+        assert!(usage["PageCache"].as_u64().is_some_and(|bytes| bytes > 256 << 10), "{usage}");
         mount(&image, "/bin/sh", "c").fails_with("cannot mount /bin/sh: Not a directory");
         mount(&host.path("missing"), "/x", "c").fails_with("No such file");
         mount(&bundle.join("config.json"), "/x", "c").fails_with("it is no EROFS image");
