@@ -138,3 +138,33 @@ fn a_file_of_a_container_is_read_from_outside() {
     host.run(&["read", "nobody", "/made"]).fails_with("does not exist");
     host.assert_nothing_left();
 }
+
+#[test]
+fn the_control_group_of_a_container_is_read_from_outside() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let bundle = host.bundle_with("b", bundles::SERVICE, |spec| {
+        let group = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"] });
+        spec["mounts"].as_array_mut().expect("a list").push(group);
+        spec["linux"]["resources"]["pids"]["limit"] = json!(77);
+    });
+    host.started("c", &bundle);
+    host.wait_for_output("c", "ready");
+    let read = |name: &str| host.run(&["read", "c", &format!("/sys/fs/cgroup/{name}")]).ok();
+    assert_eq!(read("pids.max"), "77\n");
+    let processes = read("cgroup.procs");
+    assert!(processes.lines().any(|line| line == "1"), "{processes}");
+    assert!(read("memory.current").trim().parse::<u64>().is_ok_and(|bytes| bytes > 4096));
+    assert_eq!(read("cgroup.freeze"), "0\n");
+    host.run(&["pause", "c"]).ok();
+    assert_eq!(
+        (read("cgroup.freeze").as_str(), read("cgroup.events").as_str()),
+        ("1\n", "populated 1\nfrozen 1\n")
+    );
+    assert_eq!(host.run(&["read", "--offset", "1", "--size", "1", "c", "/sys/fs/cgroup/pids.max"]).ok(), "7");
+    host.run(&["read", "c", "/sys/fs/cgroup/none"]).fails_with("No such file");
+    host.run(&["delete", "--force", "c"]).ok();
+    host.assert_nothing_left();
+}

@@ -8,24 +8,35 @@ use abi::{Errno, SysResult};
 use super::Container;
 use crate::error::SysError;
 use crate::fs::FileType;
+use crate::fs::cgroup;
 use crate::fs::file::{File, Place};
 use crate::fs::path::{FsState, Walk, Walker};
 use crate::task::Credentials;
 use crate::user::UserWriter;
 
-/// The file systems in which files tell of whoever reads them.
-const OF_THE_READER: [&str; 2] = ["proc", "cgroup2"];
-
 /// A regular file that is open for reading.
-pub struct ReadableFile(Arc<File>);
+pub enum ReadableFile {
+    /// One of a file system.
+    Open(Arc<File>),
+    /// What one of the container's control group says.
+    Text(String),
+}
 
 impl ReadableFile {
     /// At most so many bytes from an offset on; none at the end.
     pub fn read(&self, offset: u64, count: usize) -> SysResult<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let read = self.0.ops().read_at(&self.0, offset, &mut UserWriter::buffer(&mut bytes, count));
-        read.map_err(SysError::errno)?;
-        Ok(bytes)
+        match self {
+            ReadableFile::Open(file) => {
+                let mut bytes = Vec::new();
+                let read = file.ops().read_at(file, offset, &mut UserWriter::buffer(&mut bytes, count));
+                read.map_err(SysError::errno)?;
+                Ok(bytes)
+            }
+            ReadableFile::Text(text) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                Ok(text.bytes().skip(start).take(count).collect())
+            }
+        }
     }
 }
 
@@ -41,8 +52,12 @@ impl Container {
         let found = Walker::new(state, &credentials, None, Walk::FOLLOW).walk(root, path);
         let place = found.map_err(SysError::errno)?.place;
         let inode = place.existing()?;
-        if OF_THE_READER.contains(&place.mount.file_system.name()) {
+        // Files there tell of whoever reads them.
+        if place.mount.file_system.name() == "proc" {
             return Err(Errno::EOPNOTSUPP);
+        }
+        if let Some(text) = cgroup::text_outside(&inode, self, &*self.kernel()?) {
+            return Ok(ReadableFile::Text(text));
         }
         match inode.file_type() {
             FileType::Regular => {}
@@ -50,6 +65,6 @@ impl Container {
             _ => return Err(Errno::EINVAL),
         }
         let ops = inode.open(None, OpenFlags::empty()).map_err(SysError::errno)?;
-        Ok(ReadableFile(File::new(Place::Path(place), ops, OpenFlags::empty())))
+        Ok(ReadableFile::Open(File::new(Place::Path(place), ops, OpenFlags::empty())))
     }
 }

@@ -14,9 +14,10 @@ use super::hostfs::list;
 use super::{
     DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Metadata, OpenFile,
 };
+use crate::Kernel;
 use crate::container::{Container, State};
 use crate::error::SyscallResult;
-use crate::task::CurrentTask;
+use crate::task::{CurrentTask, Pid};
 use crate::user::UserWriter;
 
 /// All files, in the order of their names; inode numbers follow it.
@@ -237,7 +238,9 @@ impl OpenFile for OpenEntry {
             let mut text = self.text.lock();
             if offset == 0 || text.is_none() {
                 let reader = to.task().ok_or(Errno::EOPNOTSUPP)?;
-                *text = Some(contents(self.name, reader).into_bytes());
+                let container = &reader.group.container;
+                let number = |pid| reader.number_of(pid);
+                *text = Some(contents(self.name, container, &reader.kernel, &number).into_bytes());
             }
             let text = text.as_deref().unwrap_or_default();
             let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
@@ -252,25 +255,30 @@ fn or_max(value: Option<u64>) -> String {
 }
 
 /// The numbers of the container's processes or tasks that the reader can see.
-fn numbers(container: &Container, reader: &CurrentTask, threads: bool) -> String {
-    let mut numbers: Vec<_> = reader
-        .kernel
+fn numbers(container: &Container, kernel: &Kernel, number: &dyn Fn(Pid) -> Pid, threads: bool) -> String {
+    let mut numbers: Vec<_> = kernel
         .tasks
         .all()
         .iter()
         .filter(|task| std::ptr::eq(Arc::as_ptr(&task.group.container), container))
         .filter(|task| threads || task.tid() == task.group.pid)
-        .map(|task| reader.number_of(task.tid()))
+        .map(|task| number(task.tid()))
         .filter(|number| *number != 0)
         .collect();
     numbers.sort_unstable();
     numbers.iter().map(|number| format!("{number}\n")).collect()
 }
 
+/// What a file of a container's group says to who reads it from outside, with the numbers that processes have in the container;
+/// none for files of other file systems.
+pub(crate) fn text_outside(file: &InodeRef, container: &Container, kernel: &Kernel) -> Option<String> {
+    let entry = file.downcast_ref::<Entry>()?;
+    Some(contents(entry.name, container, kernel, &|pid| container.pid_namespace().number(pid)))
+}
+
 /// What a file says.
-fn contents(name: &str, reader: &CurrentTask) -> String {
+fn contents(name: &str, container: &Container, kernel: &Kernel, number: &dyn Fn(Pid) -> Pid) -> String {
     const PERIOD: u64 = 100_000;
-    let container = &reader.group.container;
     let limits = container.limits();
     let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let text = match name {
@@ -279,13 +287,14 @@ fn contents(name: &str, reader: &CurrentTask) -> String {
         "cgroup.type" => "domain\n",
         "cgroup.max.depth" | "cgroup.max.descendants" => "0\n",
         "cgroup.stat" => "nr_descendants 0\nnr_dying_descendants 0\n",
-        "cgroup.freeze" => "0\n",
+        "cgroup.freeze" => return format!("{}\n", u8::from(container.state() == State::Paused)),
         "cgroup.events" => {
-            // Whoever reads is not frozen.
             let populated = u8::from(!matches!(container.state(), State::Stopped(_)));
-            return format!("populated {populated}\nfrozen 0\n");
+            let frozen = u8::from(container.state() == State::Paused);
+            return format!("populated {populated}\nfrozen {frozen}\n");
         }
-        "cgroup.procs" | "cgroup.threads" => return numbers(container, reader, name == "cgroup.threads"),
+        "cgroup.procs" => return numbers(container, kernel, number, false),
+        "cgroup.threads" => return numbers(container, kernel, number, true),
         "cpu.weight" => "100\n",
         "cpu.max" => {
             let (quota, period) = limits.cpu.map_or((None, PERIOD), |(quota, period)| (Some(quota), period));
