@@ -185,7 +185,7 @@ fn root(config: &ContainerConfig, settings: &Config, parcel: &mut Parcel) -> Res
         }
         if layer == RootLayer::Through {
             return Err(Error::Arguments(
-                "the annotation dev.gvisor.tar.rootfs.upper is for a root directory with a layer: --overlay2=root:memory",
+                "the annotation dev.gvisor.tar.rootfs.upper is for a root directory with a layer: --overlay2",
             ));
         }
         parcel.open(path, "open the archive", FileType::is_file, "it is no file")

@@ -310,3 +310,59 @@ fn places_of_mounts_that_an_image_without_a_layer_lacks_are_named() {
     assert_eq!(host.run(&["run", "--bundle", bundle.to_str().expect("text"), "c"]).ok(), "ran\n");
     host.assert_nothing_left();
 }
+
+#[test]
+fn a_layer_over_an_image_is_kept_where_it_is_wanted_and_archived() {
+    if !can_make_images() {
+        return;
+    }
+    let host = Host::new();
+    let rootfs = host.bundle("plain", "true").join("rootfs");
+    std::fs::create_dir(rootfs.join("old")).expect("a directory");
+    for name in ["file", "removed", "old/file"] {
+        std::fs::write(rootfs.join(name), "from the image\n").expect("written");
+    }
+    std::fs::write(rootfs.join("large"), vec![7; 300_000]).expect("written");
+    let image = pack(&host, "image", &rootfs, &[]);
+    let store = host.path("store");
+    std::fs::create_dir(&store).expect("a directory");
+    let changes = "echo more >> /file; echo more >> /large; rm -r /removed /old; mkdir /old; echo new > /old/new; \
+                   dd if=/dev/zero of=/big bs=1k count=100 2>&-";
+    let look = "ls -l / /old | grep -v ' dev$\\| proc$\\|^total'; cat /file /old/*; wc -c /large /big";
+    let mut seen = Vec::new();
+    for (number, medium) in ["memory", "self", &format!("dir={}", store.display())].into_iter().enumerate() {
+        let flag = format!("--overlay2=root:{medium}");
+        let start = |id: &str, archive: Option<&std::path::Path>| {
+            let bundle = host.bundle_with(&format!("b-{id}"), bundles::SERVICE, |spec| {
+                root_of(spec, &image, None);
+                if let Some(archive) = archive {
+                    spec["annotations"]["dev.gvisor.tar.rootfs.upper"] = json!(archive);
+                }
+            });
+            let output = std::fs::File::create(host.path(&format!("{id}.out"))).expect("a file");
+            let path = bundle.to_str().expect("text");
+            let arguments = [&flag, "--allow-rootfs-tar-annotation", "create", "--bundle", path, id];
+            assert!(host.command(&arguments).stdout(output).status().expect("it starts").success());
+            host.run(&["start", id]).ok();
+        };
+        let shell = |id: &str, script: &str| host.run(&["exec", id, "/bin/sh", "-c", script]).ok();
+        let (first, second) = (format!("first-{number}"), format!("second-{number}"));
+        start(&first, None);
+        shell(&first, changes);
+        let archive = host.path(&format!("{number}.tar"));
+        host.run(&["tar", "rootfs-upper", "--file", archive.to_str().expect("text"), &first]).ok();
+        start(&second, Some(&archive));
+        assert_eq!(shell(&first, look), shell(&second, look));
+        let contents = shell(&second, "cat /file /old/*; wc -c /large /big; ls /removed 2>&-; true");
+        seen.push(contents);
+        assert_eq!(std::fs::read_dir(&store).expect("a directory").count(), 0);
+        host.run(&["delete", "--force", &first, &second]).ok();
+    }
+    assert!(
+        seen[0].starts_with("from the image\nmore\nnew\n") && seen[0].contains("300005 /large"),
+        "{}",
+        seen[0]
+    );
+    assert!(seen.iter().all(|one| *one == seen[0]), "{seen:?}");
+    host.assert_nothing_left();
+}
