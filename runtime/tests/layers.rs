@@ -405,6 +405,25 @@ fn a_directory_that_cannot_keep_a_layer_is_named() {
         ran.fails_with(&format!("cannot keep changes of the root directory in {}: ", directory.display()));
         ran.fails_with(reason);
     }
+    // Its user may do there what the container's root may not, who is another one.
+    let mapped = host.bundle_with("mapped", "true", |spec| {
+        spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "user" }));
+        for ids in ["uidMappings", "gidMappings"] {
+            spec["linux"][ids] = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+        }
+    });
+    let mut chown = std::process::Command::new("chown");
+    assert!(chown.args(["-hR", "100000:100000"]).arg(&mapped).status().expect("chown runs").success());
+    let store = host.path("store");
+    std::fs::create_dir(&store).expect("a directory");
+    for path in [host.path("."), store.clone()] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    }
+    let flag = format!("--overlay2=root:dir={}", store.display());
+    let run = [&flag, "run", "--bundle", mapped.to_str().expect("text"), "c"];
+    host.run(&run).fails_with("the gofer cannot make files in the directory that is to keep changes");
+    std::fs::set_permissions(&store, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("ours");
+    host.run(&run).ok();
     host.run(&["--overlay2=root:dir=tmp", "list"]).fails_with("\"tmp\" is no absolute path");
     drop(noexec);
     host.assert_nothing_left();

@@ -104,6 +104,12 @@ fn root(
         FileAccess::Exclusive => Coherence::Exclusive,
         FileAccess::Shared => Coherence::Shared,
     };
+    if let Some(HostFiles(number)) = root.store {
+        // Said now, and not to whoever writes a large file later: the gofer may have fewer rights than its maker.
+        let what =
+            "the gofer cannot make files in the directory that is to keep changes of the root directory";
+        gofer.create_nameless(number).map_err(failed(what))?;
+    }
     let store = root.store.map(|HostFiles(number)| {
         let gofer = Arc::clone(gofer);
         Box::new(move || gofer.create_nameless(number)) as Store
