@@ -31,13 +31,16 @@ use rustix::fs::{AtFlags, Mode};
 use super::hash::Keyed;
 use super::host_file::HostFile;
 use super::{
-    AT_END, DirectorySink, File, FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Looked,
-    Mappable, Metadata, NewFile, NewKind, OpenFile, RenameMode, SetAttributes, Whence, XattrMode,
+    FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Looked, Metadata, NewFile, NewKind,
+    OpenFile, RenameMode, SetAttributes, XattrMode,
 };
 use crate::error::{SysError, SyscallResult};
 use crate::task::CurrentTask;
-use crate::user::{UserReader, UserWriter};
-use crate::wait::Events;
+
+mod open;
+
+use open::{HostDirectory, HostRegular};
+pub use open::{list, read_host, seek_host, write_host};
 
 /// How many directories of a mount are kept open.
 const MAX_OPEN: usize = 1024;
@@ -860,126 +863,6 @@ impl Inode for HostInode {
 
     fn sync(&self) -> SysResult<()> {
         self.at(|directory, target| directory.sync(target))
-    }
-}
-
-/// Reads at `offset` of a host file.
-pub fn read_host(fd: &Arc<OwnedFd>, offset: u64, to: &mut UserWriter<'_>) -> SysResult<usize> {
-    to.fill_from(fd, offset)
-}
-
-/// Writes at `offset` of a host file.
-pub fn write_host(fd: &OwnedFd, offset: u64, from: &mut UserReader<'_>) -> SysResult<(usize, u64)> {
-    let count = from.drain_to(fd, offset)?;
-    Ok((count, offset + count as u64))
-}
-
-/// Writes at the end of a host file, wherever others have moved that to meanwhile.
-fn append_host(fd: &OwnedFd, from: &mut UserReader<'_>) -> SysResult<(usize, u64)> {
-    let count = from.drain(|chunk| {
-        let chunk = [std::io::IoSlice::new(chunk)];
-        Ok(rustix::io::pwritev2(fd, &chunk, 0, rustix::io::ReadWriteFlags::APPEND)?)
-    })?;
-    Ok((count, rustix::fs::fstat(fd)?.st_size.cast_unsigned()))
-}
-
-/// `lseek(2)` to data or a hole of a host file; other kinds are the caller's.
-pub fn seek_host(fd: &OwnedFd, offset: i64, whence: Whence) -> SysResult<Option<u64>> {
-    let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
-    let from = match whence {
-        Whence::Data => rustix::fs::SeekFrom::Data(offset),
-        Whence::Hole => rustix::fs::SeekFrom::Hole(offset),
-        _ => return Ok(None),
-    };
-    Ok(Some(rustix::fs::seek(fd, from)?))
-}
-
-struct HostRegular {
-    fd: Arc<OwnedFd>,
-}
-
-impl OpenFile for HostRegular {
-    fn seekable(&self) -> bool {
-        true
-    }
-
-    fn read_at(&self, _file: &File, offset: u64, to: &mut UserWriter<'_>) -> SyscallResult<usize> {
-        Ok(read_host(&self.fd, offset, to)?)
-    }
-
-    fn write_at(&self, file: &File, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<(usize, u64)> {
-        let flags = file.flags();
-        let written =
-            if offset == AT_END { append_host(&self.fd, from)? } else { write_host(&self.fd, offset, from)? };
-        if flags.contains(OpenFlags::DSYNC) {
-            rustix::fs::fdatasync(&self.fd)?;
-        }
-        Ok(written)
-    }
-
-    fn seek(&self, file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
-        match whence {
-            Whence::Data | Whence::Hole => seek_host(&self.fd, offset, whence)?.ok_or(Errno::EINVAL),
-            _ => file.seek_default(current, offset, whence),
-        }
-    }
-
-    fn readiness(&self, _file: &File) -> Events {
-        Events::READABLE | Events::WRITABLE
-    }
-
-    fn map(&self, _file: &File, _shared: bool, _writable: bool) -> SysResult<Mappable> {
-        Ok(Mappable::Host { fd: Arc::clone(&self.fd), delta: 0 })
-    }
-
-    fn sync(&self) -> SysResult<()> {
-        Ok(rustix::fs::fsync(&self.fd)?)
-    }
-
-    fn allocate(&self, _file: &File, mode: u32, offset: u64, length: u64) -> SysResult<()> {
-        let mode = rustix::fs::FallocateFlags::from_bits_retain(mode);
-        Ok(rustix::fs::fallocate(&self.fd, mode, offset, length)?)
-    }
-}
-
-struct HostDirectory {
-    inode: Arc<HostInode>,
-    /// Kept open, so that it can be listed after its name is gone.
-    directory: Arc<Directory>,
-    names: Mutex<Vec<(Vec<u8>, u64, FileType)>>,
-}
-
-impl OpenFile for HostDirectory {
-    fn read_directory(
-        &self,
-        _task: &CurrentTask,
-        position: u64,
-        sink: &mut DirectorySink<'_>,
-    ) -> SysResult<()> {
-        let mut names = self.names.lock();
-        if position == 0 {
-            *names = self.inode.names()?;
-            let own = self.inode.metadata()?.inode;
-            for (index, name) in [&b"."[..], b".."].into_iter().enumerate() {
-                names.insert(index, (name.to_vec(), own, FileType::Directory));
-            }
-        }
-        list(&names, position, sink);
-        Ok(())
-    }
-
-    fn sync(&self) -> SysResult<()> {
-        self.directory.sync(Target::Itself)
-    }
-}
-
-/// Gives the entries from `position` on to `sink`; an entry's position is its index.
-pub fn list(names: &[(Vec<u8>, u64, FileType)], position: u64, sink: &mut DirectorySink<'_>) {
-    let start = usize::try_from(position).unwrap_or(usize::MAX).min(names.len());
-    for (index, (name, inode, kind)) in names.iter().enumerate().skip(start) {
-        if !sink(name, *inode, *kind, index as u64 + 1) {
-            break;
-        }
     }
 }
 
