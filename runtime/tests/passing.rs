@@ -122,6 +122,13 @@ fn a_program_may_be_a_file_of_the_host() {
         &["run", "--exec-fd", "5", "--bundle", text(&bundle), "c"],
     );
     assert_eq!((code, out.as_str()), (Some(0), "of the host\n"), "{err}");
+    // A further program, too, in a container that has none of that name.
+    host.started("d", &host.bundle("d", SERVICE));
+    std::fs::remove_file(host.path("d/rootfs/bin/echo")).expect("removed");
+    assert_eq!(host.run(&["exec", "d", "echo", "none"]).code, Some(255));
+    let redirections = format!("5<{}", text(&outside));
+    let (code, out, err) = with(&host, &redirections, &["exec", "--exec-fd", "5", "d", "echo", "it", "too"]);
+    assert_eq!((code, out.as_str()), (Some(0), "it too\n"), "{err}");
 }
 
 #[test]
