@@ -26,6 +26,25 @@ pub fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> usize {
     usize::try_from(copied).unwrap_or(0)
 }
 
+/// How many pieces [`read_pieces`] takes, `IOV_MAX`.
+pub const PIECES_MAX: usize = 1024;
+
+/// [`read_memory`] of several pieces, each with its address there, up to the first that cannot be read.
+pub fn read_pieces(pid: i32, pieces: &mut [(u64, &mut [u8])]) -> usize {
+    let local: Vec<_> = pieces
+        .iter_mut()
+        .map(|(_, bytes)| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() })
+        .collect();
+    let remote: Vec<_> = pieces
+        .iter()
+        .map(|(address, bytes)| libc::iovec { iov_base: *address as *mut libc::c_void, iov_len: bytes.len() })
+        .collect();
+    let count = local.len().min(PIECES_MAX) as libc::c_ulong;
+    // SAFETY: `local` describes the pieces, exclusively borrowed; `remote` has as many addresses of the other process.
+    let copied = unsafe { libc::process_vm_readv(pid, local.as_ptr(), count, remote.as_ptr(), count, 0) };
+    usize::try_from(copied).unwrap_or(0)
+}
+
 /// `tgkill(2)`: sends a signal to one thread of a process; `signal` zero only asks whether it exists.
 pub fn signal_thread(process: i32, thread: i32, signal: i32) -> io::Result<()> {
     // SAFETY: takes numbers only.
@@ -277,6 +296,11 @@ mod tests {
         assert_eq!(&copy, b"before");
         assert_eq!(write_memory(pid, place.as_mut_ptr() as u64, b"after!"), 6);
         assert_eq!(read_memory(pid, 8, &mut copy), 0);
+        let (mut first, mut second, mut third) = ([0; 2], [0; 3], [0; 1]);
+        let start = place.as_ptr() as u64;
+        let mut pieces = [(start + 4, &mut first[..]), (start, &mut second[..]), (8, &mut third[..])];
+        assert_eq!(read_pieces(pid, &mut pieces), 5);
+        assert_eq!((&first, &second), (b"r!", b"aft"));
     }
 
     #[test]

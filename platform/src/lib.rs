@@ -304,6 +304,28 @@ pub trait Context: Send {
         None
     }
 
+    /// After [`Event::Syscall`]: the code around the instruction that made the call, if the host has trapped it and it may come
+    /// to pay to change it: the first times, and whenever [`Context::hot_call`] names it.
+    fn trapped_call(&mut self) -> Option<Range<u64>> {
+        None
+    }
+
+    /// The instruction that [`Context::trapped_call`] has named, to be recognised where the same file is mapped again.
+    fn call_site(&mut self) -> Option<CallSite> {
+        None
+    }
+
+    /// Changes code as [`Context::patch`] does, at several places in one mapping of a file that is private and not writable:
+    /// where the code around each begins, and which site it is. What is not as it was then stays as it is. Returns how many
+    /// were changed.
+    ///
+    /// # Errors
+    /// What kept suitable sites from being changed. Everything is as before.
+    fn patch_known(&mut self, protection: u32, sites: &[(u64, CallSite)]) -> SysResult<usize> {
+        let _ = (protection, sites);
+        Ok(0)
+    }
+
     /// Changes the code that [`Context::hot_call`] has named; `protection` is that of its mapping. Guest code does the
     /// same before and after, but finds other bytes there if it looks. Returns whether the code was suitable.
     ///
@@ -333,6 +355,14 @@ pub trait Context: Send {
 
     /// Processor time that guest code has used in this thread (time in the kernel is the kernel thread's own).
     fn cpu_time(&self) -> Duration;
+}
+
+/// An instruction that makes system calls, of which it is known that it is one: the bytes around it, and a call that it made.
+/// The default is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallSite {
+    code: [u8; stub::SITE_SIZE],
+    number: u64,
 }
 
 /// What is a guest thread's own: nobody but itself changes it, so that calls from patched code can do that without an event

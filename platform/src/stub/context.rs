@@ -14,16 +14,17 @@ use host::process::Allowed;
 use super::filter::ARCHITECTURE;
 use super::frame;
 use super::layout::*;
-use super::patch::{self, Site};
+use super::patch::{self, Heat, Site};
 use super::slot::{Gone, Patience, Slot};
 use super::space::{Space, Thread};
 use super::spin::Habits;
 use super::{memory, text};
 use crate::{
-    AddressSpace, Context, DefaultActions, Description, Event, Fault, Interrupter, MemoryOp, OwnState,
-    Pointed, Registers,
+    AddressSpace, CallSite, Context, DefaultActions, Description, Event, Fault, Interrupter, MemoryOp,
+    OwnState, Pointed, Registers,
 };
 
+mod code;
 mod copy;
 
 /// For how many ticks ([`super::slot::TICK`]) an interrupt may go unanswered before the process is killed: its guest
@@ -45,8 +46,8 @@ pub struct StubContext {
     stop: Cell<Stop>,
     /// The registers of a patched call as the stub has reported them.
     called: Registers,
-    /// Behind the instruction that is worth patching.
-    hot: Option<u64>,
+    /// The instruction that the host has trapped.
+    trap: Option<Trap>,
     trapped: u64,
     patched: u64,
     interrupt: Arc<Interrupt>,
@@ -63,8 +64,10 @@ pub struct StubContext {
     failed: RefCell<Option<(u64, Vec<u8>)>>,
     /// What the host is to be told with the next calls.
     described: Cell<Option<Description>>,
-    /// How many calls there are in the buffer that are to be made before the guest goes on.
+    /// How many calls there are in the buffer that are to be made before the guest goes on,
     pending: Cell<usize>,
+    /// and whether they take a while.
+    long: Cell<bool>,
 }
 
 impl std::fmt::Debug for StubContext {
@@ -79,6 +82,17 @@ struct Sent {
     address: u64,
     length: usize,
     what: Pointed,
+}
+
+/// A system call instruction that the host has trapped.
+#[derive(Clone, Copy, Debug)]
+struct Trap {
+    /// The address behind it.
+    after: u64,
+    /// The number of the call.
+    number: u64,
+    /// What it means that it has.
+    heat: Heat,
 }
 
 /// Bytes for guest memory that lie in the buffer.
@@ -232,7 +246,7 @@ impl StubContext {
             registers,
             stop,
             called: Registers::default(),
-            hot: None,
+            trap: None,
             trapped: 0,
             patched: 0,
             interrupt,
@@ -244,6 +258,7 @@ impl StubContext {
             failed: RefCell::default(),
             described: Cell::default(),
             pending: Cell::default(),
+            long: Cell::default(),
         }
     }
 
@@ -360,15 +375,16 @@ impl StubContext {
             memory::description(&described, slot_address(self.slot().index) + place_of_record(calls.len()))
         });
         let (more, count) = described.unwrap_or_default();
-        self.put_records(calls.iter().chain(&more));
+        self.put_records(0, calls.iter().chain(&more));
         self.slot().field(COUNT).store((calls.len() + count) as u32, Ordering::Relaxed);
         self.post(COMMAND_CALLS);
         Ok(())
     }
 
-    fn put_records<'a>(&self, records: impl IntoIterator<Item = &'a memory::Call>) {
+    /// Puts records behind the first `before`.
+    fn put_records<'a>(&self, before: usize, records: impl IntoIterator<Item = &'a memory::Call>) {
         for (index, word) in records.into_iter().flatten().enumerate() {
-            self.slot().memory().store(BUFFER + 8 * index, *word);
+            self.slot().memory().store(BUFFER + CALL_SIZE * before + 8 * index, *word);
         }
     }
 
@@ -483,8 +499,13 @@ impl StubContext {
                 if architecture == ARCHITECTURE {
                     self.trapped += 1;
                     let after = self.registers.rip;
-                    let hot = self.space.shared.patching && self.space.sites.lock().trapped(after);
-                    self.hot = hot.then_some(after);
+                    let number = self.registers.rax;
+                    let patching = self.space.shared.patching;
+                    self.trap = patching.then(|| Trap {
+                        after,
+                        number,
+                        heat: self.space.sites.lock().trapped(after),
+                    });
                     return Ok(Some(self.called_kernel()));
                 }
                 // `int 0x80`, which this kernel does not know: the processor's answer without such a gate.
@@ -545,18 +566,6 @@ impl StubContext {
         Event::Syscall
     }
 
-    /// Leads a thread on that has run into the middle of a jump where there was an instruction once.
-    fn skip_patch(&mut self) -> bool {
-        let resumed = self.space.sites.lock().resumed_inside(self.registers.rip);
-        let Some((resume, jump_at, jump)) = resumed else { return false };
-        let mut found = [0; 5];
-        let patched = self.space.read_code(jump_at, &mut found) && found == jump;
-        if patched {
-            self.registers.rip = resume;
-        }
-        patched
-    }
-
     /// Puts the guest's state where the stub takes it from; returns the command that resumes it.
     fn prepare(&mut self) -> SysResult<u32> {
         if self.stop.get() == Stop::Call && frame::store_call(self.slot(), &self.registers, &self.called) {
@@ -570,7 +579,7 @@ impl StubContext {
 
     /// Resumes the guest once.
     fn resume(&mut self) -> Result<Option<Event>, Gone> {
-        self.hot = None;
+        self.trap = None;
         self.sent.set(None);
         self.ready().map_err(|_| Gone)?;
         self.space.residents.close_unused(|numbers| self.close(numbers));
@@ -600,8 +609,9 @@ impl StubContext {
         let running = rules.guest_runs();
         let slot = self.slot();
         self.habits.place(rules, |place| slot.go(place));
+        let alone = !self.long.take();
         if !slot.is_here() {
-            self.habits.spin(rules, true, |ticks| slot.spin(ticks));
+            self.habits.spin(rules, alone, |ticks| slot.spin(ticks));
         }
         let waited = self.wait(&|_| self.interrupt.tick());
         drop(running);
@@ -682,12 +692,7 @@ impl Context for StubContext {
         if operations.is_empty() {
             return self.calls(&[]);
         }
-        for operation in operations {
-            // A jump is right in one place only.
-            if let MemoryOp::Remap { from, from_length, .. } = *operation {
-                self.undo_patches(from..from.saturating_add(from_length))?;
-            }
-        }
+        operations.iter().try_for_each(|operation| self.undo_patches(operation))?;
         memory::batches(operations, |batch| self.change_memory(batch))
     }
 
@@ -696,9 +701,10 @@ impl Context for StubContext {
         let suitable = self.space.shared.mapping_lasts && self.space.is_single();
         let calls = if suitable { memory::calls_without_files(operations) } else { None };
         let Some(calls) = calls else { return self.memory(operations) };
+        operations.iter().try_for_each(|operation| self.undo_patches(operation))?;
         self.flush();
         self.ready()?;
-        self.put_records(&calls);
+        self.put_records(0, &calls);
         self.pending.set(calls.len());
         Ok(())
     }
@@ -843,28 +849,40 @@ impl Context for StubContext {
         self.copy_to_file(file, offset, address, length)
     }
 
+    fn trapped_call(&mut self) -> Option<Range<u64>> {
+        let Trap { after, .. } = self.trap.filter(|trap| trap.heat != Heat::Old)?;
+        Some(patch::window(after)).filter(|window| GUEST.start <= window.start && window.end <= GUEST.end)
+    }
+
     fn hot_call(&mut self) -> Option<Range<u64>> {
-        self.hot.map(patch::window).filter(|window| GUEST.start <= window.start && window.end <= GUEST.end)
+        self.trap.filter(|trap| trap.heat == Heat::Hot)?;
+        self.trapped_call()
+    }
+
+    fn call_site(&mut self) -> Option<CallSite> {
+        let Trap { after, number, .. } = self.trap?;
+        let mut code = [0; patch::WINDOW];
+        let read = self.space.read_code(patch::window(after).start, &mut code);
+        read.then_some(CallSite { code, number })
     }
 
     fn patch(&mut self, protection: u32) -> SysResult<bool> {
-        let Some(after) = self.hot.take() else { return Ok(false) };
-        let space = self.space.clone();
-        let mut sites = space.sites.lock();
-        let Some(_stopped) = space.stop_others() else { return Err(Errno::EAGAIN) };
-        let mut bytes = [0; patch::WINDOW];
-        if !space.read_code(patch::window(after).start, &mut bytes) {
-            return Ok(false);
-        }
-        let number = self.registers.orig_rax;
-        let Some(site) = Site::recognise(after, &bytes, number) else { return Ok(false) };
-        let Some(patch) = sites.plan(&site) else { return Ok(false) };
-        self.write_code(patch.trampoline, &patch.code, libc::PROT_READ | libc::PROT_EXEC)?;
-        self.write_code(patch.jump_at, &patch.jump, protection.cast_signed())?;
-        sites.done(&site, &patch);
-        space.shared.counters.sites.fetch_add(1, Ordering::Relaxed);
-        self.registers.rip = patch.resume;
-        Ok(true)
+        let Some(Trap { after, number, .. }) = self.trap.take() else { return Ok(false) };
+        let patched =
+            self.patch_sites(protection, &[after], |_, code| Site::recognise(after, code, number, &[]))?;
+        Ok(patched > 0)
+    }
+
+    fn patch_known(&mut self, protection: u32, sites: &[(u64, CallSite)]) -> SysResult<usize> {
+        let ends: Vec<u64> = sites.iter().map(|(window, _)| patch::end_of_call(*window)).collect();
+        let mut taken = Vec::new();
+        self.patch_sites(protection, &ends, |index, code| {
+            let (after, (_, known)) = (*ends.get(index)?, sites.get(index)?);
+            let same = code.window(after)? == known.code;
+            let site = Site::recognise(after, code, known.number, &taken).filter(|_| same)?;
+            taken.extend(site.operand());
+            Some(site)
+        })
     }
 
     fn set_answer(&mut self, number: u32, answer: Option<u32>) {
@@ -948,41 +966,6 @@ impl StubContext {
             return Err(Errno::ESRCH);
         }
         Ok(id)
-    }
-
-    /// Writes over code, while no guest code runs in this address space; `protection` is that of its mapping.
-    fn write_code(&self, address: u64, bytes: &[u8], protection: i32) -> SysResult<()> {
-        let start = address & !(PAGE - 1);
-        let length = (address + bytes.len() as u64).next_multiple_of(PAGE) - start;
-        let protect = |protection: i32| {
-            let call =
-                [libc::SYS_mprotect as u64, start, length, protection.cast_unsigned().into(), 0, 0, 0, 0];
-            self.calls(&[call])
-        };
-        protect(libc::PROT_READ | libc::PROT_WRITE)?;
-        let written = self.space.write_code(address, bytes);
-        protect(protection).inspect_err(|_| self.space.kill())?;
-        if written { Ok(()) } else { Err(Errno::EFAULT) }
-    }
-
-    /// Restores the code that was patched in `range`.
-    fn undo_patches(&mut self, range: Range<u64>) -> SysResult<()> {
-        let space = self.space.clone();
-        let mut sites = space.sites.lock();
-        let undone = sites.undo(&range);
-        if undone.is_empty() {
-            return Ok(());
-        }
-        let Some(_stopped) = space.stop_others() else { return Err(Errno::EAGAIN) };
-        for patch::Undo { jump_at, original, jump } in undone {
-            let mut found = [0; 5];
-            if space.read_code(jump_at, &mut found) && found == jump {
-                // Only code of mappings that can be read and executed was patched.
-                self.write_code(jump_at, &original, libc::PROT_READ | libc::PROT_EXEC)?;
-            }
-        }
-        sites.forget(&range);
-        Ok(())
     }
 
     fn host_cpu_time(&self) -> Option<Duration> {

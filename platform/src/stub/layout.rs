@@ -213,6 +213,8 @@ const _: () = assert!(PENDING == DELIVERY + 4 && DELIVERY.is_multiple_of(8));
 pub const CALL_SIZE: usize = 64;
 /// Flag of a record: made even after another has failed, and its own failure does not count.
 pub const CALL_ALWAYS: u64 = 1;
+/// Flag of a record: no call, but a copy of memory: to the first argument, from the second, of so many bytes.
+pub const CALL_COPY: u64 = 2;
 
 /// The signal that brings a running guest back. Not a real-time signal, so that several become one.
 pub const INTERRUPT_SIGNAL: i32 = libc::SIGUSR1;

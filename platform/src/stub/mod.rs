@@ -53,9 +53,14 @@ mod hostile_tests;
 #[cfg(test)]
 mod patch_tests;
 #[cfg(test)]
+mod site_tests;
+#[cfg(test)]
 mod tests;
 
 pub use zygote::{HostVdso, Zygote};
+
+/// Bytes of code that a [`crate::CallSite`] is recognised by.
+pub(crate) const SITE_SIZE: usize = patch::WINDOW;
 
 use crate::{Context, Platform, Registers, Vdso};
 use context::StubContext;

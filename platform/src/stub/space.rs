@@ -292,9 +292,16 @@ impl Space {
         self.with_pid(|pid| host::process::read_memory(pid, address, buffer)) == Some(buffer.len())
     }
 
-    /// Writes the stub's memory, wherever it lies.
-    pub fn write_code(&self, address: u64, bytes: &[u8]) -> bool {
-        self.with_pid(|pid| host::process::write_memory(pid, address, bytes)) == Some(bytes.len())
+    /// Whether these bytes are in the stub's memory, wherever that lies.
+    pub fn has_code(&self, address: u64, bytes: &[u8]) -> bool {
+        let mut found = vec![0; bytes.len()];
+        self.read_code(address, &mut found) && found == bytes
+    }
+
+    /// [`Space::read_code`] of several pieces.
+    pub fn read_pieces(&self, pieces: &mut [(u64, &mut [u8])]) -> bool {
+        let length: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.with_pid(|pid| host::process::read_pieces(pid, pieces)) == Some(length)
     }
 
     /// Notes a further context.
