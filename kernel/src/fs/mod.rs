@@ -410,6 +410,8 @@ pub struct InodeCommon {
     pub locks: locks::FileLocks,
     /// Whether writers or running programs use it.
     pub text: text::TextUse,
+    /// Which instructions in it make system calls.
+    pub call_sites: crate::mm::CallSites,
     /// Who is told what happens to it.
     pub watches: inotify::Watches,
     /// The pipe behind a FIFO's name, while it is open somewhere.
@@ -427,6 +429,7 @@ impl InodeCommon {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             locks: locks::FileLocks::default(),
             text: text::TextUse::default(),
+            call_sites: crate::mm::CallSites::default(),
             watches: inotify::Watches::default(),
             fifo: parking_lot::Mutex::default(),
             socket: parking_lot::Mutex::default(),

@@ -9,6 +9,7 @@ use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 use platform::{AddressSpace, Context, MemoryOp};
 
+use super::sites::Mappings;
 use super::vma::{Backing, Protection, STACK_GUARD_GAP, Vma, VmaFlags, VmaSet};
 use super::{FutexKey, Layout, MapRequest, PAGE_SIZE};
 use crate::fs::{File, InodeCommon, Mappable};
@@ -121,7 +122,7 @@ pub struct MemoryMap {
     pub id: u64,
     space: Arc<dyn AddressSpace>,
     bounds: Range<u64>,
-    vmas: Mutex<Vmas>,
+    pub(super) vmas: Mutex<Vmas>,
     /// Where the program's parts are.
     pub layout: Mutex<Layout>,
     /// `io_setup(2)`.
@@ -131,8 +132,10 @@ pub struct MemoryMap {
 }
 
 #[derive(Clone)]
-struct Vmas {
-    set: VmaSet,
+pub(super) struct Vmas {
+    pub(super) set: VmaSet,
+    /// How far those are that system calls come from.
+    pub(super) mappings: Mappings,
     /// Addresses are chosen below.
     top: u64,
     heap: Range<u64>,
@@ -164,7 +167,14 @@ impl MemoryMap {
     /// The map of a fresh address space, in which the platform allows guest mappings within `bounds`.
     pub fn new(context: &dyn Context, bounds: Range<u64>) -> Arc<MemoryMap> {
         let top = bounds.end;
-        let vmas = Vmas { set: VmaSet::default(), top, heap: 0..0, locked_future: false, peak: 0 };
+        let vmas = Vmas {
+            set: VmaSet::default(),
+            mappings: Mappings::default(),
+            top,
+            heap: 0..0,
+            locked_future: false,
+            peak: 0,
+        };
         Self::with(context, bounds, vmas, Layout::default())
     }
 
@@ -695,21 +705,6 @@ impl MemoryMap {
         copy.locked_future = false;
         let layout = self.layout.lock().clone();
         Ok((Self::with(&*child, self.bounds.clone(), copy, layout), child))
-    }
-
-    /// Lets the platform make the system calls at `code` faster, if that is a program's own code that nobody writes to.
-    pub fn patch_call(&self, context: &mut dyn Context, code: &Range<u64>) {
-        let vmas = self.vmas.lock();
-        let suitable = vmas.set.find(code.start).filter(|vma| {
-            code.end <= vma.end
-                && vma.protection == Protection::READ | Protection::EXEC
-                && !vma.flags.contains(VmaFlags::SHARED)
-                && matches!(vma.backing, Backing::File { .. })
-        });
-        if let Some(vma) = suitable {
-            // Merely a matter of speed.
-            let _ = context.patch(vma.protection.bits());
-        }
     }
 
     /// Extends the stack mapping above `address` to it, by at most `limit` bytes in all; returns whether it did.

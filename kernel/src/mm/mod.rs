@@ -11,10 +11,12 @@ use crate::fs::File;
 
 mod map;
 pub mod policy;
+mod sites;
 pub mod syscalls;
 mod vma;
 
 pub use map::{MappingInfo, MemoryMap, PIE_BASE, Plan};
+pub use sites::CallSites;
 pub use vma::{Backing, Protection, Vma, VmaFlags, VmaSet};
 
 /// A page of memory.
