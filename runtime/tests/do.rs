@@ -51,6 +51,26 @@ fn programs_behave_as_they_do_outside() {
     same(&["pwd"]);
 }
 
+/// What the log says of a program's system calls: how many were trapped, and how many came from patched sites.
+fn calls_of(program: &str) -> (u64, u64) {
+    let output =
+        nacelle().args(["--debug", "do", "--", "sh", "-c", program]).output().expect("nacelle starts");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let line = log.lines().rfind(|line| line.contains("how system calls came")).expect("the log has counts");
+    let field = |name: &str| -> u64 {
+        let value = line.split_ascii_whitespace().find_map(|word| word.strip_prefix(name));
+        value.expect("the count").parse().expect("a number")
+    };
+    (field("trapped="), field("patched="))
+}
+
+#[test]
+fn short_programs_learn_from_each_other_where_to_call_from() {
+    let (trapped, patched) = calls_of("i=0; while [ $i -lt 100 ]; do /bin/cat /dev/null; i=$((i+1)); done");
+    assert!(patched > 2000 && trapped < patched / 2, "{trapped} trapped, {patched} patched");
+}
+
 #[test]
 fn a_death_by_signal_is_the_status_of_a_shell() {
     assert_eq!(inside(&["sh", "-c", "kill -TERM $$"]).status.code(), Some(143));
