@@ -304,6 +304,17 @@ fn either_side_sees_what_the_other_does_to_a_shared_directory() {
         fs::remove_file(volume.join("moved")).expect("removed");
         fs::create_dir(volume.join("moved")).expect("a directory");
         assert_eq!(inside("ls -d /v/moved/."), "/v/moved/.\n");
+        // Directories on the way, however often they were used before.
+        fs::create_dir_all(volume.join("far/away")).expect("directories");
+        fs::write(volume.join("far/away/file"), "first\n").expect("written");
+        let often =
+            "i=0; while [ $i -lt 99 ]; do [ -e /v/far/away/file ]; i=$((i+1)); done; cat /v/far/away/file";
+        assert_eq!(inside(often), "first\n");
+        fs::rename(volume.join("far/away"), volume.join("away")).expect("renamed");
+        assert!(inside("cat /v/far/away/file").contains("No such file"));
+        fs::create_dir(volume.join("far/away")).expect("a directory");
+        fs::write(volume.join("far/away/file"), "second\n").expect("written");
+        assert_eq!(inside(often), "second\n");
         // The container does.
         assert_eq!(
             inside("echo inner > /v/inner; chmod 640 /v/inner; ln -s inner /v/soft; echo more >> /v/file"),

@@ -182,6 +182,8 @@ const RULES: &[Rule] = &[
         &[IsNot(0, HERE), lacks(2, WRITING)], // platform: memory usage of a stub, below its procfs
     ], "host files; platform"),
     rule(libc::SYS_openat2, "host files"),
+    only(libc::SYS_fanotify_init, &[&[Is(0, host::file::EVENT_GROUP)]], "host volumes: names of directories"),
+    only(libc::SYS_fanotify_mark, &[&[Is(1, host::file::WATCH_NAMES), IsNot(3, HERE)]], "host volumes: names of directories"),
     // Made with each path that a guest uses. The host knows without a look at the list that a call may be made whatever
     // its arguments are; and nothing is to be seen in the empty root.
     rule(libc::SYS_statx, "host files"),

@@ -132,13 +132,18 @@ impl Dentry {
 
     /// The child called `name`, which may be missing (no inode): from the cache, or from the file system.
     pub fn lookup(self: &Arc<Dentry>, fs: &dyn FileSystem, name: &[u8]) -> SysResult<Arc<Dentry>> {
-        if fs.cacheable()
-            && let Some(child) = self.children.lock().get(name)
-        {
+        let known = self.children.lock().get(name).cloned();
+        if let Some(child) = known.as_ref().filter(|_| fs.cacheable()) {
             child.used.store(true, Ordering::Relaxed);
             return Ok(Arc::clone(child));
         }
         let inode = self.inode().ok_or(Errno::ENOENT)?;
+        let still_is =
+            |child: &Dentry| child.inode.read().as_ref().is_some_and(|child| child.still_is(name, &inode));
+        if let Some(child) = known.filter(|child| still_is(child)) {
+            child.used.store(true, Ordering::Relaxed);
+            return Ok(child);
+        }
         match inode.lookup(name) {
             Ok(inode) => Ok(self.found(fs, name, Some(inode))),
             Err(Errno::ENOENT) => Ok(self.found(fs, name, None)),
@@ -261,6 +266,12 @@ impl Dentry {
     /// Forgets what is known of `name`.
     pub fn forget(&self, name: &[u8]) {
         self.children.lock().remove(name);
+    }
+
+    /// The names that are remembered.
+    #[cfg(test)]
+    pub fn children_for_tests(&self) -> HashMap<Box<[u8]>, Arc<Dentry>, Keyed> {
+        self.children.lock().clone()
     }
 
     /// The root of the file system that it is in.

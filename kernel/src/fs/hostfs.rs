@@ -30,6 +30,7 @@ use rustix::fs::{AtFlags, Mode};
 
 use super::hash::Keyed;
 use super::host_file::HostFile;
+use super::name_watch::{self, Standing};
 use super::{
     FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Looked, Metadata, NewFile, NewKind,
     OpenFile, RenameMode, SetAttributes, XattrMode,
@@ -241,6 +242,11 @@ impl Shared {
         self.coherence == Coherence::Exclusive && self.writing == Writing::ReadOnly
     }
 
+    /// Whether the host is to tell when names of directories change.
+    fn watches(&self) -> bool {
+        self.coherence == Coherence::Shared && self.keeps
+    }
+
     /// Keeps a file open that others may open soon.
     fn keep_file_open(&self, file: &Arc<OwnedFd>) {
         let mut open = self.open.lock();
@@ -262,7 +268,10 @@ impl Shared {
             let Some(inode) = oldest.upgrade() else { continue };
             let mut handle = inode.handle.lock();
             match handle.take_if(|handle| Arc::strong_count(handle) == 1) {
-                Some(handle) => closed.push(handle),
+                Some(handle) => {
+                    inode.standing.forget();
+                    closed.push(handle);
+                }
                 None if handle.is_some() => open.push_back(oldest),
                 None => {}
             }
@@ -309,7 +318,7 @@ pub mod freshness {
     }
 
     /// The number of the moment, if there is one.
-    pub(super) fn call() -> Option<u64> {
+    pub(in crate::fs) fn call() -> Option<u64> {
         (DEPTH.get() > 0).then(|| CALL.get())
     }
 }
@@ -335,6 +344,8 @@ pub struct HostInode {
     found: Option<Attributes>,
     /// What the host has told last, and in which system call.
     seen: Mutex<Option<(u64, Attributes)>>,
+    /// Of a directory: whether its name has to be asked for again.
+    standing: Standing<Attributes>,
 }
 
 impl Drop for HostInode {
@@ -383,6 +394,7 @@ impl HostInode {
             opened: Mutex::default(),
             found: shared.remembers().then_some(*attributes),
             seen: Mutex::default(),
+            standing: Standing::default(),
         })
     }
 
@@ -419,6 +431,15 @@ impl HostInode {
             open: Mutex::default(),
         });
         Ok(HostInode::new(&shared, &attributes, None, Some(directory)))
+    }
+
+    /// Has the host tell of changes to the directory, if it is kept open.
+    fn watch(&self) {
+        if let Some(directory) = &*self.handle.lock()
+            && let Some(descriptor) = directory.descriptor()
+        {
+            self.standing.watch(descriptor);
+        }
     }
 
     /// Runs `operation` on the file by whatever it is known: its directory and name there, or itself.
@@ -482,6 +503,7 @@ impl HostInode {
         if self.place.read().as_ref().is_none_or(same) {
             return;
         }
+        self.standing.forget();
         let before = self.place.write().replace((Arc::clone(directory), name.into()));
         drop(before);
     }
@@ -715,8 +737,28 @@ impl Inode for HostInode {
         }
     }
 
+    fn metadata_for_access(&self) -> SysResult<Metadata> {
+        self.standing.known().map_or_else(|| self.metadata(), |attributes| Ok(metadata_of(&attributes)))
+    }
+
     fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<InodeRef> {
-        Ok(self.child(name)? as InodeRef)
+        let before = name_watch::epoch();
+        let child = self.child(name)?;
+        if child.kind == FileType::Directory
+            && self.shared.watches()
+            && let Some(seen) = child.seen()
+            && child.standing.was_found(&self.standing, seen, before)
+        {
+            [&self, &child].into_iter().for_each(|directory| directory.watch());
+        }
+        Ok(child as InodeRef)
+    }
+
+    fn still_is(&self, name: &[u8], parent: &InodeRef) -> bool {
+        let there = |(directory, own): &Place| {
+            std::ptr::addr_eq(Arc::as_ptr(directory), Arc::as_ptr(parent)) && **own == *name
+        };
+        self.place.read().as_ref().is_some_and(there) && self.standing.known().is_some()
     }
 
     fn look(self: Arc<Self>, name: &[u8]) -> SysResult<Option<Looked>> {
@@ -867,70 +909,4 @@ impl Inode for HostInode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_that_nobody_changes_are_opened_once_and_few_are_kept_open() {
-        let place = tempfile::tempdir().unwrap();
-        let name = |number| format!("file {number}");
-        (0..=MAX_OPEN_FILES).for_each(|number| std::fs::write(place.path().join(name(number)), "").unwrap());
-        let file_system = |coherence| {
-            let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
-            HostFs::at(root, Writing::ReadOnly, coherence, &Arc::default()).unwrap()
-        };
-        let open = |inode: &HostInode| inode.open_host(OpenFlags::empty()).unwrap();
-        let exclusive = file_system(Coherence::Exclusive);
-        let inode = exclusive.root_inode().child(b"file 0").unwrap();
-        let first = Arc::downgrade(&open(&inode));
-        assert!(std::ptr::eq(Arc::as_ptr(&open(&inode)), first.as_ptr()));
-        let others = (1..=MAX_OPEN_FILES).map(name);
-        others.for_each(|name| drop(open(&exclusive.root_inode().child(name.as_bytes()).unwrap())));
-        assert_eq!(first.strong_count(), 0);
-        let shared = file_system(Coherence::Shared);
-        let inode = shared.root_inode().child(b"file 0").unwrap();
-        assert!(!Arc::ptr_eq(&open(&inode), &open(&inode)));
-    }
-
-    #[test]
-    fn an_open_file_is_changed_whatever_its_name_stands_for() {
-        use std::os::unix::fs::PermissionsExt;
-        let place = tempfile::tempdir().unwrap();
-        let path = |name: &str| place.path().join(name);
-        std::fs::write(path("file"), "content").unwrap();
-        let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
-        let shared = HostFs::at(root, Writing::ReadWrite, Coherence::Shared, &Arc::default()).unwrap();
-        let inode = shared.root_inode().child(b"file").unwrap();
-        let opened = inode.open_host(OpenFlags::WRONLY).unwrap();
-        std::fs::rename(path("file"), path("moved")).unwrap();
-        std::fs::write(path("file"), "another").unwrap();
-        let change = |size, mode| SetAttributes { size, mode, ..SetAttributes::default() };
-        inode.set_attributes(&change(Some(3), Some(0o600))).unwrap();
-        assert_eq!(std::fs::read(path("moved")).unwrap(), b"con");
-        assert_eq!(std::fs::metadata(path("moved")).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read(path("file")).unwrap(), b"another");
-        drop(opened);
-    }
-
-    #[test]
-    fn a_file_that_others_change_is_looked_at_anew_each_time() {
-        let place = tempfile::tempdir().unwrap();
-        std::fs::write(place.path().join("file"), "content").unwrap();
-        std::os::unix::fs::symlink("file", place.path().join("link")).unwrap();
-        let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
-        let shared = HostFs::at(root, Writing::ReadOnly, Coherence::Shared, &Arc::default()).unwrap();
-        let look = |name: &[u8]| shared.root_inode().look(name);
-        let size = |found: SysResult<Option<Looked>>| match found {
-            Ok(Some(Looked::Metadata(metadata))) => metadata.size,
-            _ => panic!("not found"),
-        };
-        let moment = freshness::begin();
-        assert_eq!(size(look(b"file")), 7);
-        std::fs::write(place.path().join("file"), "more content").unwrap();
-        drop(moment);
-        assert_eq!(size(look(b"file")), 12);
-        assert!(matches!(look(b"link"), Ok(Some(Looked::Link(_)))));
-        std::fs::remove_file(place.path().join("file")).unwrap();
-        assert_eq!(look(b"file").err(), Some(Errno::ENOENT));
-    }
-}
+mod tests;

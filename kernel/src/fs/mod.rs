@@ -39,6 +39,7 @@ pub mod locks;
 pub mod memfs;
 pub mod memory_files;
 pub mod mount;
+mod name_watch;
 pub mod nameless;
 pub(crate) mod open;
 pub mod path;
@@ -293,6 +294,17 @@ pub trait Inode: Any + Send + Sync {
 
     /// What the stat family tells.
     fn metadata(&self) -> SysResult<Metadata>;
+
+    /// The same, of which only the owner and the mode are needed.
+    fn metadata_for_access(&self) -> SysResult<Metadata> {
+        self.metadata()
+    }
+
+    /// Whether `name` in `parent`, by which this directory was looked up, is known to stand for it still, where names are
+    /// looked up anew each time.
+    fn still_is(&self, _name: &[u8], _parent: &InodeRef) -> bool {
+        false
+    }
 
     /// Changes attributes. The default refuses, as read-only special files do.
     fn set_attributes(&self, _attributes: &SetAttributes) -> SysResult<()> {

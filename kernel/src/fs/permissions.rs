@@ -29,7 +29,7 @@ pub fn check(inode: &InodeRef, credentials: &Credentials, access: Access) -> Sys
     if inode.file_type() == FileType::Directory && credentials.has_over_all(Capability::DAC_OVERRIDE) {
         return Ok(());
     }
-    check_metadata(&inode.metadata()?, credentials, access)
+    check_metadata(&inode.metadata_for_access()?, credentials, access)
 }
 
 /// [`check`] for a file of which the metadata is at hand.

@@ -1,0 +1,168 @@
+use super::*;
+use crate::fs::dentry::Dentry;
+
+#[test]
+fn files_that_nobody_changes_are_opened_once_and_few_are_kept_open() {
+    let place = tempfile::tempdir().unwrap();
+    let name = |number| format!("file {number}");
+    (0..=MAX_OPEN_FILES).for_each(|number| std::fs::write(place.path().join(name(number)), "").unwrap());
+    let file_system = |coherence| {
+        let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+        HostFs::at(root, Writing::ReadOnly, coherence, &Arc::default()).unwrap()
+    };
+    let open = |inode: &HostInode| inode.open_host(OpenFlags::empty()).unwrap();
+    let exclusive = file_system(Coherence::Exclusive);
+    let inode = exclusive.root_inode().child(b"file 0").unwrap();
+    let first = Arc::downgrade(&open(&inode));
+    assert!(std::ptr::eq(Arc::as_ptr(&open(&inode)), first.as_ptr()));
+    let others = (1..=MAX_OPEN_FILES).map(name);
+    others.for_each(|name| drop(open(&exclusive.root_inode().child(name.as_bytes()).unwrap())));
+    assert_eq!(first.strong_count(), 0);
+    let shared = file_system(Coherence::Shared);
+    let inode = shared.root_inode().child(b"file 0").unwrap();
+    assert!(!Arc::ptr_eq(&open(&inode), &open(&inode)));
+}
+
+#[test]
+fn an_open_file_is_changed_whatever_its_name_stands_for() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    std::fs::write(path("file"), "content").unwrap();
+    let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+    let shared = HostFs::at(root, Writing::ReadWrite, Coherence::Shared, &Arc::default()).unwrap();
+    let inode = shared.root_inode().child(b"file").unwrap();
+    let opened = inode.open_host(OpenFlags::WRONLY).unwrap();
+    std::fs::rename(path("file"), path("moved")).unwrap();
+    std::fs::write(path("file"), "another").unwrap();
+    let change = |size, mode| SetAttributes { size, mode, ..SetAttributes::default() };
+    inode.set_attributes(&change(Some(3), Some(0o600))).unwrap();
+    assert_eq!(std::fs::read(path("moved")).unwrap(), b"con");
+    assert_eq!(std::fs::metadata(path("moved")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read(path("file")).unwrap(), b"another");
+    drop(opened);
+}
+
+/// Held by who learns something: what one test does to a directory makes all of them ask anew.
+static LEARNING: Mutex<()> = Mutex::new(());
+
+/// Whether a path of directories leads somewhere, and how often the host had to be asked for a name in it.
+fn walk(root: &Arc<Dentry>, fs: &HostFs, path: &str) -> (bool, usize) {
+    let _moment = freshness::begin();
+    let (mut at, mut asked) = (Arc::clone(root), 0);
+    for name in path.split('/') {
+        let inode = at.inode().unwrap();
+        let child = at.children_for_tests().get(name.as_bytes()).and_then(|child| child.inode());
+        asked += usize::from(!child.is_some_and(|child| child.still_is(name.as_bytes(), &inode)));
+        at = at.lookup(fs, name.as_bytes()).unwrap();
+        if at.inode().is_none_or(|inode| inode.file_type() != FileType::Directory) {
+            return (false, asked);
+        }
+    }
+    (true, asked)
+}
+
+#[test]
+fn names_of_directories_are_believed_until_others_change_them() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let _alone = LEARNING.lock();
+    if host::file::event_group().is_err() {
+        eprintln!("skipped: this host has no fanotify for everybody");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    std::fs::create_dir_all(path("a/b/c")).unwrap();
+    let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+    let fs = HostFs::at(root, Writing::ReadWrite, Coherence::Shared, &Arc::default()).unwrap();
+    let root = Dentry::root(fs.root());
+    let walk = |path| walk(&root, &fs, path);
+    // The last one, in which nothing was looked for yet, is asked for each time.
+    let learn = |path| (0..100).find(|_| walk(path).1 == 1).expect("believed at last");
+    assert_eq!(walk("a/b/c"), (true, 3));
+    learn("a/b/c");
+    // A new file changes nothing.
+    std::fs::write(path("a/b/file"), "").unwrap();
+    assert_eq!(walk("a/b/c"), (true, 1));
+    // Moved away; and moved back.
+    std::fs::rename(path("a"), path("x")).unwrap();
+    assert!(!walk("a/b/c").0);
+    learn("x/b/c");
+    std::fs::rename(path("x"), path("a")).unwrap();
+    assert!(!walk("x/b/c").0);
+    learn("a/b/c");
+    // In the middle, another directory takes the place: by a rename, by being made anew.
+    std::fs::create_dir(path("other")).unwrap();
+    std::fs::rename(path("a/b"), path("kept")).unwrap();
+    std::fs::rename(path("other"), path("a/b")).unwrap();
+    assert!(!walk("a/b/c").0);
+    std::fs::create_dir(path("a/b/c")).unwrap();
+    learn("a/b/c");
+    std::fs::remove_dir(path("a/b/c")).unwrap();
+    assert!(!walk("a/b/c").0);
+    std::fs::create_dir(path("a/b/c")).unwrap();
+    learn("a/b/c");
+    // A link.
+    std::fs::rename(path("a/b"), path("gone")).unwrap();
+    symlink(path("kept"), path("a/b")).unwrap();
+    assert!(!walk("a/b/c").0);
+    std::fs::remove_file(path("a/b")).unwrap();
+    std::fs::rename(path("gone"), path("a/b")).unwrap();
+    learn("a/b/c");
+    // Who may do what.
+    let mode =
+        || root.lookup(&*fs, b"a").unwrap().inode().unwrap().metadata_for_access().unwrap().mode & 0o777;
+    std::fs::set_permissions(path("a"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(mode(), 0o700);
+    learn("a/b/c");
+    std::fs::set_permissions(path("a"), std::fs::Permissions::from_mode(0o711)).unwrap();
+    assert_eq!(mode(), 0o711);
+}
+
+#[test]
+fn names_of_directories_that_were_closed_again_are_not_believed() {
+    let _alone = LEARNING.lock();
+    let place = tempfile::tempdir().unwrap();
+    let count = MAX_OPEN + 8;
+    let name = |number: usize| format!("directory {number}/below");
+    for number in 0..count {
+        std::fs::create_dir_all(place.path().join(name(number))).unwrap();
+    }
+    let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+    let fs = HostFs::at(root, Writing::ReadWrite, Coherence::Shared, &Arc::default()).unwrap();
+    let root = Dentry::root(fs.root());
+    for number in 0..count {
+        for _ in 0..12 {
+            assert!(walk(&root, &fs, &name(number)).0);
+        }
+    }
+    for _ in 0..3 {
+        assert_eq!(walk(&root, &fs, &name(0)), (true, 2));
+    }
+    for number in 0..count {
+        std::fs::remove_dir(place.path().join(name(number))).unwrap();
+        assert!(!walk(&root, &fs, &name(number)).0, "{number}");
+    }
+}
+
+#[test]
+fn a_file_that_others_change_is_looked_at_anew_each_time() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("file"), "content").unwrap();
+    std::os::unix::fs::symlink("file", place.path().join("link")).unwrap();
+    let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+    let shared = HostFs::at(root, Writing::ReadOnly, Coherence::Shared, &Arc::default()).unwrap();
+    let look = |name: &[u8]| shared.root_inode().look(name);
+    let size = |found: SysResult<Option<Looked>>| match found {
+        Ok(Some(Looked::Metadata(metadata))) => metadata.size,
+        _ => panic!("not found"),
+    };
+    let moment = freshness::begin();
+    assert_eq!(size(look(b"file")), 7);
+    std::fs::write(place.path().join("file"), "more content").unwrap();
+    drop(moment);
+    assert_eq!(size(look(b"file")), 12);
+    assert!(matches!(look(b"link"), Ok(Some(Looked::Link(_)))));
+    std::fs::remove_file(place.path().join("file")).unwrap();
+    assert_eq!(look(b"file").err(), Some(Errno::ENOENT));
+}

@@ -1,0 +1,155 @@
+//! Whether names of the host's directories still stand for what they did.
+//!
+//! Where others change files too, each use of a name asks the host what it stands for now. For the directories on the way to a
+//! file that can be saved: the host tells, by fanotify(7), when a name goes away in a directory that is watched, or comes to
+//! stand for something else. It does so before the change is done, so that one question answers for all directories of a
+//! path: has there been anything? What was found out before is believed if there has not.
+//!
+//! What is believed is numbered: each event begins a new *epoch*, and what was found out in an earlier one has to be
+//! found out again. There is one group of watches for all mounts of the process; where the host gives none, nothing
+//! is believed.
+//!
+//! Who brings a directory under watch, or lets another take its place, must do so before it asks the host what a name stands
+//! for, and say that it was the epoch of before.
+
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::hostfs::freshness;
+
+/// How often a name has to be found before it is worth watching.
+const WORTH_WATCHING: u32 = 8;
+/// Bytes of events that are taken from the host at once.
+const EVENTS: usize = 4096;
+
+/// The watches of this process.
+static WATCHES: LazyLock<Option<Watches>> =
+    LazyLock::new(|| host::file::event_group().ok().map(Watches::new));
+
+struct Watches {
+    group: OwnedFd,
+    epoch: AtomicU64,
+    /// Held by who takes events from the group.
+    taking: Mutex<()>,
+}
+
+thread_local! {
+    /// In which system call the host was asked last, and the epoch then.
+    static ASKED: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+impl Watches {
+    fn new(group: OwnedFd) -> Watches {
+        Watches { group, epoch: AtomicU64::new(1), taking: Mutex::new(()) }
+    }
+
+    /// The epoch that it is now.
+    fn now(&self) -> u64 {
+        match rustix::io::ioctl_fionread(&self.group) {
+            Ok(0) => {}
+            // Who sees the group empty after this sees the new epoch.
+            _ => {
+                self.next();
+                let _taking = self.taking.lock();
+                let mut events = [0; EVENTS];
+                while rustix::io::read(&self.group, &mut events).is_ok_and(|count| count > 0) {}
+            }
+        }
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    fn next(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The epoch that it is at least: an event of which the host has not been asked yet begins the next one.
+pub fn epoch() -> u64 {
+    WATCHES.as_ref().map_or(0, |watches| watches.epoch.load(Ordering::SeqCst))
+}
+
+/// Whether it is that epoch still. In one system call the host is asked once.
+fn is_still(epoch: u64) -> bool {
+    let Some(watches) = &*WATCHES else { return false };
+    if watches.epoch.load(Ordering::SeqCst) != epoch {
+        return false;
+    }
+    let call = freshness::call();
+    if call.is_some_and(|call| ASKED.get() == (call, epoch)) {
+        return true;
+    }
+    let now = watches.now();
+    if let Some(call) = call {
+        ASKED.set((call, now));
+    }
+    now == epoch
+}
+
+/// What is believed of one directory: that its name stands for it, and what it was like then.
+#[derive(Debug)]
+pub struct Standing<T> {
+    state: Mutex<State<T>>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    /// How often it was found by its name.
+    found: u32,
+    watched: bool,
+    /// In which epoch it was found last while it was watched, and what it was like.
+    seen: Option<(u64, T)>,
+}
+
+impl<T> Default for Standing<T> {
+    fn default() -> Standing<T> {
+        Standing { state: Mutex::new(State { found: 0, watched: false, seen: None }) }
+    }
+}
+
+impl<T: Copy> Standing<T> {
+    /// What the directory was like when it was found last, if its name stands for it still and its owner and mode have not
+    /// changed.
+    pub fn known(&self) -> Option<T> {
+        let (epoch, seen) = self.state.lock().seen?;
+        is_still(epoch).then_some(seen)
+    }
+
+    /// Notes that the directory was found by its name in `parent`, and was like `seen`, which the host has been asked for in
+    /// the epoch `before`. Returns whether both had better be watched.
+    pub fn was_found(&self, parent: &Standing<T>, seen: T, before: u64) -> bool {
+        let parent_watched = parent.state.lock().watched;
+        let mut state = self.state.lock();
+        if state.watched && parent_watched {
+            state.seen = Some((before, seen));
+            return false;
+        }
+        state.found = state.found.saturating_add(1);
+        state.found.is_multiple_of(WORTH_WATCHING)
+    }
+
+    /// Has the host tell of changes to the directory.
+    pub fn watch(&self, directory: BorrowedFd<'_>) {
+        let Some(watches) = &*WATCHES else { return };
+        let mut state = self.state.lock();
+        if !state.watched && host::file::watch_names(watches.group.as_fd(), directory).is_ok() {
+            state.watched = true;
+            // What others are finding out just now may have been so before.
+            watches.next();
+        }
+    }
+
+    /// Believes nothing any more, because it is no longer open or has another name: neither of it nor, if the host does not
+    /// tell of it any more, of what is in it.
+    pub fn forget(&self) {
+        let watched =
+            std::mem::replace(&mut *self.state.lock(), State { found: 0, watched: false, seen: None })
+                .watched;
+        if watched && let Some(watches) = &*WATCHES {
+            watches.next();
+        }
+    }
+}
