@@ -133,6 +133,7 @@ static void open_path(long count, const char *path)
 }
 
 static void stat_volume(long count) { stat_path(count, "small"); }
+static void stat_deep(long count) { stat_path(count, "one/two/three/four/small"); }
 static void stat_root(long count) { stat_path(count, "/etc/passwd"); }
 static void open_volume(long count) { open_path(count, "small"); }
 static void open_root(long count) { open_path(count, "/etc/passwd"); }
@@ -394,6 +395,7 @@ static const struct {
     {"pwrite-64k", pwrite_64k, 1},
     {"pwrite-1m", pwrite_1m, 1},
     {"stat", stat_volume, 1},
+    {"stat-deep", stat_deep, 1},
     {"stat-root", stat_root, 1},
     {"stat-missing", stat_missing, 1},
     {"fstat", call_fstat, 1},

@@ -47,7 +47,7 @@ const fn inside(name: &'static str, what: &'static str) -> Case {
 }
 
 /// All cases, in the order of the table.
-pub const ALL: [Case; 49] = [
+pub const ALL: [Case; 50] = [
     inside("getppid", "getppid(2), never cached by libc"),
     inside("getpid", "getpid(2)"),
     inside("getpid-syscall", "getpid by syscall(3)"),
@@ -70,6 +70,7 @@ pub const ALL: [Case; 49] = [
     inside("pwrite-64k", "pwrite(2), 64 KiB"),
     inside("pwrite-1m", "pwrite(2), 1 MiB"),
     inside("stat", "stat(2) of a file in a volume"),
+    inside("stat-deep", "stat(2) of a file four directories down in a volume"),
     inside("stat-root", "stat(2) of a file in the root"),
     inside("stat-missing", "stat(2) of a file that does not exist"),
     inside("fstat", "fstat(2)"),

@@ -24,6 +24,8 @@ pub fn prepare(directory: &Path, linked_statically: bool) -> anyhow::Result<Path
             .with_context(|| format!("cannot write {name}"))
     };
     write("small", 64)?;
+    std::fs::create_dir_all(directory.join("one/two/three/four"))?;
+    write("one/two/three/four/small", 64)?;
     write("file", 64 << 20)?;
     std::fs::create_dir_all(directory.join("many"))?;
     for index in 0..100 {
