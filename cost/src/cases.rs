@@ -9,7 +9,7 @@ use crate::machine::{FILE_LENGTH, LISTED};
 use crate::platform::{Call, Step};
 
 /// How often the calls of a case are made before they are counted.
-const WARM_UP: usize = 2;
+const WARM_UP: usize = 32;
 
 /// Where guests have paths, a second one, small structures, and what they read and write.
 const PATH: u64 = 0x20_1000;

@@ -742,10 +742,10 @@ impl Inode for HostInode {
     }
 
     fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<InodeRef> {
-        let before = name_watch::epoch();
+        let before = if self.shared.watches() { name_watch::epoch() } else { None };
         let child = self.child(name)?;
-        if child.kind == FileType::Directory
-            && self.shared.watches()
+        if let Some(before) = before
+            && child.kind == FileType::Directory
             && let Some(seen) = child.seen()
             && child.standing.was_found(&self.standing, seen, before)
         {
@@ -758,7 +758,9 @@ impl Inode for HostInode {
         let there = |(directory, own): &Place| {
             std::ptr::addr_eq(Arc::as_ptr(directory), Arc::as_ptr(parent)) && **own == *name
         };
-        self.place.read().as_ref().is_some_and(there) && self.standing.known().is_some()
+        self.kind == FileType::Directory
+            && self.place.read().as_ref().is_some_and(there)
+            && self.standing.known().is_some()
     }
 
     fn look(self: Arc<Self>, name: &[u8]) -> SysResult<Option<Looked>> {

@@ -49,17 +49,25 @@ impl Watches {
 
     /// The epoch that it is now.
     fn now(&self) -> u64 {
-        match rustix::io::ioctl_fionread(&self.group) {
-            Ok(0) => {}
-            // Who sees the group empty after this sees the new epoch.
-            _ => {
-                self.next();
-                let _taking = self.taking.lock();
-                let mut events = [0; EVENTS];
-                while rustix::io::read(&self.group, &mut events).is_ok_and(|count| count > 0) {}
-            }
+        // Who sees the group empty after this sees the new epoch.
+        let waiting = rustix::io::ioctl_fionread(&self.group).unwrap_or(u64::MAX);
+        if waiting > 0 {
+            self.next();
+            self.take(waiting);
         }
         self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Takes events from the group, as many as are in so many bytes.
+    fn take(&self, bytes: u64) {
+        let _taking = self.taking.lock();
+        let (mut events, mut taken) = ([0; EVENTS], 0);
+        while taken < bytes {
+            match rustix::io::read(&self.group, &mut events) {
+                Ok(count) if count > 0 => taken += count as u64,
+                _ => break,
+            }
+        }
     }
 
     fn next(&self) {
@@ -67,9 +75,10 @@ impl Watches {
     }
 }
 
-/// The epoch that it is at least: an event of which the host has not been asked yet begins the next one.
-pub fn epoch() -> u64 {
-    WATCHES.as_ref().map_or(0, |watches| watches.epoch.load(Ordering::SeqCst))
+/// The epoch that it is at least: an event of which the host has not been asked yet begins the next one. `None` where there are
+/// no watches.
+pub fn epoch() -> Option<u64> {
+    WATCHES.as_ref().map(|watches| watches.epoch.load(Ordering::SeqCst))
 }
 
 /// Whether it is that epoch still. In one system call the host is asked once.
