@@ -309,8 +309,11 @@ fn a_container_of_a_pod_that_is_deleted_takes_all_that_is_its_own() {
     pod.host.run(&["delete", "--force", "a"]).ok();
     assert!(!is_alive(stand_in));
     until("the end of its gofer", || !gofers.iter().copied().any(is_alive));
-    let seen = pod.shell("p", "cd /proc; ls -d [0-9]*");
-    assert!(!seen.lines().any(|line| own.contains(&line.parse().expect("a number"))), "{seen}");
+    // What is left of children is there until the first process of the namespace has waited for them.
+    until("the end of its processes", || {
+        let seen = pod.shell("p", "cd /proc; echo [0-9]*");
+        !seen.split_whitespace().any(|pid| own.contains(&pid.parse().expect("a number")))
+    });
     assert_eq!(pod.host.list(), ["p"]);
     // One that was never started, too.
     std::fs::remove_dir_all(pod.host.path("a-bundle")).expect("removed");
