@@ -11,7 +11,7 @@ use kernel::fs::memfs::{MemFs, MemOptions};
 use kernel::fs::mount::{Depth, MountFlags, MountNamespace};
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
 use kernel::fs::proc::set_sysctl;
-use kernel::fs::{FileType, NewFile, NewKind};
+use kernel::fs::{Acls, FileType, NewFile, NewKind};
 use kernel::namespace::Namespaces;
 use kernel::task::Credentials;
 
@@ -109,7 +109,8 @@ fn make_node(namespace: &Arc<MountNamespace>, device: &DeviceSpec) -> Result<(),
         DeviceKind::Block => NewKind::BlockDevice(number),
         DeviceKind::Fifo => NewKind::Fifo,
     };
-    let new = NewFile { kind, mode: device.mode & 0o7777, uid: device.uid, gid: device.gid };
+    let new =
+        NewFile { kind, mode: device.mode & 0o7777, uid: device.uid, gid: device.gid, acls: Acls::default() };
     place.dentry.instantiate(directory.existing()?.create(name.as_bytes(), &new)?);
     Ok(())
 }

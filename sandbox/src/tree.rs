@@ -11,7 +11,7 @@ use kernel::fs::hostfs::{Coherence, HostFs, Writing};
 use kernel::fs::memfs::{LayerOptions, MemFs, MemOptions, Store};
 use kernel::fs::mount::{MountFlags, MountNamespace};
 use kernel::fs::path::{FsState, PathRef, Walk, Walker};
-use kernel::fs::{FileSystem, FileType, NewFile, NewKind};
+use kernel::fs::{Acls, FileSystem, FileType, NewFile, NewKind};
 use kernel::namespace::Namespaces;
 use kernel::task::Credentials;
 use kernel::tty::DevPts;
@@ -238,7 +238,7 @@ fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> 
         match found.inode() {
             None => {
                 let kind = if file && rest.is_empty() { NewKind::Regular } else { NewKind::Directory };
-                let new = NewFile { kind, mode: 0o755, uid: 0, gid: 0 };
+                let new = NewFile { kind, mode: 0o755, uid: 0, gid: 0, acls: Acls::default() };
                 found.dentry.instantiate(place.existing()?.create(&part, &new)?);
             }
             Some(inode) if inode.file_type() == FileType::Symlink => {
@@ -266,7 +266,8 @@ fn devices() -> Result<Arc<MemFs>, Errno> {
     let memory = MemFs::tmpfs(MemOptions { mode: 0o755, ..MemOptions::default() });
     let root = memory.root();
     let make = |name: &str, kind: NewKind, mode: u32| {
-        Arc::clone(&root).create(name.as_bytes(), &NewFile { kind, mode, uid: 0, gid: 0 })
+        Arc::clone(&root)
+            .create(name.as_bytes(), &NewFile { kind, mode, uid: 0, gid: 0, acls: Acls::default() })
     };
     let all = [
         ("null", NULL),

@@ -13,7 +13,7 @@ use crate::fs::file::Place;
 use crate::fs::memfs::{MemFs, MemOptions};
 use crate::fs::mount::MountFlags;
 use crate::fs::path::{FsState, PathRef};
-use crate::fs::{File, FileSystem, NewFile, NewKind};
+use crate::fs::{Acls, File, FileSystem, NewFile, NewKind};
 use crate::task::{Credentials, Limits};
 use crate::user::UserReader;
 
@@ -59,14 +59,14 @@ impl Machine {
         for (name, mode, contents) in
             [("program", 0o755, elf()), ("text", 0o755, b"hello".to_vec()), ("data", 0o644, elf())]
         {
-            let new = NewFile { kind: NewKind::Regular, mode, uid: 0, gid: 0 };
+            let new = NewFile { kind: NewKind::Regular, mode, uid: 0, gid: 0, acls: Acls::default() };
             let inode = root.root().create(name.as_bytes(), &new).unwrap();
             let place = Place::Anonymous { name: name.into(), inode: Some(Arc::clone(&inode)) };
             let ops = Arc::clone(&inode).open(None, OpenFlags::RDWR).unwrap();
             let file = File::new(place, ops, OpenFlags::RDWR);
             file.ops().write_at(&file, 0, &mut UserReader::buffer(&contents)).unwrap();
         }
-        let new = NewFile { kind: NewKind::Directory, mode: 0o755, uid: 0, gid: 0 };
+        let new = NewFile { kind: NewKind::Directory, mode: 0o755, uid: 0, gid: 0, acls: Acls::default() };
         root.root().create(b"cgroup", &new).unwrap();
         let mounts = MountNamespace::new(root, "none", MountFlags::empty());
         let top = mounts.root();

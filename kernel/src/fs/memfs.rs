@@ -19,8 +19,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::hostfs::list;
 use super::{
-    DirectorySink, FileType, Inode, InodeCommon, InodeRef, Metadata, NewFile, NewKind, OpenFile, RenameMode,
-    SetAttributes, XattrMode,
+    Acl, AclKind, Acls, DirectorySink, FileType, Inode, InodeCommon, InodeRef, Metadata, NewFile, NewKind,
+    OpenFile, RenameMode, SetAttributes, XattrMode,
 };
 use crate::error::SyscallResult;
 use crate::task::CurrentTask;
@@ -65,6 +65,8 @@ pub struct Node {
 struct Attributes {
     lower: Option<Lower>,
     own: Metadata,
+    /// The lower file's are not read.
+    acls: Acls,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Names below this one that the lower file's attributes are hidden by.
     xattrs_copied: bool,
@@ -134,6 +136,7 @@ impl Node {
             attributes: Mutex::new(Attributes {
                 lower: None,
                 own,
+                acls: new.acls.clone(),
                 xattrs: BTreeMap::new(),
                 xattrs_copied: true,
             }),
@@ -172,6 +175,7 @@ impl Node {
             attributes: Mutex::new(Attributes {
                 lower: Some(lower),
                 own: metadata,
+                acls: Acls::default(),
                 xattrs: BTreeMap::new(),
                 xattrs_copied: false,
             }),
@@ -263,9 +267,15 @@ impl Node {
 
     /// Changes the node's own attributes.
     fn change(&self, change: impl FnOnce(&mut Metadata)) {
+        self.change_with_acls(|own, _| change(own));
+    }
+
+    /// Changes them together with its access control lists.
+    fn change_with_acls(&self, change: impl FnOnce(&mut Metadata, &mut Acls)) {
         let mut attributes = self.attributes.lock();
         self.adopt(&mut attributes);
-        change(&mut attributes.own);
+        let Attributes { own, acls, .. } = &mut *attributes;
+        change(own, acls);
         self.keep(&attributes);
     }
 
@@ -346,9 +356,10 @@ impl Inode for Node {
         if let Some(mode) = attributes.mode {
             self.check_executable_bits(mode)?;
         }
-        self.change(|own| {
+        self.change_with_acls(|own, acls| {
             if let Some(mode) = attributes.mode {
                 own.mode = own.mode & abi::fs::S_IFMT | mode & 0o7777;
+                acls.mode_changed(mode);
             }
             own.uid = attributes.uid.unwrap_or(own.uid);
             own.gid = attributes.gid.unwrap_or(own.gid);
@@ -592,6 +603,27 @@ impl Inode for Node {
     fn remove_xattr(&self, name: &[u8]) -> SysResult<()> {
         self.copy_xattrs();
         self.attributes.lock().xattrs.remove(name).map(drop).ok_or(Errno::ENODATA)
+    }
+
+    fn acl(&self, kind: AclKind) -> SysResult<Option<Arc<Acl>>> {
+        match self.kind {
+            FileType::Symlink => Err(Errno::EOPNOTSUPP),
+            _ => Ok(self.attributes.lock().acls.get(kind).cloned()),
+        }
+    }
+
+    fn set_acl(&self, kind: AclKind, list: Option<Arc<Acl>>, dropped: u32) -> SysResult<()> {
+        match (self.kind, kind) {
+            (FileType::Symlink, _) => return Err(Errno::EOPNOTSUPP),
+            (FileType::Directory, _) | (_, AclKind::Access) => {}
+            (_, AclKind::Default) => return list.map_or(Ok(()), |_| Err(Errno::EACCES)),
+        }
+        let time = now();
+        self.change_with_acls(|own, acls| {
+            own.mode = acls.set(kind, list, own.mode) & !dropped;
+            own.changed = time;
+        });
+        Ok(())
     }
 }
 

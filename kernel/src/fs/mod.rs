@@ -22,6 +22,7 @@ use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::{Events, Registration, WaitQueue, WaitSource, Wakeup};
 
+pub mod acl;
 pub mod async_signal;
 pub mod cgroup;
 pub mod dentry;
@@ -51,6 +52,7 @@ pub mod syscalls;
 pub mod sysfs;
 pub mod text;
 
+pub use acl::{Acl, AclKind, Acls};
 pub use fd::FdTable;
 pub use file::File;
 pub use open::{open_executable, open_executable_at, open_executable_in};
@@ -233,6 +235,8 @@ pub struct NewFile {
     pub uid: u32,
     /// Group (that of a set-group-id directory already applied).
     pub gid: u32,
+    /// Its access control lists, which fit the permission bits.
+    pub acls: Acls,
 }
 
 /// Attributes to change; `None` leaves one as it is. The change time is set in any case.
@@ -404,6 +408,17 @@ pub trait Inode: Any + Send + Sync {
 
     /// Removes an extended attribute.
     fn remove_xattr(&self, _name: &[u8]) -> SysResult<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// One of the file's access control lists, if it has that; the default is that there can be none.
+    fn acl(&self, _kind: AclKind) -> SysResult<Option<Arc<Acl>>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Gives it an access control list or takes it away. An access list changes the permission bits, of which `dropped` are
+    /// taken away in any case.
+    fn set_acl(&self, _kind: AclKind, _list: Option<Arc<Acl>>, _dropped: u32) -> SysResult<()> {
         Err(Errno::EOPNOTSUPP)
     }
 

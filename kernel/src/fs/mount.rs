@@ -468,7 +468,7 @@ mod tests {
 
     use super::*;
     use crate::fs::memfs::{MemFs, MemOptions};
-    use crate::fs::{NewFile, NewKind};
+    use crate::fs::{Acls, NewFile, NewKind};
 
     #[test]
     fn a_tree_that_is_gone_keeps_no_names() {
@@ -485,7 +485,7 @@ mod tests {
     /// A tree with the directories `/a` and `/a/b` in its root file system.
     fn tree() -> Arc<MountNamespace> {
         let root = MemFs::tmpfs(MemOptions::default());
-        let new = NewFile { kind: NewKind::Directory, mode: 0o755, uid: 0, gid: 0 };
+        let new = NewFile { kind: NewKind::Directory, mode: 0o755, uid: 0, gid: 0, acls: Acls::default() };
         let a = root.root().create(b"a", &new).unwrap();
         a.create(b"b", &new).unwrap();
         MountNamespace::new(root, "none", MountFlags::empty())

@@ -14,7 +14,7 @@ use super::path::{FsState, Walk, Walker};
 use super::permissions::{Access, check, check_writable, is_owner};
 use super::privileges;
 use super::text::TextGuard;
-use super::{File, FileType, InodeRef, NewFile, NewKind, OpenFile, PathRef, SetAttributes};
+use super::{AclKind, Acls, File, FileType, InodeRef, NewFile, NewKind, OpenFile, PathRef, SetAttributes};
 use crate::Kernel;
 use crate::error::SyscallResult;
 use crate::syscalls::Fd;
@@ -257,9 +257,10 @@ fn open_temporary(
     let credentials = task.credentials();
     check(&inode, &credentials, Access::WRITE | Access::EXECUTE)?;
     check_writable(&parent)?;
-    let mode = mode & 0o7777 & !task.fs().get().umask;
+    let kind = NewKind::Regular;
+    let (mode, acls) = permissions_of_new(task, &inode, &kind, mode & 0o7777);
     let (uid, gid) = (credentials.fs_uid, credentials.fs_gid);
-    let file = inode.create_unnamed(&NewFile { kind: NewKind::Regular, mode, uid, gid })?;
+    let file = inode.create_unnamed(&NewFile { kind, mode, uid, gid, acls })?;
     let name = format!("#{}", file.common().id);
     let dentry = Dentry::detached(name.as_bytes(), &parent.dentry, Arc::clone(&file));
     let place = PathRef { mount: parent.mount, dentry };
@@ -269,6 +270,24 @@ fn open_temporary(
     file.set_text_use(Some(guard));
     file.notify(Mask::OPEN);
     Ok(file)
+}
+
+/// The permission bits that a new file in a directory gets, and its access control lists. The umask matters where the
+/// directory does not say what its files get.
+fn permissions_of_new(task: &CurrentTask, directory: &InodeRef, kind: &NewKind, mode: u32) -> (u32, Acls) {
+    if matches!(kind, NewKind::Symlink(_)) {
+        return (0o777, Acls::default());
+    }
+    let default = directory.acl(AclKind::Default).ok().flatten();
+    // Linux applies it to the names of sockets in any case.
+    let mode = match default {
+        Some(_) if *kind != NewKind::Socket => mode,
+        _ => mode & !task.fs().get().umask,
+    };
+    match default {
+        Some(default) => Acls::inherited(&default, mode, *kind == NewKind::Directory),
+        None => (mode, Acls::default()),
+    }
 }
 
 /// Makes a file called `name` in a directory, as the task's user; `mode` is before the umask.
@@ -303,12 +322,7 @@ fn make_at(
     }
     check_writable(parent)?;
     check(&directory, &credentials, Access::WRITE | Access::EXECUTE)?;
-    let mut mode = mode & 0o7777;
-    if !matches!(kind, NewKind::Symlink(_)) {
-        mode &= !task.fs().get().umask;
-    } else {
-        mode = 0o777;
-    }
+    let (mut mode, acls) = permissions_of_new(task, &directory, &kind, mode & 0o7777);
     let mut gid = credentials.fs_gid;
     if metadata.mode & S_ISGID != 0 {
         gid = metadata.gid;
@@ -317,7 +331,8 @@ fn make_at(
         }
     }
     privileges::mode_set(mode);
-    let inode = Arc::clone(&directory).create(name, &NewFile { kind, mode, uid: credentials.fs_uid, gid })?;
+    let inode =
+        Arc::clone(&directory).create(name, &NewFile { kind, mode, uid: credentials.fs_uid, gid, acls })?;
     let kind = inode.file_type();
     dentry.instantiate(inode);
     inotify::notify_entry(&directory, name, kind, Mask::CREATE);

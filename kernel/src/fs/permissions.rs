@@ -6,7 +6,7 @@ use bitflags::bitflags;
 
 use super::mount::{Mount, MountFlags};
 use super::path::PathRef;
-use super::{FileType, InodeRef, Metadata};
+use super::{AclKind, FileType, InodeRef, Metadata};
 use crate::task::Credentials;
 use crate::task::credentials::Capability;
 
@@ -29,19 +29,37 @@ pub fn check(inode: &InodeRef, credentials: &Credentials, access: Access) -> Sys
     if inode.file_type() == FileType::Directory && credentials.has_over_all(Capability::DAC_OVERRIDE) {
         return Ok(());
     }
-    check_metadata(&inode.metadata_for_access()?, credentials, access)
+    check_with(&inode.metadata_for_access()?, Some(inode), credentials, access)
 }
 
-/// [`check`] for a file of which the metadata is at hand.
+/// [`check`] for a file of which the metadata is at hand, and which has no access control list.
 pub fn check_metadata(metadata: &Metadata, credentials: &Credentials, access: Access) -> SysResult<()> {
-    let shift = if metadata.uid == credentials.fs_uid {
-        6
-    } else if credentials.in_group(metadata.gid) {
-        3
-    } else {
-        0
+    check_with(metadata, None, credentials, access)
+}
+
+/// [`check`] for a file of which the metadata is at hand; without its inode, it has no access control list.
+pub fn check_with(
+    metadata: &Metadata,
+    inode: Option<&InodeRef>,
+    credentials: &Credentials,
+    access: Access,
+) -> SysResult<()> {
+    let by_mode = |shift: u32| (metadata.mode >> shift) & access.bits() == access.bits();
+    // Where the group's bits are all clear, a list gives nobody anything, and Linux does not look at it.
+    let list = || match inode.filter(|_| metadata.mode & 0o070 != 0) {
+        Some(inode) => inode.acl(AclKind::Access).ok().flatten(),
+        None => None,
     };
-    if (metadata.mode >> shift) & access.bits() == access.bits() {
+    let allowed = if metadata.uid == credentials.fs_uid {
+        by_mode(6)
+    } else if let Some(list) = list() {
+        list.allows(credentials, metadata.gid, access)
+    } else if credentials.in_group(metadata.gid) {
+        by_mode(3)
+    } else {
+        by_mode(0)
+    };
+    if allowed {
         return Ok(());
     }
     let directory = metadata.file_type() == FileType::Directory;

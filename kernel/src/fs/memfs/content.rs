@@ -530,7 +530,7 @@ impl MemFs {
 mod tests {
     use super::*;
     use crate::fs::memfs::MemOptions;
-    use crate::fs::{FileSystem, NewFile, NewKind, SetAttributes};
+    use crate::fs::{Acls, FileSystem, NewFile, NewKind, SetAttributes};
     use abi::fs::OpenFlags;
 
     fn limited(pages: u64, inodes: u64) -> Arc<MemFs> {
@@ -538,7 +538,7 @@ mod tests {
     }
 
     fn new_file(fs: &MemFs, name: &str) -> SysResult<InodeRef> {
-        let new = NewFile { kind: NewKind::Regular, mode: 0o600, uid: 0, gid: 0 };
+        let new = NewFile { kind: NewKind::Regular, mode: 0o600, uid: 0, gid: 0, acls: Acls::default() };
         fs.root().create(name.as_bytes(), &new)
     }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{Body, Lower, Node, PAGE, Seals, node_of};
 use crate::fs::memory_files::{self, Purpose};
-use crate::fs::{FileSystem, FsStatistics, Inode, InodeRef, NewFile, NewKind, SetAttributes};
+use crate::fs::{Acls, FileSystem, FsStatistics, Inode, InodeRef, NewFile, NewKind, SetAttributes};
 
 /// Inode numbers of files that are not from a lower directory start here.
 const FIRST_INODE: u64 = 1 << 40;
@@ -87,7 +87,7 @@ impl MemFs {
     fn with_limits(limits: (u64, u64), mode: u32) -> Arc<MemFs> {
         let shared = Arc::new(new_shared(limits, true));
         let mode = if mode == 0 { 0o1777 } else { mode };
-        let new = NewFile { kind: NewKind::Directory, mode, uid: 0, gid: 0 };
+        let new = NewFile { kind: NewKind::Directory, mode, uid: 0, gid: 0, acls: Acls::default() };
         let root = Node::new(&shared, &new, Body::Directory(Mutex::default()));
         Arc::new(MemFs { root, shared, name: "tmpfs" })
     }
@@ -223,7 +223,7 @@ impl FileSystem for MemFs {
 impl MemFs {
     /// A regular file without a name, for `memfd_create(2)` and System V shared memory.
     pub fn unnamed(self: &Arc<MemFs>, mode: u32, uid: u32, gid: u32, seals: Seals) -> SysResult<InodeRef> {
-        let new = NewFile { kind: NewKind::Regular, mode, uid, gid };
+        let new = NewFile { kind: NewKind::Regular, mode, uid, gid, acls: Acls::default() };
         let inode = self.root.strong()?.create_unnamed(&new)?;
         node_of(&inode)?.seals.store(seals.bits(), Ordering::SeqCst);
         Ok(inode)

@@ -13,7 +13,7 @@ use crate::fs::hostfs::freshness;
 use crate::fs::inotify::{self, Mask, attribute_mask};
 use crate::fs::mount::{Mount, MountFlags};
 use crate::fs::path::Walk;
-use crate::fs::permissions::{Access, check, check_metadata, check_mount_writable, check_writable, is_owner};
+use crate::fs::permissions::{Access, check, check_mount_writable, check_with, check_writable, is_owner};
 use crate::fs::privileges;
 use crate::fs::text::TextGuard;
 use crate::fs::{File, FileSystem, FileType, InodeRef, Metadata, PathRef, SetAttributes};
@@ -70,26 +70,34 @@ fn file_metadata(file: &File) -> SyscallResult<Metadata> {
     })
 }
 
-/// The file that a path, or with `AT_EMPTY_PATH` a descriptor, names: its metadata, and the mount that it is in, if any.
-fn look(
-    task: &CurrentTask,
-    directory: Fd,
-    path: &[u8],
-    flags: u32,
-) -> SyscallResult<(Metadata, Option<Arc<Mount>>)> {
+/// What [`look`] has found.
+struct Seen {
+    metadata: Metadata,
+    /// Where it is in one.
+    mount: Option<Arc<Mount>>,
+    /// Where it had to be looked up.
+    inode: Option<InodeRef>,
+}
+
+/// The file that a path, or with `AT_EMPTY_PATH` a descriptor, names.
+fn look(task: &CurrentTask, directory: Fd, path: &[u8], flags: u32) -> SyscallResult<Seen> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 && directory != Fd::CWD {
         let file = task.file(directory)?;
-        return Ok((file_metadata(&file)?, file.path().map(|place| Arc::clone(&place.mount))));
+        let mount = file.path().map(|place| Arc::clone(&place.mount));
+        return Ok(Seen { metadata: file_metadata(&file)?, mount, inode: file.inode() });
     }
     let mut walk = if flags & AT_SYMLINK_NOFOLLOW != 0 { Walk::LOOK } else { Walk::LOOK | Walk::FOLLOW };
     walk.set(Walk::EMPTY, flags & AT_EMPTY_PATH != 0);
     let _moment = freshness::begin();
     let found = task.walk(directory, path, walk)?;
-    let metadata = match found.looked {
-        Some(metadata) => *metadata,
-        None => found.place.existing()?.metadata()?,
+    let (metadata, inode) = match found.looked {
+        Some(metadata) => (*metadata, None),
+        None => {
+            let inode = found.place.existing()?;
+            (inode.metadata()?, Some(inode))
+        }
     };
-    Ok((metadata, Some(found.place.mount)))
+    Ok(Seen { metadata, mount: Some(found.place.mount), inode })
 }
 
 /// `newfstatat(2)`.
@@ -104,7 +112,7 @@ pub fn newfstatat(
         return Err(Errno::EINVAL.into());
     }
     let path = if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { Vec::new() } else { task.read_path(path)? };
-    let (metadata, _) = look(task, directory, &path, flags.0)?;
+    let Seen { metadata, .. } = look(task, directory, &path, flags.0)?;
     Ok(task.write_result_object(buffer, &to_stat(task, &metadata))?)
 }
 
@@ -184,7 +192,7 @@ pub fn statx(
         return Err(Errno::EINVAL.into());
     }
     let path = if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { Vec::new() } else { task.read_path(path)? };
-    let (metadata, mount) = look(task, directory, &path, flags.0)?;
+    let Seen { metadata, mount, .. } = look(task, directory, &path, flags.0)?;
     let (rdev_major, rdev_minor) = split_device(metadata.rdev);
     let (dev_major, dev_minor) = split_device(metadata.device);
     let credentials = task.credentials();
@@ -226,7 +234,7 @@ pub fn faccessat2(
         return Err(Errno::EINVAL.into());
     }
     let path = task.read_path(path)?;
-    let (metadata, mount) = look(task, directory, &path, flags.0)?;
+    let Seen { metadata, mount, inode } = look(task, directory, &path, flags.0)?;
     if mode == 0 {
         return Ok(());
     }
@@ -244,7 +252,7 @@ pub fn faccessat2(
         credentials.effective =
             if credentials.is_root_user(credentials.uid) { credentials.permitted } else { 0 };
     }
-    Ok(check_metadata(&metadata, &credentials, access)?)
+    Ok(check_with(&metadata, inode.as_ref(), &credentials, access)?)
 }
 
 /// `faccessat(2)`.

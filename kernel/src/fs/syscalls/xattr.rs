@@ -1,12 +1,15 @@
 //! Extended attributes, `xattr(7)`.
 
+use std::sync::Arc;
+
+use abi::fs::S_ISGID;
 use abi::{Errno, SysResult};
 
 use crate::error::SyscallResult;
 use crate::fs::inotify::{self, Mask};
 use crate::fs::path::Walk;
 use crate::fs::permissions::{Access, check, check_writable, is_owner};
-use crate::fs::{FileType, InodeRef, PathRef, XattrMode};
+use crate::fs::{Acl, AclKind, FileType, InodeRef, PathRef, XattrMode, acl};
 use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::task::CurrentTask;
@@ -58,10 +61,7 @@ fn check_name(task: &CurrentTask, inode: &InodeRef, name: &[u8], access: Access)
     if name.starts_with(b"security.") {
         return if !writes || credentials.has(Capability::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) };
     }
-    // Access control lists are attributes of the system, which no file system here has.
-    if name.starts_with(b"system.") && !writes && is_owner(&inode.metadata()?, &credentials) {
-        return Err(Errno::ENODATA);
-    }
+    // Access control lists are attributes of the system; the caller sees to them where a file may have some.
     Err(Errno::EOPNOTSUPP)
 }
 
@@ -84,8 +84,40 @@ fn give(task: &CurrentTask, value: &[u8], buffer: u64, size: usize) -> SyscallRe
     Ok(value.len())
 }
 
+/// The access control list that an attribute's name means, and the file's, where files may have some.
+fn list_of(inode: &InodeRef, name: &[u8]) -> Option<(AclKind, Option<Arc<Acl>>)> {
+    let kind = AclKind::of_attribute(name)?;
+    Some((kind, inode.acl(kind).ok()?))
+}
+
+/// Sets or, without a value, takes away an access control list, as far as the caller may do so.
+fn set_list(
+    task: &CurrentTask,
+    inode: &InodeRef,
+    kind: AclKind,
+    value: Option<acl::Unchecked>,
+) -> SyscallResult<()> {
+    if kind == AclKind::Default && inode.file_type() != FileType::Directory {
+        return if value.is_none() { Ok(()) } else { Err(Errno::EACCES.into()) };
+    }
+    let credentials = task.credentials();
+    let metadata = inode.metadata()?;
+    if !is_owner(&metadata, &credentials) {
+        return Err(Errno::EPERM.into());
+    }
+    let list = value.map(|value| value.check(&credentials.user_namespace)).transpose()?;
+    let keeps_group = kind == AclKind::Default
+        || credentials.in_group(metadata.gid)
+        || credentials.has_over(metadata.uid, metadata.gid, Capability::FSETID);
+    Ok(inode.set_acl(kind, list.map(Arc::new), if keeps_group { 0 } else { S_ISGID })?)
+}
+
 fn get(task: &CurrentTask, target: Target, name: u64, value: u64, size: usize) -> SyscallResult<usize> {
     let name = read_name(task, name)?;
+    if let Some((_, list)) = list_of(&target.0, &name) {
+        let list = list.ok_or(Errno::ENODATA)?;
+        return give(task, &list.to_bytes(&task.credentials().user_namespace), value, size);
+    }
     check_name(task, &target.0, &name, Access::READ)?;
     give(task, &target.0.get_xattr(&name)?, value, size)
 }
@@ -113,16 +145,23 @@ fn set(
     if let Some(place) = &target.1 {
         check_writable(place)?;
     }
-    check_name(task, &target.0, &name, Access::WRITE)?;
-    target.0.set_xattr(&name, &bytes, mode)?;
-    crate::fs::privileges::attribute_set(&name);
+    if let Some((kind, _)) = list_of(&target.0, &name) {
+        // Whether there is one already does not matter to Linux.
+        set_list(task, &target.0, kind, acl::Unchecked::read(&bytes)?)?;
+    } else {
+        check_name(task, &target.0, &name, Access::WRITE)?;
+        target.0.set_xattr(&name, &bytes, mode)?;
+        crate::fs::privileges::attribute_set(&name);
+    }
     changed(&target);
     Ok(())
 }
 
 fn list(task: &CurrentTask, target: Target, buffer: u64, size: usize) -> SyscallResult<usize> {
     let hidden = !task.credentials().has(Capability::SYS_ADMIN);
-    let names = target.0.list_xattr()?;
+    let mut names = target.0.list_xattr()?;
+    let lists = AclKind::ALL.into_iter().filter(|kind| matches!(target.0.acl(*kind), Ok(Some(_))));
+    names.splice(..0, lists.map(|kind| kind.attribute().to_vec()));
     let visible = names.into_iter().filter(|name| !(hidden && name.starts_with(b"trusted.")));
     let bytes: Vec<u8> = visible.flat_map(|name| [name, vec![0]].concat()).collect();
     give(task, &bytes, buffer, size)
@@ -133,8 +172,12 @@ fn remove(task: &CurrentTask, target: Target, name: u64) -> SyscallResult<()> {
     if let Some(place) = &target.1 {
         check_writable(place)?;
     }
-    check_name(task, &target.0, &name, Access::WRITE)?;
-    target.0.remove_xattr(&name)?;
+    if let Some((kind, _)) = list_of(&target.0, &name) {
+        set_list(task, &target.0, kind, None)?;
+    } else {
+        check_name(task, &target.0, &name, Access::WRITE)?;
+        target.0.remove_xattr(&name)?;
+    }
     changed(&target);
     Ok(())
 }

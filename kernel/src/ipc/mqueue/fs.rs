@@ -340,12 +340,13 @@ impl Inode for QueueInode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::Acls;
 
     #[test]
     fn the_bytes_of_a_user_are_limited_and_given_back() {
         let file_system = MqueueFs::new();
         let shape = Shape { messages: 10, size: 8192 };
-        let new = NewFile { kind: NewKind::Regular, mode: 0o600, uid: 7, gid: 7 };
+        let new = NewFile { kind: NewKind::Regular, mode: 0o600, uid: 7, gid: 7, acls: Acls::default() };
         let limit = 100_000;
         assert_eq!(shape.bytes(), Some(82_880));
         assert!(file_system.make(b"one", &new, shape, limit, true).is_ok());

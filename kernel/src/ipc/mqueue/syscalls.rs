@@ -14,7 +14,7 @@ use super::{Notification, OpenQueue, PRIORITIES};
 use crate::error::{SysError, SyscallResult};
 use crate::fs::file::Place;
 use crate::fs::permissions::{Access, check_metadata, check_sticky};
-use crate::fs::{File, Inode, InodeRef, NewFile, NewKind};
+use crate::fs::{Acls, File, Inode, InodeRef, NewFile, NewKind};
 use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::task::CurrentTask;
@@ -86,8 +86,13 @@ pub fn mq_open(
             check_metadata(&all.root_metadata(), &credentials, Access::WRITE | Access::EXECUTE)?;
             let shape = shape(task, attributes)?;
             let mode = mode & !task.fs().get().umask & 0o777;
-            let new =
-                NewFile { kind: NewKind::Regular, mode, uid: credentials.fs_uid, gid: credentials.fs_gid };
+            let new = NewFile {
+                kind: NewKind::Regular,
+                mode,
+                uid: credentials.fs_uid,
+                gid: credentials.fs_gid,
+                acls: Acls::default(),
+            };
             let limited = !credentials.has(Capability::SYS_RESOURCE);
             all.make(&name, &new, shape, task.group.limit(Resource::MessageQueue), limited)?
         }

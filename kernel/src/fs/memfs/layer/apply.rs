@@ -9,8 +9,10 @@ use super::super::content::{Content, SMALL};
 use super::super::{Body, Node, node_of};
 use super::tar::{Header, Kind, Reader};
 use super::{OPAQUE, RESERVED, SYSTEM, at, child, parts};
+use crate::fs::acl::Unchecked;
 use crate::fs::hostfs::write_host;
-use crate::fs::{FileType, Inode, InodeRef, NewFile, NewKind, SetAttributes, XattrMode};
+use crate::fs::{Acl, AclKind, Acls, FileType, Inode, InodeRef, NewFile, NewKind, SetAttributes, XattrMode};
+use crate::namespace::user::UserNamespace;
 use crate::user::UserReader;
 
 /// How much of a file is copied at a time. Where all of it is zeros, it stays a hole.
@@ -51,7 +53,8 @@ fn entry(root: &Arc<Node>, header: &Header, reader: &mut Reader<impl Read>) -> i
         return Ok(Some(Arc::clone(root)));
     };
     let parent = directory_at(root, way)?;
-    let new = |kind| NewFile { kind, mode: header.mode, uid: header.uid, gid: header.gid };
+    let new =
+        |kind| NewFile { kind, mode: header.mode, uid: header.uid, gid: header.gid, acls: Acls::default() };
     let device = abi::fs::make_device(header.device.0, header.device.1);
     let kind = match header.kind {
         Kind::Directory => {
@@ -116,7 +119,8 @@ fn directory_at(root: &Arc<Node>, way: &[&[u8]]) -> io::Result<Arc<Node>> {
             Some(node) if node.kind == FileType::Directory => node,
             Some(_) => return Err(refused("what it lies in is no directory")),
             None => {
-                let new = NewFile { kind: NewKind::Directory, mode: 0o755, uid: 0, gid: 0 };
+                let new =
+                    NewFile { kind: NewKind::Directory, mode: 0o755, uid: 0, gid: 0, acls: Acls::default() };
                 node_of(&Arc::clone(&directory).create(part, &new)?)?
             }
         };
@@ -158,7 +162,23 @@ fn set(node: &Node, header: &Header) -> io::Result<()> {
             node.set_xattr(name, value, XattrMode::Set)?;
         }
     }
+    for kind in AclKind::ALL {
+        let list = list(header, kind)?;
+        // What was there before may have had one.
+        if list.is_some() || node.acl(kind).is_ok_and(|list| list.is_some()) {
+            node.set_acl(kind, list, 0)?;
+        }
+    }
     Ok(())
+}
+
+/// An access control list that an entry has.
+fn list(header: &Header, kind: AclKind) -> io::Result<Option<Arc<Acl>>> {
+    let Some(value) = header.xattrs.get(kind.attribute()) else { return Ok(None) };
+    let list = Unchecked::read(value)
+        .and_then(|list| list.map(|list| list.check(&UserNamespace::root())).transpose())
+        .map_err(|_| refused("its access control list is none"))?;
+    Ok(list.map(Arc::new))
 }
 
 /// Gives a new file its content.

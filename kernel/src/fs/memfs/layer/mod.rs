@@ -18,7 +18,7 @@ mod write;
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 /// Attributes that overlayfs has for itself.
 const RESERVED: &[u8] = b"trusted.overlay.";
-/// Attributes that mean something to the kernel: there are none.
+/// Attributes that mean something to the kernel: those that show access control lists, and no others.
 const SYSTEM: &[u8] = b"system.";
 
 impl MemFs {

@@ -8,6 +8,10 @@ use std::io::{self, Read, Write};
 
 use abi::time::TimeSpec;
 
+use crate::fs::AclKind;
+use crate::fs::acl::Unchecked;
+use crate::namespace::user::UserNamespace;
+
 /// What archives are made of.
 const BLOCK: usize = 512;
 /// The most bytes of an extended header, which holds extended attributes.
@@ -18,6 +22,9 @@ const MAX_SEGMENTS: usize = 1 << 18;
 pub const MAX_PATH: usize = 32 << 10;
 /// Before the name of an extended attribute.
 const XATTR: &str = "SCHILY.xattr.";
+/// What access control lists are called that stand in an archive as text.
+const LISTS: [(&[u8], AclKind); 2] =
+    [(b"SCHILY.acl.access", AclKind::Access), (b"SCHILY.acl.default", AclKind::Default)];
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -478,6 +485,9 @@ impl Extended {
             self.xattrs.insert(name.to_vec(), value.to_vec());
             return Ok(());
         }
+        if let Some((_, kind)) = LISTS.iter().find(|(name, _)| *name == key) {
+            return self.take_list(*kind, value);
+        }
         let unreadable =
             || bad(format!("an extended header has no readable {}", String::from_utf8_lossy(key)));
         let text = || std::str::from_utf8(value).map_err(|_| unreadable());
@@ -500,6 +510,20 @@ impl Extended {
             key if key.starts_with(b"GNU.sparse.") => self.sparse_version = (Some(0), None),
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Takes an access control list in text as the attribute that shows it.
+    fn take_list(&mut self, kind: AclKind, text: &[u8]) -> io::Result<()> {
+        if text.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let root = UserNamespace::root();
+        let list = std::str::from_utf8(text).ok().and_then(Unchecked::read_text);
+        let list = list.and_then(|list| list.check(&root).ok()).ok_or_else(|| {
+            bad("an access control list cannot be read; users and groups have to be numbers (tar --numeric-owner)")
+        })?;
+        self.xattrs.insert(kind.attribute().to_vec(), list.to_bytes(&root));
         Ok(())
     }
 
@@ -554,6 +578,46 @@ mod tests {
             assert_eq!(reader.next().unwrap().unwrap(), header);
             assert!(reader.next().unwrap().is_none());
         }
+    }
+
+    /// An extended header with one record, and the file that it is about.
+    fn extended(key: &str, value: &str) -> Vec<u8> {
+        let record = |length: usize| format!("{length} {key}={value}\n");
+        let mut length = record(0).len();
+        while record(length).len() != length {
+            length = record(length).len();
+        }
+        let text = record(length);
+        let mut header = Header { size: text.len() as u64, ..Header::new(Kind::File, b"x".to_vec()) };
+        let mut bytes = Vec::new();
+        header.write(&mut bytes).unwrap();
+        bytes[156] = b'x';
+        let mut block: [u8; BLOCK] = bytes[..BLOCK].try_into().unwrap();
+        let sum = checksum(&block);
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bytes[..BLOCK].copy_from_slice(&block);
+        bytes.extend(text.as_bytes());
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        header.size = 0;
+        header.write(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn access_control_lists_in_text_are_read() {
+        let list = "user::rw-\nuser:1000:r--\ngroup::r--\nmask::r--\nother::---\n";
+        let bytes = extended("SCHILY.acl.default", list);
+        let header = Reader::new(&*bytes).next().unwrap().unwrap();
+        let value = header.xattrs.get(AclKind::Default.attribute()).unwrap();
+        let read = Unchecked::read(value).unwrap();
+        assert_eq!(read.unwrap().check(&UserNamespace::root()), {
+            Unchecked::read_text(list).unwrap().check(&UserNamespace::root())
+        });
+        let none = extended("SCHILY.acl.access", "");
+        assert!(Reader::new(&*none).next().unwrap().unwrap().xattrs.is_empty());
+        let named = extended("SCHILY.acl.access", &list.replace("1000", "lisa"));
+        let error = Reader::new(&*named).next().unwrap_err().to_string();
+        assert!(error.contains("--numeric-owner"), "{error}");
     }
 
     #[test]

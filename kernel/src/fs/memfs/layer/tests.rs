@@ -6,10 +6,20 @@ use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
 
 use super::*;
+use crate::fs::acl::Unchecked;
 use crate::fs::file::{File, Place};
 use crate::fs::hostfs::{HostFs, Writing};
-use crate::fs::{FileSystem, FileType, InodeRef, NewFile, NewKind, RenameMode, SetAttributes, XattrMode};
+use crate::fs::{
+    Acl, AclKind, Acls, FileSystem, FileType, InodeRef, NewFile, NewKind, RenameMode, SetAttributes,
+    XattrMode,
+};
+use crate::namespace::user::UserNamespace;
 use crate::user::{UserReader, UserWriter};
+
+/// An access control list.
+fn list(text: &str) -> Option<Arc<Acl>> {
+    Some(Arc::new(Unchecked::read_text(text).unwrap().check(&UserNamespace::root()).unwrap()))
+}
 
 /// An empty layer over a directory of the host.
 fn layer_over(directory: &Path) -> Arc<MemFs> {
@@ -24,7 +34,7 @@ fn find(layer: &MemFs, path: &str) -> InodeRef {
 }
 
 fn make(parent: &InodeRef, name: &str, kind: NewKind) -> InodeRef {
-    let new = NewFile { kind, mode: 0o640, uid: 3, gid: 4 };
+    let new = NewFile { kind, mode: 0o640, uid: 3, gid: 4, acls: Acls::default() };
     Arc::clone(parent).create(name.as_bytes(), &new).unwrap()
 }
 
@@ -57,6 +67,7 @@ struct Seen {
     size: u64,
     modified: TimeSpec,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    lists: [Option<Arc<Acl>>; 2],
     content: Vec<u8>,
 }
 
@@ -76,6 +87,7 @@ fn seen(layer: &MemFs) -> BTreeMap<Vec<u8>, Seen> {
             links: if kind == FileType::Directory { 0 } else { metadata.links },
             size: if kind == FileType::Directory { 0 } else { metadata.size },
             modified: metadata.modified,
+            lists: AclKind::ALL.map(|kind| inode.acl(kind).ok().flatten()),
             xattrs: names.into_iter().map(|name| (name.clone(), inode.get_xattr(&name).unwrap())).collect(),
             content: match kind {
                 FileType::Regular if metadata.size < 1 << 24 => content(&inode),
@@ -202,6 +214,9 @@ fn what_is_written_is_made_again() {
     twice.set_xattr(b"user.name", b"with\nlines\0=", XattrMode::Set).unwrap();
     root.set_xattr(b"user.root", b"r", XattrMode::Set).unwrap();
     replaced.set_xattr(b"user.directory", b"", XattrMode::Set).unwrap();
+    twice.set_acl(AclKind::Access, list("u::rwx,u:5:r-x,g::r--,g:70000:rw-,m::rw-,o::--x"), 0).unwrap();
+    replaced.set_acl(AclKind::Default, list("u::rwx,g::---,o::---"), 0).unwrap();
+    root.set_acl(AclKind::Access, list("u::rwx,g::r-x,m::r-x,o::r-x"), 0).unwrap();
     let old = TimeSpec { sec: -5, nsec: 700_000_001 };
     for path in ["twice", "replaced", "merged", "link", "deep/er/most/file", ""] {
         let times = SetAttributes { modified: Some(old), accessed: Some(old), ..SetAttributes::default() };
@@ -294,6 +309,46 @@ fn archives_that_lead_out_or_make_no_sense_are_refused() {
     bytes.extend_from_slice(&list);
     let error = layer_over(below.path()).apply_layer(&*bytes).unwrap_err().to_string();
     assert!(error.contains("behind its end"), "{error}");
+}
+
+#[test]
+fn access_control_lists_are_those_of_the_archive() {
+    let below = below();
+    let layer = layer_over(below.path());
+    let directory = make(&layer.root(), "directory", NewKind::Directory);
+    directory.set_acl(AclKind::Default, list("u::rwx,u:1:rwx,g::---,m::rwx,o::---"), 0).unwrap();
+    make(&directory, "file", NewKind::Regular);
+    let other = make(&directory, "other", NewKind::Regular);
+    other.set_acl(AclKind::Access, list("u::rw-,u:1:r--,g::---,m::rw-,o::---"), 0).unwrap();
+    let first = archive(&layer);
+    directory.set_acl(AclKind::Default, None, 0).unwrap();
+    other.set_acl(AclKind::Access, None, 0).unwrap();
+    let second = archive(&layer);
+    let again = layer_over(below.path());
+    let find_list = |path, kind| find(&again, path).acl(kind).unwrap();
+    again.apply_layer(&*first).unwrap();
+    assert_eq!(find_list("directory", AclKind::Default), list("u::rwx,u:1:rwx,g::---,m::rwx,o::---"));
+    assert_eq!(find_list("directory/other", AclKind::Access), list("u::rw-,u:1:r--,g::---,m::rw-,o::---"));
+    assert_eq!(find(&again, "directory/other").metadata().unwrap().mode & 0o777, 0o660);
+    // What is made of an archive inherits nothing.
+    assert_eq!(find_list("directory/file", AclKind::Access), None);
+    again.apply_layer(&*second).unwrap();
+    assert_eq!(find_list("directory", AclKind::Default), None);
+    assert_eq!(find_list("directory/other", AclKind::Access), None);
+
+    let value = |text| list(text).unwrap().to_bytes(&UserNamespace::root());
+    for (kind, attribute, value) in [
+        (tar::Kind::File, AclKind::Access, b"\x02\0\0".to_vec()),
+        (tar::Kind::File, AclKind::Access, value("u::rw-,g::---,o::---")[..20].to_vec()),
+        (tar::Kind::File, AclKind::Default, value("u::rw-,g::---,o::---")),
+        (tar::Kind::Symlink, AclKind::Access, value("u::rw-,g::---,o::---")),
+    ] {
+        let xattrs = [(attribute.attribute().to_vec(), value)].into();
+        let mut bytes = Vec::new();
+        tar::Header { xattrs, ..tar::Header::new(kind, b"entry".to_vec()) }.write(&mut bytes).unwrap();
+        let error = layer_over(below.path()).apply_layer(&*bytes).unwrap_err().to_string();
+        assert!(error.contains("entry"), "{error}");
+    }
 }
 
 #[test]

@@ -16,7 +16,8 @@ use super::super::lower::LowerContent;
 use super::super::{Body, Entry, Lower, Node};
 use super::tar::{self, Header, Kind};
 use super::{OPAQUE, RESERVED, SYSTEM, child, is_same};
-use crate::fs::{FileType, Inode};
+use crate::fs::{AclKind, FileType, Inode};
+use crate::namespace::user::UserNamespace;
 use crate::user::UserWriter;
 
 /// How much of a file is copied at a time.
@@ -242,6 +243,11 @@ impl Writer<'_> {
             let kept = !name.starts_with(RESERVED) && !name.starts_with(SYSTEM) && !name.contains(&b'=');
             if let Some(value) = kept.then(|| node.get_xattr(&name).ok()).flatten() {
                 header.xattrs.insert(name, value);
+            }
+        }
+        for kind in AclKind::ALL {
+            if let Ok(Some(list)) = node.acl(kind) {
+                header.xattrs.insert(kind.attribute().to_vec(), list.to_bytes(&UserNamespace::root()));
             }
         }
         Ok(header)
