@@ -4,7 +4,7 @@ mod bundles;
 
 use std::path::{Path, PathBuf};
 
-use bundles::{Host, SERVICE, can_run};
+use bundles::{Host, SERVICE, can_run, compile};
 use serde_json::{Value, json};
 
 /// Changes of a root directory with something of all kinds.
@@ -125,6 +125,70 @@ fn what_was_changed_of_a_root_directory_is_written_and_made_again() {
     assert_eq!(seen, again);
     // And the root directories themselves are as they were.
     assert_eq!(std::fs::read_to_string(second.join("rootfs/etc/file")).expect("read"), "etc/file");
+    for id in ["first", "second"] {
+        host.run(&["delete", "--force", id]).ok();
+    }
+    host.assert_nothing_left();
+}
+
+#[test]
+fn access_control_lists_are_in_the_archive_of_a_layer() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let program = host.path("attributes");
+    if !compile("attributes", &program) {
+        return;
+    }
+    let entry = |tag: u16, allowed: u16, id: u32| {
+        let bytes = [&tag.to_le_bytes()[..], &allowed.to_le_bytes(), &id.to_le_bytes()].concat();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    // Owner rw-, the user 1234 rwx, the group r--, the group 70000 r-x, all of these at most r-x, others nothing.
+    let entries = [
+        (1, 6, u32::MAX),
+        (2, 7, 1234),
+        (4, 4, u32::MAX),
+        (8, 5, 70_000),
+        (16, 5, u32::MAX),
+        (32, 0, u32::MAX),
+    ];
+    let list = format!("02000000{}", entries.map(|(tag, allowed, id)| entry(tag, allowed, id)).concat());
+    let changes = format!(
+        "set -e; cd /; set_list() {{ attributes set $1 system.posix_acl_$2 {list}; }}
+        set_list etc/file access; mkdir made; set_list made default; echo made > made/file; mkdir made/inner
+        mkfifo fifo; set_list fifo access; set_list moved default; mv moved made/moved
+        attributes set made user.name 76616c7565"
+    );
+    let show = "cd /; all='etc/file etc/kept made made/file made/inner made/moved made/moved/one fifo'
+        stat -c '%n %f %u %g' $all; attributes show $all";
+    let with_program = |name: &str, tar: Option<&Path>| {
+        let bundle = bundle(&host, name, |spec| {
+            if let Some(tar) = tar {
+                spec["annotations"] = json!({ "dev.gvisor.tar.rootfs.upper": tar });
+            }
+        });
+        std::fs::copy(&program, bundle.join("rootfs/bin/attributes")).expect("copied");
+        start(&host, name, &bundle);
+    };
+    let shell = |id: &str, script: &str| host.run(&["exec", id, "/bin/sh", "-c", script]).ok();
+    with_program("first", None);
+    shell("first", &changes);
+    let seen = shell("first", show);
+    assert!(seen.contains(&format!("etc/file system.posix_acl_access {list}\n")), "{seen}");
+    assert!(seen.contains(&format!("made/inner system.posix_acl_default {list}\n")), "{seen}");
+    assert_eq!(seen.matches("system.posix_acl_").count(), 7, "{seen}");
+    let tar = archive(&host, "first");
+    with_program("second", Some(&tar));
+    assert_eq!(shell("second", show), seen);
+    // And the next archive has them, too.
+    let lists = |tar: &Path| {
+        let bytes = std::fs::read(tar).expect("read");
+        let name = b"SCHILY.xattr.system.posix_acl_";
+        bytes.windows(name.len()).filter(|part| part == name).count()
+    };
+    assert_eq!((lists(&tar), lists(&archive(&host, "second"))), (7, 7));
     for id in ["first", "second"] {
         host.run(&["delete", "--force", id]).ok();
     }
