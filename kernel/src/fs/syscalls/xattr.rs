@@ -160,6 +160,8 @@ fn set(
 fn list(task: &CurrentTask, target: Target, buffer: u64, size: usize) -> SyscallResult<usize> {
     let hidden = !task.credentials().has(Capability::SYS_ADMIN);
     let mut names = target.0.list_xattr()?;
+    // The host tells of lists that its files have.
+    names.retain(|name| !name.starts_with(b"system."));
     let lists = AclKind::ALL.into_iter().filter(|kind| matches!(target.0.acl(*kind), Ok(Some(_))));
     names.splice(..0, lists.map(|kind| kind.attribute().to_vec()));
     let visible = names.into_iter().filter(|name| !(hidden && name.starts_with(b"trusted.")));
