@@ -244,7 +244,9 @@ impl Acls {
     /// What a file gets that is made with `mode` in a directory with this default list: its permission bits, and its lists.
     pub fn inherited(default: &Arc<Acl>, mode: u32, is_directory: bool) -> (u32, Acls) {
         let mode = mode & (!0o777 | default.mode());
-        let access = (!default.is_mode()).then(|| Arc::new(default.with_mode(mode)));
+        let same = mode & 0o777 == default.mode();
+        let of_file = || if same { Arc::clone(default) } else { Arc::new(default.with_mode(mode)) };
+        let access = (!default.is_mode()).then(of_file);
         (mode, Acls { access, default: is_directory.then(|| Arc::clone(default)) })
     }
 

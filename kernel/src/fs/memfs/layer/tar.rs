@@ -521,7 +521,7 @@ impl Extended {
         let root = UserNamespace::root();
         let list = std::str::from_utf8(text).ok().and_then(Unchecked::read_text);
         let list = list.and_then(|list| list.check(&root).ok()).ok_or_else(|| {
-            bad("an access control list cannot be read; users and groups have to be numbers (tar --numeric-owner)")
+            bad("an access control list cannot be read; users and groups have to be numbers, not names")
         })?;
         self.xattrs.insert(kind.attribute().to_vec(), list.to_bytes(&root));
         Ok(())
@@ -617,7 +617,7 @@ mod tests {
         assert!(Reader::new(&*none).next().unwrap().unwrap().xattrs.is_empty());
         let named = extended("SCHILY.acl.access", &list.replace("1000", "lisa"));
         let error = Reader::new(&*named).next().unwrap_err().to_string();
-        assert!(error.contains("--numeric-owner"), "{error}");
+        assert!(error.contains("numbers, not names"), "{error}");
     }
 
     #[test]
