@@ -111,6 +111,8 @@ fn check(stage: &Stage, case: &Case) -> Result<(), String> {
     let inside = run(stage, case, true);
     let problem = if native.status.is_none() {
         Some("took too long natively".to_owned())
+    } else if matches!(native.code(), Some(126 | 127)) {
+        Some("cannot be run natively: is the file executable?".to_owned())
     } else if inside.status.is_none() {
         Some("took too long inside".to_owned())
     } else if native.code() != inside.code() {
