@@ -96,8 +96,10 @@ pub fn enter_empty_root() -> io::Result<Option<std::fs::File>> {
     use std::os::unix::fs::OpenOptionsExt;
     mount("none", Path::new("/"), "", libc::MS_REC | libc::MS_PRIVATE, "")?;
     let hidden = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    // Any directory will do as the place of the new root; this one always exists.
-    let root = Path::new("/usr");
+    // Any directory will do as the place of the new root, but for those below which the host looks for a procfs.
+    let places = ["/usr", "/etc", "/run", "/tmp", "/dev"].map(Path::new);
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("none of {places:?} is a directory"));
+    let root = places.into_iter().find(|place| place.is_dir()).ok_or_else(missing)?;
     mount("nacelle", root, "tmpfs", hidden, "mode=0555,size=4k")?;
     std::env::set_current_dir(root)?;
     std::fs::create_dir("proc")?;

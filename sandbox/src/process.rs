@@ -131,6 +131,7 @@ fn prepare(
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let info = HostInfo { cpuinfo, boot_id, meminfo: File::open("/proc/meminfo").ok().map(Arc::new) };
     let vdso = HostVdso::find();
+    kernel::task::processor::hwcap();
     kernel::fs::hostfs::set_owners(if ids.is_some() || host::namespace::is_mapped(65534) {
         kernel::fs::hostfs::Owners::Exact
     } else {

@@ -61,7 +61,6 @@ const fn only(call: i64, alternatives: &'static [&'static [Condition]], why: &'s
 }
 
 const FCHMODAT2: i64 = 452;
-const PR_GET_AUXV: u32 = 0x4155_5856;
 const EXECUTABLE: u32 = libc::PROT_EXEC.cast_unsigned();
 const HERE: u32 = libc::AT_FDCWD.cast_unsigned();
 /// What makes a new task a thread of this process.
@@ -107,8 +106,7 @@ const RULES: &[Rule] = &[
     rule(libc::SYS_sched_yield, "locks"),
     only(libc::SYS_prctl, &[
         &[Is(0, libc::PR_SET_NAME as u32)], // standard library: names of threads
-        &[Is(0, PR_GET_AUXV)], // what the processor can do, for a program's auxiliary vector
-    ], "threads; programs"),
+    ], "threads"),
 
     // Signals of this process.
     rule(libc::SYS_rt_sigprocmask, "C library: start of a thread; abort"),

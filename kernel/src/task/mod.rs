@@ -34,7 +34,7 @@ pub mod inspect;
 pub mod limits;
 pub mod pidfd;
 mod prctl;
-mod processor;
+pub mod processor;
 mod refused;
 mod run;
 pub mod sched;
