@@ -19,9 +19,6 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::spec::ContainerConfig;
 use crate::spec::mounts::MountKind;
 
-/// Where a root lies that is no directory of the host: any directory will do, and this one always exists.
-const NOWHERE: &str = "/usr";
-
 /// What is to be seen.
 #[derive(Debug)]
 pub struct View {
@@ -72,8 +69,9 @@ pub fn prepare(view: &View, sandbox: Option<i32>) -> io::Result<Prepared<'_>> {
             chdir(root)?;
         }
         None => {
-            mount("none", NOWHERE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755,size=1m")?;
-            chdir(NOWHERE)?;
+            let place = host::namespace::place_to_mount();
+            mount("none", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755,size=1m")?;
+            chdir(place)?;
         }
     }
     let root = open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;

@@ -99,9 +99,6 @@ pub(crate) fn failed<E: Into<std::io::Error>>(step: &'static str) -> impl FnOnce
     move |error| Error::Step { step, error: error.into() }
 }
 
-/// Any directory will do as the place of the new root; this one always exists.
-const PLACE: &str = "/usr";
-
 /// Where the tree has a link to each descriptor of the process, if it is to.
 pub(crate) const DESCRIPTORS: &str = "/fd";
 
@@ -120,9 +117,10 @@ pub fn enter(mounts: &[Mount], sockets: Sockets) -> Result<Vec<ServedMount>, Err
         Sockets::Connect => Some(detach(&own_descriptors())?),
     };
     let hidden = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("gofer", PLACE, "tmpfs", hidden, c"mode=0711,size=1m").map_err(failed("mount a new root"))?;
+    let place = host::namespace::place_to_mount();
+    mount("gofer", place, "tmpfs", hidden, c"mode=0711,size=1m").map_err(failed("mount a new root"))?;
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, PLACE, directory, Mode::empty()).map_err(failed("open the new root"))?;
+    let root = openat(CWD, place, directory, Mode::empty()).map_err(failed("open the new root"))?;
     let mut roots = Vec::new();
     for (number, (tree, mount)) in trees.iter().zip(mounts).enumerate() {
         let attach = attach(&root, &number.to_string(), tree);
@@ -139,7 +137,7 @@ pub fn enter(mounts: &[Mount], sockets: Sockets) -> Result<Vec<ServedMount>, Err
             .map_err(|error| Error::Source { path: mount.source.clone(), error })
     });
     let served = served.collect::<Result<Vec<_>, _>>()?;
-    host::rustix::process::chdir(PLACE).map_err(failed("enter the new root"))?;
+    host::rustix::process::chdir(place).map_err(failed("enter the new root"))?;
     host::rustix::process::pivot_root(".", ".").map_err(failed("change the root"))?;
     unmount(".", UnmountFlags::DETACH).map_err(failed("leave the old root"))?;
     mount_remount("/", MountFlags::RDONLY | hidden, "").map_err(failed("make the root read-only"))?;
@@ -212,9 +210,10 @@ fn is_character_device(tree: &OwnedFd) -> std::io::Result<bool> {
 /// An overlay that is nowhere yet. `mount(2)` takes options of any length, but needs a place for a moment.
 fn overlay(options: &str, flags: OpenTreeFlags) -> std::io::Result<OwnedFd> {
     let options = std::ffi::CString::new(options)?;
-    mount("overlay", PLACE, "overlay", MountFlags::empty(), options.as_c_str())?;
-    let tree = open_tree(CWD, PLACE, flags);
-    unmount(PLACE, UnmountFlags::DETACH)?;
+    let place = host::namespace::place_to_mount();
+    mount("overlay", place, "overlay", MountFlags::empty(), options.as_c_str())?;
+    let tree = open_tree(CWD, place, flags);
+    unmount(place, UnmountFlags::DETACH)?;
     Ok(tree?)
 }
 

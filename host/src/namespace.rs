@@ -90,16 +90,20 @@ fn mount(source: &str, target: &Path, kind: &str, flags: libc::c_ulong, data: &s
     check(result.into()).map(drop)
 }
 
+/// A directory on which a mount namespace of one's own can have a new root for a moment. Any will do that exists, but for
+/// `/proc`: the host makes another procfs only where it sees one.
+pub fn place_to_mount() -> &'static str {
+    let exists = |place: &&str| Path::new(place).is_dir();
+    ["/usr", "/etc", "/run", "/tmp"].into_iter().find(exists).unwrap_or("/dev")
+}
+
 /// Replaces the root of the calling process's mount namespace by an empty, read-only directory. Returns a descriptor
 /// of a procfs of its own pid namespace, if the host allows to mount one.
 pub fn enter_empty_root() -> io::Result<Option<std::fs::File>> {
     use std::os::unix::fs::OpenOptionsExt;
     mount("none", Path::new("/"), "", libc::MS_REC | libc::MS_PRIVATE, "")?;
     let hidden = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    // Any directory will do as the place of the new root, but for those below which the host looks for a procfs.
-    let places = ["/usr", "/etc", "/run", "/tmp", "/dev"].map(Path::new);
-    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("none of {places:?} is a directory"));
-    let root = places.into_iter().find(|place| place.is_dir()).ok_or_else(missing)?;
+    let root = Path::new(place_to_mount());
     mount("nacelle", root, "tmpfs", hidden, "mode=0555,size=4k")?;
     std::env::set_current_dir(root)?;
     std::fs::create_dir("proc")?;
