@@ -162,7 +162,8 @@ fn programs() {
     detached("sleep 1000");
     container.signal_container(9, true).expect("they are killed");
     // All of them were gone when that returned.
-    assert!(container.processes().is_err() || container.processes().is_ok_and(|all| all.is_empty()));
+    // The sandbox may be, too.
+    assert!(container.processes().map_or(true, |all| all.is_empty()));
     assert_eq!(container.wait().expect("its end"), 9);
     container.destroy().expect("it is removed");
     host.assert_nothing_left();
