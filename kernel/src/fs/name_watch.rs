@@ -32,35 +32,40 @@ static WATCHES: LazyLock<Option<Watches>> =
 
 struct Watches {
     group: OwnedFd,
+    /// Odd while events are taken from the group: what is found out then may be from before one of them, and is never believed.
     epoch: AtomicU64,
     /// Held by who takes events from the group.
     taking: Mutex<()>,
 }
 
 thread_local! {
-    /// In which system call the host was asked last, and the epoch then.
+    /// In which system call the host was asked last, and the epoch that it was.
     static ASKED: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
 impl Watches {
     fn new(group: OwnedFd) -> Watches {
-        Watches { group, epoch: AtomicU64::new(1), taking: Mutex::new(()) }
+        Watches { group, epoch: AtomicU64::new(2), taking: Mutex::new(()) }
     }
 
-    /// The epoch that it is now.
-    fn now(&self) -> u64 {
-        // Who sees the group empty after this sees the new epoch.
+    /// Whether it is that epoch, and nothing has been told since.
+    fn holds(&self, epoch: u64) -> bool {
+        let is_now = || epoch.is_multiple_of(2) && self.epoch.load(Ordering::SeqCst) == epoch;
+        if !is_now() {
+            return false;
+        }
         let waiting = rustix::io::ioctl_fionread(&self.group).unwrap_or(u64::MAX);
         if waiting > 0 {
-            self.next();
             self.take(waiting);
         }
-        self.epoch.load(Ordering::SeqCst)
+        // Where the group was empty, somebody may have emptied it just now.
+        is_now()
     }
 
-    /// Takes events from the group, as many as are in so many bytes.
+    /// Takes events from the group, as many as are in so many bytes, or more if some have come meanwhile.
     fn take(&self, bytes: u64) {
         let _taking = self.taking.lock();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
         let (mut events, mut taken) = ([0; EVENTS], 0);
         while taken < bytes {
             match rustix::io::read(&self.group, &mut events) {
@@ -68,10 +73,12 @@ impl Watches {
                 _ => break,
             }
         }
+        self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Begins the next epoch without an event.
     fn next(&self) {
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.epoch.fetch_add(2, Ordering::SeqCst);
     }
 }
 
@@ -84,18 +91,15 @@ pub fn epoch() -> Option<u64> {
 /// Whether it is that epoch still. In one system call the host is asked once.
 fn is_still(epoch: u64) -> bool {
     let Some(watches) = &*WATCHES else { return false };
-    if watches.epoch.load(Ordering::SeqCst) != epoch {
-        return false;
-    }
     let call = freshness::call();
     if call.is_some_and(|call| ASKED.get() == (call, epoch)) {
-        return true;
+        return watches.epoch.load(Ordering::SeqCst) == epoch;
     }
-    let now = watches.now();
-    if let Some(call) = call {
-        ASKED.set((call, now));
+    let holds = watches.holds(epoch);
+    if let Some(call) = call.filter(|_| holds) {
+        ASKED.set((call, epoch));
     }
-    now == epoch
+    holds
 }
 
 /// What is believed of one directory: that its name stands for it, and what it was like then.
@@ -160,5 +164,41 @@ impl<T: Copy> Standing<T> {
         if watched && let Some(watches) = &*WATCHES {
             watches.next();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_out_while_events_are_taken_is_never_believed() {
+        let Ok(group) = host::file::event_group() else {
+            eprintln!("skipped: this host has no fanotify for everybody");
+            return;
+        };
+        let place = tempfile::tempdir().unwrap();
+        let directory = std::fs::File::open(place.path()).unwrap();
+        let watches = Watches::new(group);
+        host::file::watch_names(watches.group.as_fd(), directory.as_fd()).unwrap();
+        let change = || {
+            std::fs::write(place.path().join("a"), "").unwrap();
+            std::fs::rename(place.path().join("a"), place.path().join("b")).unwrap();
+        };
+        let before = watches.epoch.load(Ordering::SeqCst);
+        assert!(watches.holds(before));
+        change();
+        assert!(!watches.holds(before));
+        // As it is in the middle of `take`, which another thread is in: the next event goes with the one before.
+        watches.epoch.fetch_add(1, Ordering::SeqCst);
+        let meanwhile = watches.epoch.load(Ordering::SeqCst);
+        assert!(!watches.holds(meanwhile));
+        watches.epoch.fetch_add(1, Ordering::SeqCst);
+        assert!(!watches.holds(meanwhile));
+        let after = watches.epoch.load(Ordering::SeqCst);
+        assert!(watches.holds(after));
+        change();
+        watches.take(1);
+        assert!(!watches.holds(after));
     }
 }
