@@ -1,8 +1,9 @@
 //! Call sites that are patched by way of a `nop`, and sites that are known from elsewhere.
 
+use super::StubPlatform;
 use super::common::*;
 use super::layout::{SLOTS, TRAMPOLINES, TRAMPOLINES_SIZE};
-use super::{StubPlatform, layout};
+use super::patch_tests::{assert_steps_pass, patched_calls};
 use crate::guest_code;
 use crate::{CallSite, Context, Event, MemoryOp};
 
@@ -96,13 +97,6 @@ fn code_at<const LENGTH: usize>(context: &dyn Context, address: u64) -> [u8; LEN
     bytes
 }
 
-/// How many calls have come from patched sites; the guest is gone after that.
-fn patched_calls(platform: &StubPlatform, context: Box<dyn Context>) -> u64 {
-    let before = platform.call_counts().patched;
-    drop(context);
-    platform.call_counts().patched - before
-}
-
 #[test]
 fn a_call_goes_by_way_of_a_nop() {
     let platform = platform();
@@ -164,23 +158,7 @@ fn single_steps_go_past_the_stub() {
     let platform = platform();
     let mut context = guest(&platform, detours());
     patch_next(&mut *context);
-    syscall(&mut *context);
-    context.registers_mut().eflags |= 0x100;
-    let (mut steps, mut calls) = (0, 0);
-    while calls < 3 {
-        match context.run() {
-            Event::Fault(fault) => {
-                assert_eq!(fault.signal, abi::signal::Signal::SIGTRAP);
-                let rip = context.registers().rip;
-                assert!(!(layout::TEXT..layout::TEXT + 4096).contains(&rip), "{rip:#x}");
-                steps += 1;
-            }
-            Event::Syscall => calls += 1,
-            other => panic!("{other:?}"),
-        }
-        assert!(steps < 100);
-    }
-    assert!(steps >= 3);
+    assert_steps_pass(&mut *context);
 }
 
 #[test]
