@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use abi::fs::{S_IFBLK, S_IFCHR, S_IFMT};
+use abi::fs::{S_IFBLK, S_IFCHR, S_IFMT, S_IFREG};
 use abi::{Errno, SysResult};
 
 use crate::client::{Client, Operand};
@@ -202,6 +202,13 @@ impl Directory {
         }
         let ((), fd) = self.ask(|at| Request::Open { at, target, access })?;
         fd.ok_or(Errno::EPROTO)
+    }
+
+    /// Opens for reading what is expected to be a regular file, and tells what it is like, with which that is known in one step
+    /// less; `None` where it is no regular file, the host gives it not, or the gofer would have to be asked.
+    pub fn open_expected(&self, name: Name<'_>) -> Option<(OwnedFd, Attributes)> {
+        let (fd, attributes) = self.local()?.open_expected(name).ok()?;
+        (attributes.mode & S_IFMT == S_IFREG).then_some((fd, attributes))
     }
 
     /// Opens the character device that a mount's root is.

@@ -117,6 +117,15 @@ impl<'a> Local<'a> {
         }
     }
 
+    /// Opens for reading what is expected to be a regular file, and tells what it is like. If it is another, it has been opened
+    /// for nothing.
+    pub fn open_expected(&self, name: Name<'_>) -> SysResult<(OwnedFd, Attributes)> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = self.open_with(Target::Child(name), flags)?;
+        let attributes = Attributes::from(&sys::statx(&fd, c"", AtFlags::EMPTY_PATH, Attributes::WANTED)?);
+        Ok((fd, attributes))
+    }
+
     /// Opens the character device that this is. What else it may be is refused: `ENXIO`.
     pub fn open_device(&self, access: Access) -> SysResult<OwnedFd> {
         match self.open_any(Target::Itself, access)? {

@@ -298,6 +298,11 @@ fn either_side_sees_what_the_other_does_to_a_shared_directory() {
         assert_eq!(inside("cat /v/made"), "first\n");
         fs::write(&file, "longer than the first\n").expect("written");
         assert_eq!(inside("cat /v/made; ls -l /v/made | wc -l"), "longer than the first\n1\n");
+        fs::remove_file(&file).expect("removed");
+        std::os::unix::fs::symlink("/single", &file).expect("linked");
+        assert_eq!(inside("cat /v/made"), "one\n");
+        fs::remove_file(&file).expect("removed");
+        fs::write(&file, "longer than the first\n").expect("written");
         fs::rename(&file, volume.join("moved")).expect("renamed");
         assert!(inside("cat /v/made").contains("No such file"));
         assert_eq!(inside("cat /v/moved"), "longer than the first\n");

@@ -18,7 +18,7 @@ use abi::{Errno, SysResult};
 use parking_lot::{Mutex, RwLock};
 
 use super::hash::Keyed;
-use super::{FileSystem, FileType, InodeRef};
+use super::{FileSystem, FileType, InodeRef, OpenFileRef};
 
 /// The most names that are remembered though nobody uses them, of files that are asked for anew each time, and others.
 const MAX_FLEETING: usize = 512;
@@ -148,6 +148,23 @@ impl Dentry {
             Ok(inode) => Ok(self.found(fs, name, Some(inode))),
             Err(Errno::ENOENT) => Ok(self.found(fs, name, None)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// [`Dentry::lookup`] for who is about to open the file for reading, if it may; with the open file if that came along.
+    pub fn lookup_opened(
+        self: &Arc<Dentry>,
+        fs: &dyn FileSystem,
+        name: &[u8],
+    ) -> SysResult<(Arc<Dentry>, Option<OpenFileRef>)> {
+        let inode = self.inode().ok_or(Errno::ENOENT)?;
+        let regular = |child: &Arc<Dentry>| {
+            child.inode.read().as_ref().is_some_and(|inode| inode.file_type() == FileType::Regular)
+        };
+        let expected = self.children.lock().get(name).is_some_and(regular);
+        match inode.lookup_opened(name, expected)? {
+            Some((inode, file)) => Ok((self.found(fs, name, Some(inode)), Some(file))),
+            None => Ok((self.lookup(fs, name)?, None)),
         }
     }
 

@@ -33,7 +33,7 @@ use super::host_file::HostFile;
 use super::name_watch::{self, Standing};
 use super::{
     FileSystem, FileType, FsStatistics, Inode, InodeCommon, InodeRef, Looked, Metadata, NewFile, NewKind,
-    OpenFile, RenameMode, SetAttributes, XattrMode,
+    OpenFile, OpenFileRef, RenameMode, SetAttributes, XattrMode,
 };
 use crate::error::{SysError, SyscallResult};
 use crate::task::CurrentTask;
@@ -138,6 +138,7 @@ impl HostFs {
             files: Arc::clone(files),
             known: Mutex::default(),
             open: Mutex::default(),
+            looked_at: Mutex::default(),
         });
         let inode = HostInode::new(&shared, &attributes, None, Some(Arc::new(root)));
         Ok(Arc::new(HostFs { device: attributes.device, root: inode, coherence }))
@@ -227,6 +228,15 @@ struct Shared {
     /// Inodes in use, so that two names of a file are one inode.
     known: Mutex<HashMap<Identity, Weak<HostInode>, Keyed>>,
     open: Mutex<KeptOpen>,
+    looked_at: Mutex<LookedAt>,
+}
+
+/// The regular file that was looked at last: many programs open what they have looked at. A directory is known by where it is
+/// in memory, which may be another's by now: it is no more than a hint.
+#[derive(Default)]
+struct LookedAt {
+    directory: usize,
+    name: Vec<u8>,
 }
 
 /// What is kept open, the oldest first.
@@ -245,6 +255,20 @@ impl Shared {
     /// Whether the host is to tell when names of directories change.
     fn watches(&self) -> bool {
         self.coherence == Coherence::Shared && self.keeps
+    }
+
+    /// Notes that a name in a directory stood for a regular file when it was looked at.
+    fn note_look(&self, directory: &Arc<HostInode>, name: &[u8]) {
+        let mut last = self.looked_at.lock();
+        last.directory = Arc::as_ptr(directory).addr();
+        last.name.clear();
+        last.name.extend_from_slice(name);
+    }
+
+    /// Whether that was the last that was looked at.
+    fn looked_at(&self, directory: &Arc<HostInode>, name: &[u8]) -> bool {
+        let last = self.looked_at.lock();
+        last.directory == Arc::as_ptr(directory).addr() && *last.name == *name
     }
 
     /// Keeps a file open that others may open soon.
@@ -429,6 +453,7 @@ impl HostInode {
             files: Arc::clone(&self.shared.files),
             known: Mutex::default(),
             open: Mutex::default(),
+            looked_at: Mutex::default(),
         });
         Ok(HostInode::new(&shared, &attributes, None, Some(directory)))
     }
@@ -769,10 +794,28 @@ impl Inode for HostInode {
             return Ok(None);
         }
         let (attributes, directory) = directory.look_up(name_of(name)?)?;
-        Ok(Some(match FileType::from_mode(attributes.mode) {
+        let kind = FileType::from_mode(attributes.mode);
+        if kind == FileType::Regular {
+            self.shared.note_look(&self, name);
+        }
+        Ok(Some(match kind {
             FileType::Symlink => Looked::Link(self.known_child(name, &attributes, directory)),
             _ => Looked::Metadata(Box::new(metadata_of(&attributes))),
         }))
+    }
+
+    fn lookup_opened(
+        self: Arc<Self>,
+        name: &[u8],
+        expected: bool,
+    ) -> SysResult<Option<(InodeRef, OpenFileRef)>> {
+        if !expected && !self.shared.looked_at(&self, name) {
+            return Ok(None);
+        }
+        let Some((fd, attributes)) = self.directory()?.open_expected(name_of(name)?) else { return Ok(None) };
+        let inode = self.known_child(name, &attributes, None);
+        let fd = inode.note_opened(fd, Access::Read);
+        Ok(Some((inode as InodeRef, Arc::new(HostRegular { fd }))))
     }
 
     fn create(self: Arc<Self>, name: &[u8], new: &NewFile) -> SysResult<InodeRef> {

@@ -61,6 +61,9 @@ pub use path::{FsContext, PathRef};
 /// A shared inode.
 pub type InodeRef = Arc<dyn Inode>;
 
+/// An open file, as open file descriptions share it.
+pub type OpenFileRef = Arc<dyn OpenFile>;
+
 /// What a file is, from the type bits of its mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileType {
@@ -323,6 +326,17 @@ pub trait Inode: Any + Send + Sync {
     /// What the file called `name` in this directory is like, for who wants to know no more; `None` where that takes as
     /// much as looking it up.
     fn look(self: Arc<Self>, _name: &[u8]) -> SysResult<Option<Looked>> {
+        Ok(None)
+    }
+
+    /// [`Inode::lookup`] for who is about to open the file for reading, if it may: opens it with that where both cost less
+    /// than one after the other. `None` where they do not, or `name` stands for something that is opened in other ways.
+    /// `expected` says that it has stood for a regular file.
+    fn lookup_opened(
+        self: Arc<Self>,
+        _name: &[u8],
+        _expected: bool,
+    ) -> SysResult<Option<(InodeRef, OpenFileRef)>> {
         Ok(None)
     }
 

@@ -14,7 +14,9 @@ use super::path::{FsState, Walk, Walker};
 use super::permissions::{Access, check, check_writable, is_owner};
 use super::privileges;
 use super::text::TextGuard;
-use super::{AclKind, Acls, File, FileType, InodeRef, NewFile, NewKind, OpenFile, PathRef, SetAttributes};
+use super::{
+    AclKind, Acls, File, FileType, InodeRef, NewFile, NewKind, OpenFile, OpenFileRef, PathRef, SetAttributes,
+};
 use crate::Kernel;
 use crate::error::SyscallResult;
 use crate::syscalls::Fd;
@@ -127,7 +129,10 @@ pub fn open_with(
     let mut walk = rules;
     walk.set(Walk::FOLLOW, !flags.contains(OpenFlags::NOFOLLOW) && !exclusive);
     walk.set(Walk::CREATE, creates);
-    let found = task.walk(directory, path, walk)?;
+    let reads = OpenFlags::DIRECTORY | OpenFlags::TRUNC | OpenFlags::CREAT;
+    walk.set(Walk::READ, !flags.writable() && !flags.intersects(reads));
+    let mut found = task.walk(directory, path, walk)?;
+    let opened = found.opened.take();
     let mut created = false;
     let place = match found.place.inode() {
         Some(_) if exclusive => return Err(Errno::EEXIST.into()),
@@ -162,7 +167,7 @@ pub fn open_with(
     }
     may_open(task, &place, &inode, flags, created)?;
     drop(moment);
-    open_allowed(task, place, inode, flags, created)
+    open_allowed(task, place, inode, flags, created, opened)
 }
 
 fn found_directory(inode: &InodeRef) -> bool {
@@ -211,24 +216,30 @@ fn may_open(
     Ok(())
 }
 
-/// Opens what may be opened.
+/// Opens what may be opened, if it is not `opened` already.
 fn open_allowed(
     task: &CurrentTask,
     place: PathRef,
     inode: InodeRef,
     flags: OpenFlags,
     created: bool,
+    opened: Option<OpenFileRef>,
 ) -> SyscallResult<Arc<File>> {
     let credentials = task.credentials();
     let kind = inode.file_type();
     let truncates = truncates(&inode, flags);
     let writes = kind == FileType::Regular && (flags.writable() || truncates);
     let guard = if writes { Some(TextGuard::write(&inode)?) } else { None };
-    let ops = match kind {
-        FileType::CharDevice | FileType::BlockDevice if place.mount.flags().contains(MountFlags::NO_DEV) => {
+    let ops = match (opened, kind) {
+        (Some(opened), _) => opened,
+        (_, FileType::CharDevice | FileType::BlockDevice)
+            if place.mount.flags().contains(MountFlags::NO_DEV) =>
+        {
             return Err(Errno::EACCES.into());
         }
-        FileType::Fifo if !inode.opens_itself() => crate::ipc::pipe::open_fifo(task, inode.common(), flags)?,
+        (_, FileType::Fifo) if !inode.opens_itself() => {
+            crate::ipc::pipe::open_fifo(task, inode.common(), flags)?
+        }
         _ => Arc::clone(&inode).open(Some(task), flags)?,
     };
     if truncates && !created {

@@ -12,7 +12,7 @@ use super::dentry::Dentry;
 use super::hostfs::freshness;
 use super::mount::{Mount, MountNamespace};
 use super::permissions::{Access, check};
-use super::{FileType, InodeRef, Looked, Metadata};
+use super::{FileType, InodeRef, Looked, Metadata, OpenFileRef};
 use crate::error::{SysError, SyscallResult};
 use crate::syscalls::Fd;
 use crate::task::{Credentials, CurrentTask};
@@ -152,6 +152,8 @@ bitflags! {
         const CREATE = 128;
         /// Only what the file is like is asked for: [`Found::looked`] may have it.
         const LOOK = 256;
+        /// The file is to be opened for reading: [`Found::opened`] may have it.
+        const READ = 512;
     }
 }
 
@@ -162,6 +164,9 @@ pub struct Found {
     pub place: PathRef,
     /// What the file is like, with [`Walk::LOOK`] where that is known without a place of its own.
     pub looked: Option<Box<Metadata>>,
+    /// The file, open for reading, with [`Walk::READ`] where that came with the rest. Whether it may be read is still to be
+    /// found out.
+    pub opened: Option<OpenFileRef>,
     /// The last component, if the name is missing.
     pub name: Option<Vec<u8>>,
     /// Whether the path ended in a slash, so that it must be a directory.
@@ -206,6 +211,7 @@ impl<'a> Walker<'a> {
         let mut rest = Rest { path: Cow::Borrowed(path), at: 0 };
         let mut slash = path.ends_with(b"/");
         let mut at = start;
+        let mut opened = None;
         while let Some(component) = rest.next() {
             let last = rest.is_empty();
             let component = &rest.path[component];
@@ -226,25 +232,35 @@ impl<'a> Walker<'a> {
             }
             let follows = !last || self.flags.contains(Walk::FOLLOW) || slash;
             let file_system = &*at.mount.file_system;
-            let looked = if last && self.looks(&at, component) { inode.look(component)? } else { None };
+            let looks = last && self.asks_anew(Walk::LOOK, &at, component);
+            let looked = if looks { inode.look(component)? } else { None };
             let dentry = match looked {
                 Some(Looked::Metadata(metadata)) => {
                     if slash && metadata.file_type() != FileType::Directory {
                         return Err(Errno::ENOTDIR.into());
                     }
-                    return Ok(Found { place: at, looked: Some(metadata), name: None, slash });
+                    return Ok(Found { place: at, looked: Some(metadata), opened: None, name: None, slash });
                 }
                 Some(Looked::Link(link)) => at.dentry.found(file_system, component, Some(link)),
+                None if last && self.asks_anew(Walk::READ, &at, component) => {
+                    let (dentry, file) = at.dentry.lookup_opened(file_system, component)?;
+                    opened = file;
+                    dentry
+                }
                 None => at.dentry.lookup(file_system, component)?,
             };
             let next = self.state.namespace.top(PathRef { mount: Arc::clone(&at.mount), dentry });
-            if self.flags.contains(Walk::NO_MOUNTS) && !Arc::ptr_eq(&next.mount, &at.mount) {
-                return Err(Errno::EXDEV.into());
+            if !Arc::ptr_eq(&next.mount, &at.mount) {
+                if self.flags.contains(Walk::NO_MOUNTS) {
+                    return Err(Errno::EXDEV.into());
+                }
+                // Something has been mounted on it just now.
+                opened = None;
             }
             let Some(inode) = next.inode() else {
                 if last && self.flags.contains(Walk::CREATE) {
                     let name = Some(component.to_vec());
-                    return Ok(Found { place: next, looked: None, name, slash });
+                    return Ok(Found { place: next, looked: None, opened: None, name, slash });
                 }
                 return Err(Errno::ENOENT.into());
             };
@@ -267,13 +283,13 @@ impl<'a> Walker<'a> {
         if slash && !is_directory {
             return Err(Errno::ENOTDIR.into());
         }
-        Ok(Found { place: at, looked: None, name: None, slash })
+        Ok(Found { place: at, looked: None, opened, name: None, slash })
     }
 
-    /// Whether no more is to be known of this last component than what it is like. Where names are remembered, they are
-    /// looked up.
-    fn looks(&self, at: &PathRef, component: &[u8]) -> bool {
-        self.flags.contains(Walk::LOOK)
+    /// Whether the walk is made for this purpose, and what the last component stands for is asked for anew. Where names are
+    /// remembered, they are looked up.
+    fn asks_anew(&self, purpose: Walk, at: &PathRef, component: &[u8]) -> bool {
+        self.flags.contains(purpose)
             && !at.mount.file_system.cacheable()
             && !at.dentry.has_mounts_on(component)
     }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::fs::dentry::Dentry;
+use crate::fs::{File, Mappable};
 
 #[test]
 fn files_that_nobody_changes_are_opened_once_and_few_are_kept_open() {
@@ -165,4 +166,88 @@ fn a_file_that_others_change_is_looked_at_anew_each_time() {
     assert!(matches!(look(b"link"), Ok(Some(Looked::Link(_)))));
     std::fs::remove_file(place.path().join("file")).unwrap();
     assert_eq!(look(b"file").err(), Some(Errno::ENOENT));
+}
+
+#[test]
+fn what_is_expected_to_be_a_file_is_opened_as_it_is_now() {
+    use std::io::Read;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let _alone = LEARNING.lock();
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    std::fs::write(path("other"), "other").unwrap();
+    let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+    let fs = HostFs::at(root, Writing::ReadWrite, Coherence::Shared, &Arc::default()).unwrap();
+    let root = Dentry::root(fs.root());
+    type Change<'a> = (&'a dyn Fn(), FileType, Option<&'a str>);
+    let file = || std::fs::write(path("file"), "content").unwrap();
+    let changes: [Change<'_>; 6] = [
+        (&|| {}, FileType::Regular, Some("content")),
+        (&|| std::fs::rename(path("other"), path("file")).unwrap(), FileType::Regular, Some("other")),
+        (&|| symlink("other", path("file")).unwrap(), FileType::Symlink, None),
+        (&|| std::fs::create_dir(path("file")).unwrap(), FileType::Directory, None),
+        (
+            &|| {
+                rustix::fs::mknodat(rustix::fs::CWD, path("file"), rustix::fs::FileType::Fifo, Mode::RUSR, 0)
+                    .unwrap()
+            },
+            FileType::Fifo,
+            None,
+        ),
+        (
+            &|| {
+                file();
+                std::fs::set_permissions(path("file"), PermissionsExt::from_mode(0o604)).unwrap();
+            },
+            FileType::Regular,
+            Some("content"),
+        ),
+    ];
+    for looks in [false, true] {
+        std::fs::write(path("other"), "other").unwrap();
+        for (change, kind, content) in &changes {
+            file();
+            // That there has been a regular file is known from another who opened it, or just looked.
+            let before = if looks {
+                root.forget(b"file");
+                assert!(matches!(fs.root_inode().look(b"file"), Ok(Some(Looked::Metadata(_)))));
+                None
+            } else {
+                root.lookup(&*fs, b"file").unwrap().inode()
+            };
+            if *kind != FileType::Regular {
+                std::fs::remove_file(path("file")).unwrap();
+            }
+            change();
+            let _moment = freshness::begin();
+            let (found, opened) = root.lookup_opened(&*fs, b"file").unwrap();
+            let inode = found.inode().unwrap();
+            assert_eq!(inode.file_type(), *kind);
+            assert_eq!(opened.is_some(), content.is_some(), "{kind:?}");
+            if let (Some(before), Some("content")) = (&before, content) {
+                assert!(std::ptr::addr_eq(Arc::as_ptr(before), Arc::as_ptr(&inode)));
+            }
+            if let Some(opened) = opened {
+                let file = File::new(
+                    crate::fs::file::Place::Anonymous { name: "".into(), inode: None },
+                    opened,
+                    OpenFlags::empty(),
+                );
+                let Ok(Mappable::Host { fd, .. }) = file.ops().map(&file, false, false) else {
+                    panic!("no file of the host's")
+                };
+                let mut read = String::new();
+                std::fs::File::from(fd.try_clone().unwrap()).read_to_string(&mut read).unwrap();
+                assert_eq!(Some(&*read), *content);
+                let mode = std::fs::metadata(path("file")).unwrap().permissions().mode();
+                assert_eq!(inode.metadata().unwrap().mode, mode);
+            }
+            drop(std::fs::remove_file(path("file")).or_else(|_| std::fs::remove_dir(path("file"))));
+        }
+        // Nothing is there, and nothing is known to have been there.
+        assert!(root.lookup_opened(&*fs, b"file").unwrap().0.inode().is_none());
+        let new = format!("new {looks}");
+        std::fs::write(path(&new), "").unwrap();
+        assert!(root.lookup_opened(&*fs, new.as_bytes()).unwrap().1.is_none());
+    }
 }
