@@ -210,6 +210,11 @@ pub trait Context: Send {
     /// may be sent along with the call: [`Context::read_sent`]. A thread has none at first.
     fn set_pointer(&mut self, _number: u32, _argument: usize, _what: Pointed) {}
 
+    /// Says that the call `number` may lead to [`Context::spawn`], so that what that needs of the thread comes along with it.
+    fn expect_spawn(&mut self, number: u32) {
+        let _ = number;
+    }
+
     /// Reads guest memory like [`Context::read`] as far as it was sent along with the call that has just been made;
     /// returns how many bytes, zero for nothing. It may be used by who knows that the memory has not been changed since; the
     /// beginning of a structure once.

@@ -53,6 +53,9 @@ const POINTERS: [(u32, usize, Pointed); 26] = [
     (439, 1, Pointed::Beginning), // faccessat2
 ];
 
+/// The calls that make threads: `clone`, `vfork`, `clone3`.
+const SPAWNING: [u32; 3] = [56, 58, 435];
+
 impl CurrentTask {
     /// Runs the guest thread until it ends. Called on its kernel thread; the caller then takes the task down.
     pub fn run(&self) {
@@ -113,6 +116,7 @@ impl CurrentTask {
         for (number, argument, what) in POINTERS {
             self.context.borrow_mut().set_pointer(number, argument, what);
         }
+        SPAWNING.iter().for_each(|number| self.context.borrow_mut().expect_spawn(*number));
         self.learn_default_actions();
         self.offer_default_actions();
         self.offer_own_state();

@@ -219,6 +219,12 @@ impl Interrupt {
 impl StubContext {
     /// A guest thread on `thread`, with the given state.
     pub fn new(space: Arc<Space>, thread: Thread, registers: Registers, fpu: &[u8]) -> StubContext {
+        let stop = Stop::Frame(frame::build(&thread.slot, fpu));
+        StubContext::stopped(space, thread, registers, stop)
+    }
+
+    /// A guest thread on `thread`, whose state is there already.
+    fn stopped(space: Arc<Space>, thread: Thread, registers: Registers, stop: Stop) -> StubContext {
         let slot = &thread.slot;
         slot.field(MAGIC).store(if space.shared.patching { MAGIC_VALUE } else { 0 }, Ordering::Relaxed);
         slot.field(INTERRUPTED).store(0, Ordering::Relaxed);
@@ -228,7 +234,6 @@ impl StubContext {
         [PRISTINE, RESTORED].iter().for_each(|set| slot.memory().store(*set, 0));
         slot.field(OWN).store(0, Ordering::Relaxed);
         [MASK, ROBUST_LIST].iter().for_each(|own| slot.memory().store(*own, 0));
-        let stop = Cell::new(Stop::Frame(frame::build(slot, fpu)));
         let interrupt = Arc::new(Interrupt {
             wanted: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
@@ -244,7 +249,7 @@ impl StubContext {
             space,
             thread,
             registers,
-            stop,
+            stop: Cell::new(stop),
             called: Registers::default(),
             trap: None,
             trapped: 0,
@@ -281,7 +286,6 @@ impl StubContext {
     pub fn copy(&self) -> SysResult<StubContext> {
         self.flush();
         self.ready()?;
-        let fpu = self.fpu_bytes();
         let caller = (self.thread.id, self.space.pidfd.as_fd());
         let sites = self.space.sites.lock();
         // The copy gets no file that another thread is just being handed.
@@ -294,7 +298,14 @@ impl StubContext {
         space.sites.lock().clone_from(&sites);
         space.residents.inherit(&residents);
         drop((sites, residents));
-        Ok(StubContext::new(space, thread, self.registers, &fpu))
+        if self.stop.get() != Stop::Call {
+            return Ok(StubContext::new(space, thread, self.registers, &self.fpu_bytes()));
+        }
+        // The host has copied the FPU state with the thread.
+        frame::copy_call(self.slot(), &thread.slot);
+        let mut copy = StubContext::stopped(space, thread, self.registers, Stop::Call);
+        copy.called = self.called;
+        Ok(copy)
     }
 
     fn slot(&self) -> &Slot {
@@ -426,6 +437,15 @@ impl StubContext {
         self.result().map(drop)
     }
 
+    /// The FPU state, if the thread has saved it with the patched call that it is in.
+    fn saved_fpu(&self) -> Option<Vec<u8>> {
+        let slot = self.slot();
+        let saved = self.stop.get() == Stop::Call
+            && slot.field(SENT).load(Ordering::Relaxed) != 0
+            && self.entry_of(self.called.rax) == Some(SENT_STATE);
+        if saved { self.space.shared.fpu.saved(slot) } else { None }
+    }
+
     fn fpu_bytes(&self) -> Vec<u8> {
         let frame = self.frame().ok();
         let state = frame.and_then(|frame| frame::fpu(self.slot(), frame));
@@ -532,16 +552,21 @@ impl StubContext {
         }
     }
 
+    /// What [`POINTERS`] say of the call `number`.
+    fn entry_of(&self, number: u64) -> Option<u8> {
+        let number = usize::try_from(number).ok().filter(|number| *number < POINTER_COUNT)?;
+        let word = self.slot().memory().load(POINTERS + (number & !7));
+        Some((word >> (8 * (number & 7))) as u8)
+    }
+
     /// What the stub says that it has sent along with a patched call.
     fn what_was_sent(&self) -> Option<Sent> {
         let slot = self.slot();
-        let number = usize::try_from(self.called.rax).ok().filter(|number| *number < POINTER_COUNT)?;
         let length = slot.field(SENT).load(Ordering::Relaxed) as usize;
         if length == 0 {
             return None;
         }
-        let word = slot.memory().load(POINTERS + (number & !7));
-        let entry = (word >> (8 * (number & 7))) as u8;
+        let entry = self.entry_of(self.called.rax)?;
         let all = entry & SENT_ALL != 0;
         let Registers { rdi, rsi, rdx, .. } = self.called;
         let address = match usize::from(entry & !SENT_ALL) * 8 {
@@ -716,7 +741,7 @@ impl Context for StubContext {
     fn spawn(&mut self) -> SysResult<Box<dyn Context>> {
         self.flush();
         self.ready()?;
-        let fpu = self.fpu_bytes();
+        let fpu = self.saved_fpu().unwrap_or_else(|| self.fpu_bytes());
         if let Some(thread) = self.space.unpark() {
             self.space.add_context();
             let context = StubContext::new(self.space.clone(), thread, self.registers, &fpu);
@@ -755,6 +780,14 @@ impl Context for StubContext {
         if let (Some(field), true) = (field, number < POINTER_COUNT) {
             let all = if what == Pointed::Buffer { SENT_ALL } else { 0 };
             self.slot().memory().write(POINTERS + number, &[(field / 8) as u8 | all]);
+        }
+    }
+
+    fn expect_spawn(&mut self, number: u32) {
+        let (number, features) = (number as usize, self.space.shared.fpu.features());
+        if number < POINTER_COUNT && features != 0 {
+            self.slot().memory().store(FEATURES, features);
+            self.slot().memory().write(POINTERS + number, &[SENT_STATE]);
         }
     }
 

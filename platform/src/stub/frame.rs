@@ -197,6 +197,12 @@ pub fn store_call(slot: &Slot, registers: &Registers, loaded: &Registers) -> boo
     true
 }
 
+/// Puts in `to` what [`store_call`] takes to be there.
+pub fn copy_call(from: &Slot, to: &Slot) {
+    to.field(FAST_FLAGS).store(from.field(FAST_FLAGS).load(Ordering::Relaxed), Ordering::Relaxed);
+    [FS_BASE, GS_BASE].iter().for_each(|base| to.memory().store(*base, from.memory().load(*base)));
+}
+
 /// The GS base of a thread is its slot's address while the guest has none of its own: patched calls find the slot by it.
 fn hosts_gs(slot: &Slot, guests: u64) -> u64 {
     let patched = slot.field(MAGIC).load(Ordering::Relaxed) == MAGIC_VALUE;
@@ -284,8 +290,20 @@ impl FpuFormat {
         u32_at(&self.initial, SOFTWARE + 16) as usize
     }
 
-    /// The components that the host saves.
-    fn features(&self) -> u64 {
+    /// The state that the stub has saved at [`BUILT_FPU`], as [`build`] takes it.
+    pub fn saved(&self, slot: &Slot) -> Option<Vec<u8>> {
+        let mut state = self.initial.clone();
+        let size = self.state_size();
+        slot.memory().read(BUILT_FPU, state.get_mut(..size)?);
+        put(&mut state, SOFTWARE, &self.initial[SOFTWARE..FXSAVE_SIZE]);
+        self.sanitise(&state)
+    }
+
+    /// The components that the host saves; zero where it knows of none.
+    pub fn features(&self) -> u64 {
+        if self.initial.len() == FXSAVE_SIZE {
+            return 0;
+        }
         u64::from(u32_at(&self.initial, SOFTWARE + 8)) | u64::from(u32_at(&self.initial, SOFTWARE + 12)) << 32
     }
 

@@ -119,6 +119,8 @@ pub const SENT_SIZE: usize = crate::SENT_MAX;
 pub const POINTERS: usize = 0xc00;
 /// See [`POINTERS`].
 pub const SENT_ALL: u8 = 0x80;
+/// See [`POINTERS`]: not memory is sent, but the FPU state, which is saved at [`BUILT_FPU`].
+pub const SENT_STATE: u8 = 0x40;
 /// See [`POINTERS`]: to copy more than that twice costs more than to wait.
 pub const SENT_ALL_MAX: usize = 16 << 10;
 /// How many call numbers can have one.
@@ -149,6 +151,8 @@ pub const OWN: usize = 0x1a0;
 pub const MASK: usize = 0x1a8;
 /// The head of the robust list.
 pub const ROBUST_LIST: usize = 0x1b0;
+/// The components of the FPU state that are saved for [`SENT_STATE`].
+pub const FEATURES: usize = 0x1b8;
 /// See [`MAGIC`]. No address, no small number.
 pub const MAGIC_VALUE: u32 = 0xb5c3_97e1;
 
@@ -207,6 +211,7 @@ pub const COMMAND_COPY_IN: u32 = 9;
 /// Copy the buffer to guest memory: the same arguments and result.
 pub const COMMAND_COPY_OUT: u32 = 10;
 
+const _: () = assert!(BUILT_FPU.is_multiple_of(64));
 const _: () = assert!(PENDING == DELIVERY + 4 && DELIVERY.is_multiple_of(8));
 
 /// Size of a record for `COMMAND_CALLS`.

@@ -717,11 +717,21 @@ fn the_fpu_state_of_a_patched_call_is_the_guests() {
     let mut context = start(&platform, vectors());
     patch_next(&mut *context);
     let xmm7 = 160 + 7 * 16;
-    for value in 1..5u64 {
+    for value in 1..9u64 {
         context.registers_mut().r13 = value;
         syscall(&mut *context);
         syscall(&mut *context);
         assert_eq!(context.registers().r14, value);
+        // Gone on with by a child and a thread, once the state comes along with the call, too.
+        if value % 2 == 1 {
+            for mut other in [context.fork().expect("a child"), context.spawn().expect("a thread")] {
+                other.registers_mut().rax = value;
+                syscall(&mut *other);
+                assert_eq!(other.registers().r14, value);
+                assert_eq!(other.fpu()[xmm7..xmm7 + 8], value.to_ne_bytes());
+            }
+            context.expect_spawn(39);
+        }
         // Looked at, and looked at by a child and a thread.
         if value % 2 == 0 {
             let mut state = context.fpu();
