@@ -55,14 +55,14 @@ fn main() {
     });
     let time = measure(1000, || context.memory(&pair).expect("mapped"));
     print("mmap and munmap, one batch", time, Some(native));
-    let file = std::fs::File::open("/proc/self/exe").expect("this program");
+    let file = std::sync::Arc::new(std::fs::File::open("/proc/self/exe").expect("this program").into());
     let map = MemoryOp::Map {
         address: base,
         length: 8192,
         protection: 1,
         shared: false,
         flags: 0,
-        file: Some((std::os::fd::AsFd::as_fd(&file), 0)),
+        file: Some((&file, 0)),
     };
     print("mapping a file", measure(200, || context.memory(&[map]).expect("mapped")), None);
     let exchange = measure(1000, || context.compare_exchange(DATA, 0, 0));

@@ -501,7 +501,7 @@ pub enum MemoryOp<'a> {
         /// Further `MAP_*` flags that the host should see (`MAP_NORESERVE`, `MAP_POPULATE`, `MAP_LOCKED`, …).
         flags: u32,
         /// What is mapped; `None` for anonymous memory.
-        file: Option<(BorrowedFd<'a>, u64)>,
+        file: Option<(&'a Arc<OwnedFd>, u64)>,
     },
     /// `munmap(2)`.
     Unmap {
@@ -544,9 +544,15 @@ pub enum MemoryOp<'a> {
 }
 
 impl MemoryOp<'_> {
+    /// Whether it maps a file.
+    #[must_use]
+    pub fn needs_file(&self) -> bool {
+        matches!(self, MemoryOp::Map { file: Some(_), .. })
+    }
+
     /// The same operation with this file, if it is one that can have a file.
     #[must_use]
-    pub fn with_file<'b>(self, file: Option<(BorrowedFd<'b>, u64)>) -> MemoryOp<'b> {
+    pub fn with_file<'b>(self, file: Option<(&'b Arc<OwnedFd>, u64)>) -> MemoryOp<'b> {
         match self {
             MemoryOp::Map { address, length, protection, shared, flags, file: _ } => {
                 MemoryOp::Map { address, length, protection, shared, flags, file }

@@ -344,8 +344,6 @@ impl Drop for MockContext {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
-
     const BASE: u64 = 0x40_0000;
     const RW: u32 = 3;
 
@@ -464,12 +462,12 @@ mod tests {
     #[test]
     fn files_are_read_when_touched_and_written_when_shared() {
         let file = host::rustix::fs::memfd_create("test", host::rustix::fs::MemfdFlags::CLOEXEC);
-        let file = file.expect("a memfd");
+        let file = Arc::new(file.expect("a memfd"));
         host::rustix::io::write(&file, b"contents").expect("written");
         let platform = MockPlatform::new();
         let mut context = platform.create().expect("a context");
         let map = |address, shared| {
-            let file = Some((file.as_fd(), 0));
+            let file = Some((&file, 0));
             MemoryOp::Map { address, length: 8192, protection: RW, shared, flags: 0, file }
         };
         context.memory(&[map(BASE, true), map(BASE + 8192, false)]).expect("mapped");

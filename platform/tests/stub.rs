@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use abi::Errno;
@@ -114,7 +114,7 @@ fn faults_say_what_happened() {
     assert_eq!((forbidden.signal, forbidden.code, forbidden.address), (Signal::SIGSEGV, 2, 0x2000_0010));
     let (beyond, _) = fault(load(), &|context| {
         let file = tempfile(b"short");
-        let file = Some((file.as_fd(), 0));
+        let file = Some((&file, 0));
         let (address, length) = (0x2000_0000, 8192);
         let map = MemoryOp::Map { address, length, protection: 1, shared: true, flags: 0, file };
         context.memory(&[map]).unwrap();
@@ -268,7 +268,7 @@ fn files_are_mapped_shared_and_private() {
     let mut context = start(&platform, count_calls());
     let file = tempfile(&[b'a'; 8192]);
     let map = |address, shared, offset| {
-        let file = Some((file.as_fd(), offset));
+        let file = Some((&file, offset));
         MemoryOp::Map { address, length: 4096, protection: RW, shared, flags: 0, file }
     };
     let (one, two, three) = (0x3000_0000, 0x3000_1000, 0x3000_2000);
@@ -295,12 +295,13 @@ fn files_are_mapped_shared_and_private() {
     assert_eq!(on_disk, [b'b']);
     // An fd of the wrong kind, and one without the right to write.
     let (reader, _writer) = host::rustix::pipe::pipe().unwrap();
-    let pipe = Some((reader.as_fd(), 0));
+    let reader = Arc::new(reader);
+    let pipe = Some((&reader, 0));
     let (address, length) = (0x5000_0000, 4096);
     let wrong = MemoryOp::Map { address, length, protection: 1, shared: false, flags: 0, file: pipe };
     assert_eq!(context.memory(&[wrong]), Err(Errno::ENODEV));
-    let read_only = std::fs::File::open("/proc/self/exe").unwrap();
-    let exe = Some((read_only.as_fd(), 0));
+    let read_only = Arc::new(std::fs::File::open("/proc/self/exe").unwrap().into());
+    let exe = Some((&read_only, 0));
     let wrong = MemoryOp::Map { address, length, protection: RW, shared: true, flags: 0, file: exe };
     assert_eq!(context.memory(&[wrong]), Err(Errno::EACCES));
     assert_eq!(syscall(&mut *context), 39);
@@ -574,8 +575,8 @@ fn usage_counts_pages_and_processor_time_counts_work() {
     assert!(context.cpu_time() - started >= used);
 }
 
-fn tempfile(contents: &[u8]) -> std::os::fd::OwnedFd {
+fn tempfile(contents: &[u8]) -> Arc<std::os::fd::OwnedFd> {
     let file = host::rustix::fs::memfd_create("test", host::rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     host::rustix::io::write(&file, contents).unwrap();
-    file
+    Arc::new(file)
 }

@@ -1,7 +1,7 @@
 //! [`MemoryMap`]: an address space's mappings and the operations that change them.
 
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,15 +50,15 @@ pub const PIE_BASE: u64 = 0x5555_5555_4000;
 
 /// What carries out changes of mappings: a [`Context`] at once, a [`Plan`] later.
 pub trait Mapper {
-    /// Carries out one operation, or notes it. `file` is what it maps.
-    fn change(&mut self, operation: MemoryOp<'_>, file: Option<&Arc<OwnedFd>>) -> SysResult<()>;
+    /// Carries out one operation, or notes it.
+    fn change(&mut self, operation: MemoryOp<'_>) -> SysResult<()>;
 }
 
 impl Mapper for dyn Context + '_ {
-    fn change(&mut self, operation: MemoryOp<'_>, _file: Option<&Arc<OwnedFd>>) -> SysResult<()> {
+    fn change(&mut self, operation: MemoryOp<'_>) -> SysResult<()> {
         match operation {
-            MemoryOp::Map { shared: false, file: None, length, flags: 0, protection, .. }
-                if is_granted(length, protection) =>
+            MemoryOp::Map { shared: false, file, length, flags: 0, protection, .. }
+                if is_granted(length, protection) && file.is_none_or(|(_, offset)| offset <= OFFSET_MAX) =>
             {
                 self.memory_later(&[operation])
             }
@@ -69,10 +69,13 @@ impl Mapper for dyn Context + '_ {
 
 /// As many bytes any host maps; who asks for very many more is told whether they can be had.
 const PROMISED_MAX: u64 = 64 << 20;
+/// As far into a file any host maps it, which has mapped it at all.
+const OFFSET_MAX: u64 = 1 << 40;
 /// With so many mappings the host has some left, however it counts them.
 const PROMISED_COUNT: usize = 32_000;
 
-/// Whether no host refuses private memory of so many bytes with this protection.
+/// Whether no host refuses private memory of so many bytes with this protection; the platform puts off mappings of files only
+/// where the same file has been mapped before.
 fn is_granted(length: u64, protection: u32) -> bool {
     length <= PROMISED_MAX && protection & Protection::EXEC.bits() == 0
 }
@@ -97,21 +100,19 @@ impl Plan {
         let operations: Vec<MemoryOp<'_>> = self
             .operations
             .iter()
-            .map(|(operation, file)| {
-                operation.with_file(file.as_ref().map(|(file, offset)| (file.as_fd(), *offset)))
-            })
+            .map(|(operation, file)| operation.with_file(file.as_ref().map(|(file, offset)| (file, *offset))))
             .collect();
         context.memory(&operations)
     }
 }
 
 impl Mapper for Plan {
-    fn change(&mut self, operation: MemoryOp<'_>, file: Option<&Arc<OwnedFd>>) -> SysResult<()> {
-        let offset = match operation {
-            MemoryOp::Map { file: Some((_, offset)), .. } => offset,
-            _ => 0,
+    fn change(&mut self, operation: MemoryOp<'_>) -> SysResult<()> {
+        let file = match operation {
+            MemoryOp::Map { file: Some((file, offset)), .. } => Some((Arc::clone(file), offset)),
+            _ => None,
         };
-        self.operations.push((operation.with_file(None), file.map(|file| (Arc::clone(file), offset))));
+        self.operations.push((operation.with_file(None), file));
         Ok(())
     }
 }
@@ -273,7 +274,7 @@ impl MemoryMap {
             Mappable::Anonymous => None,
             Mappable::Host { fd, delta } => {
                 let offset = request.file.as_ref().map_or(0, |(_, offset)| *offset);
-                Some((fd.as_fd(), offset.checked_add(*delta).ok_or(Errno::EOVERFLOW)?))
+                Some((fd, offset.checked_add(*delta).ok_or(Errno::EOVERFLOW)?))
             }
         };
         let operation = MemoryOp::Map {
@@ -284,11 +285,7 @@ impl MemoryMap {
             flags: request.flags & (MAP_NORESERVE | MAP_POPULATE),
             file,
         };
-        let owner = match &mappable {
-            Mappable::Anonymous => None,
-            Mappable::Host { fd, .. } => Some(fd),
-        };
-        context.change(operation, owner)?;
+        context.change(operation)?;
         vmas.set.insert(Vma {
             start: range.start,
             end: range.end,
@@ -662,7 +659,7 @@ impl MemoryMap {
                 flags: 0,
                 file: None,
             };
-            if context.change(map, None).is_err() {
+            if context.change(map).is_err() {
                 return heap.end;
             }
             let mut flags = VmaFlags::empty();

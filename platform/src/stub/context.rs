@@ -407,14 +407,25 @@ impl StubContext {
         self.result().map(drop)
     }
 
+    /// Gives up the file that the process may map more of, once the kernel has closed it.
+    fn close_unused(&self) {
+        if !self.space.holds.load(Ordering::Relaxed) {
+            return;
+        }
+        // Who has it locked is not done with it.
+        let Some(mut held) = self.space.files.try_lock() else { return };
+        if held.take_if(|held| held.strong_count() == 0).is_some() {
+            self.space.holds.store(false, Ordering::Relaxed);
+            let _ = self.calls(&[memory::CLOSE]);
+        }
+    }
+
     /// Changes mappings, and hands the stub the files that it needs for that.
     fn change_memory(&self, batch: &memory::Batch<'_>) -> SysResult<()> {
         if batch.files.is_empty() {
             return self.calls(&batch.calls);
         }
         self.ready()?;
-        // A file has the same number in all threads of the process.
-        let _handed_over = self.space.files.lock();
         let expecting = self.space.shared.notifications.calls_of(self.thread.id);
         self.put(&batch.calls)?;
         for (index, file) in &batch.files {
@@ -422,9 +433,9 @@ impl StubContext {
             let asked = expecting.call(Some(self.space.pidfd.as_fd()), libc::SYS_mmap, arguments);
             let answered = asked.and_then(|call| {
                 if arguments == memory::ASK {
-                    expecting.answer_with(&call, *file, 0)
+                    expecting.answer_with(&call, file.as_fd(), 0)
                 } else {
-                    expecting.proceed_with(&call, *file)
+                    expecting.proceed_with(&call, file.as_fd())
                 }
             });
             if answered.is_err() {
@@ -608,6 +619,7 @@ impl StubContext {
         self.sent.set(None);
         self.ready().map_err(|_| Gone)?;
         self.space.residents.close_unused(|numbers| self.close(numbers));
+        self.close_unused();
         let command = self.prepare().map_err(|_| Gone)?;
         if let Some(done) = self.undelivered.take() {
             return Ok(Some(Event::Undelivered(done)));
@@ -718,13 +730,26 @@ impl Context for StubContext {
             return self.calls(&[]);
         }
         operations.iter().try_for_each(|operation| self.undo_patches(operation))?;
-        memory::batches(operations, |batch| self.change_memory(batch))
+        if operations.iter().all(|operation| !operation.needs_file()) {
+            return memory::batches(operations, &mut None, |batch| self.change_memory(batch));
+        }
+        // A file has the same number in all threads of the process.
+        let mut held = self.space.files.lock();
+        let result = memory::batches(operations, &mut held, |batch| self.change_memory(batch));
+        if result.is_err() {
+            // Of what is held all can be mapped.
+            *held = None;
+            let _ = self.calls(&[memory::CLOSE]);
+        }
+        self.space.holds.store(held.is_some(), Ordering::Relaxed);
+        result
     }
 
     fn memory_later(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
         // Others could see that it has not been done yet.
         let suitable = self.space.shared.mapping_lasts && self.space.is_single();
-        let calls = if suitable { memory::calls_without_files(operations) } else { None };
+        let calls =
+            if suitable { memory::calls_without_asking(operations, &self.space.files.lock()) } else { None };
         let Some(calls) = calls else { return self.memory(operations) };
         operations.iter().try_for_each(|operation| self.undo_patches(operation))?;
         self.flush();

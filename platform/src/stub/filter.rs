@@ -19,8 +19,8 @@
 //! | `clone` | fork and threads | ask the kernel |
 //! | anything else | nobody | kill the process |
 //!
-//! Fd 0 is there only while the kernel has the stub map a file that the guest may read, and a private mapping gives no more
-//! than that, whoever makes it.
+//! Fd 0 is a file that the kernel has had the stub map because the guest may read it, and which the kernel has open still; a
+//! private mapping gives no more than that, whoever makes it.
 
 use libc::sock_filter;
 

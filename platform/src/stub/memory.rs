@@ -1,10 +1,12 @@
 //! Changes of mappings as system calls that the stub makes.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
 
 use abi::{Errno, SysResult};
 
 use super::layout::*;
+use super::resident::{is, may_stay_open};
 use crate::{Description, MemoryOp};
 
 /// A record for the stub: number, six arguments, flags.
@@ -53,42 +55,54 @@ const IMPLIED: u32 =
 /// The call by which a stub asks for a file, which becomes its fd 0.
 pub const ASK: [u64; 6] = [0, PAGE, 0, libc::MAP_PRIVATE as u64, u64::MAX, 0];
 
+/// The call that gives fd 0 up.
+pub const CLOSE: Call = [libc::SYS_close as u64, 0, 0, 0, 0, 0, 0, CALL_ALWAYS];
+
+/// What a stub process has as fd 0 between commands: the file that it has mapped last, of which it is likely to map more. It is
+/// one that may stay open, as with those in [`super::resident`].
+pub type Held = Option<Weak<OwnedFd>>;
+
 /// Calls for one command, and the files that some of them need: the index of the call, and what becomes fd 0 with it.
 #[derive(Default)]
 pub struct Batch<'a> {
     /// The calls.
     pub calls: Vec<Call>,
     /// The files, in order.
-    pub files: Vec<(usize, BorrowedFd<'a>)>,
-    /// The file that is fd 0 after the calls so far.
-    open: Option<i32>,
+    pub files: Vec<(usize, &'a OwnedFd)>,
+    /// The file that is fd 0 after the calls so far, if it was asked for by one of them.
+    open: Option<&'a Arc<OwnedFd>>,
 }
 
 impl<'a> Batch<'a> {
-    fn close(&mut self) {
-        if self.open.take().is_some() {
-            self.calls.push([libc::SYS_close as u64, 0, 0, 0, 0, 0, 0, CALL_ALWAYS]);
-        }
-    }
-
     /// Makes a file fd 0. That is asked for even after an earlier call has failed, for somebody waits to be asked.
-    fn open(&mut self, file: BorrowedFd<'a>) {
-        let number = file.as_raw_fd();
-        if self.open == Some(number) {
+    fn open(&mut self, file: &'a Arc<OwnedFd>, held: &mut Held) {
+        if self.open.is_some_and(|open| Arc::ptr_eq(open, file)) || is(held.as_ref(), file) {
             return;
         }
-        self.close();
+        // It takes the place of any other.
+        *held = None;
         self.files.push((self.calls.len(), file));
         let [a, b, c, d, e, f] = ASK;
         self.calls.push([libc::SYS_mmap as u64, a, b, c, d, e, f, CALL_ALWAYS]);
-        self.open = Some(number);
+        self.open = Some(file);
+    }
+
+    /// Ends a command with what there is to do about fd 0.
+    fn leave(&mut self, held: &mut Held) {
+        let Some(file) = self.open.take() else { return };
+        if may_stay_open(file) {
+            *held = Some(Arc::downgrade(file));
+        } else {
+            self.calls.push(CLOSE);
+        }
     }
 }
 
 /// Translates the operations and hands them on in batches. A shared mapping of a file begins one: the stub asks for it with
-/// the call that makes it.
+/// the call that makes it. `held` is what fd 0 is, as long as no batch fails.
 pub fn batches(
     operations: &[MemoryOp<'_>],
+    held: &mut Held,
     mut run: impl FnMut(&Batch<'_>) -> SysResult<()>,
 ) -> SysResult<()> {
     let mut batch = Batch::default();
@@ -96,48 +110,51 @@ pub fn batches(
         let (call, file) = match translate(operation) {
             Ok(translated) => translated,
             Err(error) => {
-                finish(&mut batch, &mut run)?;
+                finish(&mut batch, held, &mut run)?;
                 return Err(error);
             }
         };
         let shared = matches!(operation, MemoryOp::Map { shared: true, .. });
         if batch.calls.len() + 4 > BATCH || (shared && file.is_some()) {
-            finish(&mut batch, &mut run)?;
+            finish(&mut batch, held, &mut run)?;
         }
         match file {
             Some(file) if shared => {
+                *held = None;
                 batch.files.push((batch.calls.len(), file));
-                batch.open = Some(file.as_raw_fd());
-                batch.calls.push(call);
-                batch.close();
+                batch.calls.extend([call, CLOSE]);
             }
             Some(file) => {
-                batch.open(file);
+                batch.open(file, held);
                 batch.calls.push(call);
             }
             None => batch.calls.push(call),
         }
     }
-    finish(&mut batch, &mut run)
+    finish(&mut batch, held, &mut run)
 }
 
-fn finish<'a>(batch: &mut Batch<'a>, run: &mut impl FnMut(&Batch<'_>) -> SysResult<()>) -> SysResult<()> {
-    batch.close();
+fn finish<'a>(
+    batch: &mut Batch<'a>,
+    held: &mut Held,
+    run: &mut impl FnMut(&Batch<'_>) -> SysResult<()>,
+) -> SysResult<()> {
+    batch.leave(held);
     let batch = std::mem::take(batch);
     if batch.calls.is_empty() { Ok(()) } else { run(&batch) }
 }
 
-/// The calls for operations that are few and need no file, `None` if these do not.
-pub fn calls_without_files(operations: &[MemoryOp<'_>]) -> Option<Vec<Call>> {
+/// The calls for operations that are few and need no file but the one that is held, `None` if these do not.
+pub fn calls_without_asking(operations: &[MemoryOp<'_>], held: &Held) -> Option<Vec<Call>> {
     const FEW: usize = 8;
     let call = |operation| match translate(operation) {
-        Ok((call, None)) => Some(call),
+        Ok((call, file)) if file.is_none_or(|file| is(held.as_ref(), file)) => Some(call),
         _ => None,
     };
     if operations.len() > FEW { None } else { operations.iter().map(call).collect() }
 }
 
-fn translate<'a>(operation: &MemoryOp<'a>) -> SysResult<(Call, Option<BorrowedFd<'a>>)> {
+fn translate<'a>(operation: &MemoryOp<'a>) -> SysResult<(Call, Option<&'a Arc<OwnedFd>>)> {
     let call = |number: i64, [a, b, c, d, e, f]: [u64; 6]| [number as u64, a, b, c, d, e, f, 0];
     Ok(match *operation {
         MemoryOp::Map { address, length, protection, shared, flags, file } => {

@@ -1,7 +1,7 @@
 //! Guests whose call sites are patched, well-behaved and hostile ones.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use abi::signal::{SA_RESTORER, SignalSet};
@@ -810,6 +810,7 @@ fn patched_code_of_a_file_can_be_dropped() {
     let platform = platform();
     let mut file = tempfile();
     file.write_all(compares()).expect("a file");
+    let file = Arc::new(file.into());
     let mut context = start(&platform, compares());
     context
         .memory(&[MemoryOp::Map {
@@ -818,7 +819,7 @@ fn patched_code_of_a_file_can_be_dropped() {
             protection: RX,
             shared: false,
             flags: 0,
-            file: Some((std::os::fd::AsFd::as_fd(&file), 0)),
+            file: Some((&file, 0)),
         }])
         .expect("mapped");
     context.registers_mut().r13 = 39;

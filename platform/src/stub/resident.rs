@@ -38,7 +38,8 @@ pub struct Residents {
     candidate: Mutex<(Weak<OwnedFd>, u64)>,
 }
 
-fn is(held: Option<&Weak<OwnedFd>>, file: &Arc<OwnedFd>) -> bool {
+/// Whether a file is what is held.
+pub fn is(held: Option<&Weak<OwnedFd>>, file: &Arc<OwnedFd>) -> bool {
     // As long as there is a `Weak`, its address is no other's.
     held.is_some_and(|held| held.as_ptr() == Arc::as_ptr(file))
 }
@@ -129,7 +130,7 @@ impl Residents {
 }
 
 /// Whether nobody is kept from anything by a file's being open for somewhat longer.
-fn may_stay_open(file: &OwnedFd) -> bool {
+pub fn may_stay_open(file: &OwnedFd) -> bool {
     let Ok(status) = fstat(file) else { return false };
     let only_read = || fcntl_getfl(file).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDONLY);
     FileType::from_raw_mode(status.st_mode) == FileType::RegularFile && (status.st_nlink == 0 || only_read())

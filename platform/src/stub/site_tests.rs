@@ -1,5 +1,7 @@
 //! Call sites that are patched by way of a `nop`, and sites that are known from elsewhere.
 
+use std::sync::Arc;
+
 use super::StubPlatform;
 use super::common::*;
 use super::layout::{SLOTS, TRAMPOLINES, TRAMPOLINES_SIZE};
@@ -164,12 +166,12 @@ fn single_steps_go_past_the_stub() {
 #[test]
 fn such_code_can_be_moved_and_dropped() {
     use std::io::Write;
-    use std::os::fd::AsFd;
     let platform = platform();
     let flags = host::rustix::fs::MemfdFlags::CLOEXEC;
     let file = host::rustix::fs::memfd_create("guest", flags).expect("a file");
     let mut file = std::fs::File::from(file);
     file.write_all(detours()).expect("code");
+    let file = Arc::new(file.into());
     let mut context = guest(&platform, detours());
     let map = MemoryOp::Map {
         address: CODE,
@@ -177,7 +179,7 @@ fn such_code_can_be_moved_and_dropped() {
         protection: RX,
         shared: false,
         flags: 0,
-        file: Some((file.as_fd(), 0)),
+        file: Some((&file, 0)),
     };
     context.memory(&[map]).expect("mapped");
     for _ in 0..3 {
@@ -212,13 +214,13 @@ const CALL: usize = 7;
 /// byte is the first page's last. Its first call is patched.
 fn on_two_pages(platform: &StubPlatform, code: &[u8]) -> Box<dyn Context> {
     use std::io::{Seek, SeekFrom, Write};
-    use std::os::fd::AsFd;
     let flags = host::rustix::fs::MemfdFlags::CLOEXEC;
     let file = host::rustix::fs::memfd_create("guest", flags).expect("a file");
     let mut file = std::fs::File::from(file);
     file.set_len(8192).expect("two pages");
     file.seek(SeekFrom::Start(4095 - CALL as u64)).expect("a place");
     file.write_all(code).expect("code");
+    let file = Arc::new(file.into());
     let mut context = start(platform, code);
     let map = MemoryOp::Map {
         address: SPARE,
@@ -226,7 +228,7 @@ fn on_two_pages(platform: &StubPlatform, code: &[u8]) -> Box<dyn Context> {
         protection: RX,
         shared: false,
         flags: 0,
-        file: Some((file.as_fd(), 0)),
+        file: Some((&file, 0)),
     };
     context.memory(&[map]).expect("mapped");
     (context.registers_mut().rip, context.registers_mut().r13) = (SPARE + 4095 - CALL as u64, 39);

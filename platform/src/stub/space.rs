@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::Shared;
 use super::context::Interrupt;
 use super::layout::*;
+use super::memory::Held;
 use super::patch::Sites;
 use super::resident::Residents;
 use super::slot::Slot;
@@ -108,8 +109,10 @@ pub struct Space {
     contexts: AtomicUsize,
     /// The call sites. Locked while code is changed, and while the process is copied.
     pub sites: Mutex<Sites>,
-    /// Locked while the process has a file, and while it is copied.
-    pub files: Mutex<()>,
+    /// The file that it may map more of. Locked while the process is handed one, and while it is copied.
+    pub files: Mutex<Held>,
+    /// Whether there may be one.
+    pub holds: AtomicBool,
     /// The files that it has for longer.
     pub residents: Residents,
     runners: Runners,
@@ -144,6 +147,7 @@ impl Space {
             contexts: AtomicUsize::new(1),
             sites: Mutex::default(),
             files: Mutex::default(),
+            holds: AtomicBool::new(false),
             residents: Residents::default(),
             runners: Runners::default(),
             threaded: AtomicBool::new(false),

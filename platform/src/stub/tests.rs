@@ -168,23 +168,88 @@ fn memory_is_read_written_protected_and_moved() {
 #[test]
 fn a_file_is_mapped_and_a_bad_one_refused() {
     use std::io::{Read, Seek, Write};
-    use std::os::fd::AsFd;
     let mut guest = guest(SPIN);
     let mut file = tempfile();
     file.write_all(&[7; 8192]).expect("written");
-    fn shared(fd: std::os::fd::BorrowedFd<'_>) -> MemoryOp<'_> {
+    let fd = Arc::new(file.try_clone().expect("a copy").into());
+    fn shared(fd: &Arc<OwnedFd>) -> MemoryOp<'_> {
         let file = Some((fd, 4096));
         MemoryOp::Map { address: 0x60_0000, length: 4096, protection: 3, shared: true, flags: 0, file }
     }
-    guest.memory(&[shared(file.as_fd())]).expect("mapped");
+    guest.memory(&[shared(&fd)]).expect("mapped");
     assert_eq!(guest.space().write(0x60_0000, b"x"), 1);
     let mut bytes = Vec::new();
     file.rewind().expect("rewound");
     file.read_to_end(&mut bytes).expect("read");
     assert_eq!(bytes[4096], b'x');
-    let directory = std::fs::File::open("/").expect("a directory");
-    assert_eq!(guest.memory(&[shared(directory.as_fd())]), Err(Errno::EACCES));
-    guest.memory(&[shared(file.as_fd())]).expect("mapped again");
+    let directory = Arc::new(std::fs::File::open("/").expect("a directory").into());
+    assert_eq!(guest.memory(&[shared(&directory)]), Err(Errno::EACCES));
+    guest.memory(&[shared(&fd)]).expect("mapped again");
+}
+
+/// A file of one page of this byte.
+fn page_of(byte: u8) -> Arc<OwnedFd> {
+    use std::io::Write;
+    let mut file = tempfile();
+    file.write_all(&[byte; 4096]).expect("written");
+    Arc::new(file.into())
+}
+
+#[test]
+fn a_file_that_is_mapped_is_kept_for_more_until_another_is_or_the_kernel_closes_it() {
+    let platform = platform();
+    let shared = &platform.shared;
+    let mut guest = shared.create().expect("an address space");
+    guest.memory(&[map(CODE, 1, 7)]).expect("memory");
+    assert_eq!(guest.space().write(CODE, CALL_LOOP), CALL_LOOP.len());
+    guest.registers_mut().rip = CODE;
+    fn private(address: u64, file: &Arc<OwnedFd>) -> MemoryOp<'_> {
+        let file = Some((file, 0));
+        MemoryOp::Map { address, length: 4096, protection: 1, shared: false, flags: 0, file }
+    }
+    let has = |guest: &StubContext| std::fs::read_link(format!("/proc/{}/fd/0", guest.process_id())).is_ok();
+    fn byte(guest: &dyn Context, address: u64) -> u8 {
+        let mut byte = [0];
+        assert_eq!(guest.space().read(address, &mut byte), 1);
+        byte[0]
+    }
+    let (one, two) = (page_of(1), page_of(2));
+    guest.memory(&[private(0x60_0000, &one)]).expect("mapped");
+    assert!(has(&guest));
+    // Of one that is there already, without asking; later, too, where others are not put off.
+    guest.memory_later(&[private(0x60_1000, &one)]).expect("mapped");
+    guest.memory_later(&[private(0x60_2000, &two)]).expect("mapped");
+    guest.memory_later(&[private(0x60_3000, &two)]).expect("mapped");
+    assert_eq!(byte(&guest, 0x60_2000), 2);
+    assert_eq!(guest.run(), Event::Syscall);
+    let first =
+        |guest: &dyn Context| (0..4).map(|page| byte(guest, 0x60_0000 + 4096 * page)).collect::<Vec<_>>();
+    assert_eq!(first(&guest), [1, 1, 2, 2]);
+    // A child begins without.
+    let mut child = guest.copy().expect("a child");
+    assert_eq!(child.run(), Event::Syscall);
+    assert!(has(&guest) && !has(&child));
+    child.memory(&[private(0x60_0000, &two)]).expect("mapped");
+    assert_eq!(first(&child), [2, 1, 2, 2]);
+    // Threads have it in common.
+    let mut thread = guest.spawn().expect("a thread");
+    thread.memory(&[private(0x60_3000, &one)]).expect("mapped");
+    guest.memory(&[private(0x60_0000, &two), private(0x60_1000, &one)]).expect("mapped");
+    thread.memory_later(&[private(0x60_2000, &one)]).expect("mapped");
+    assert_eq!(first(&guest), [2, 1, 1, 1]);
+    drop(thread);
+    // What cannot be mapped is not kept, nor what the kernel has closed.
+    let directory = Arc::new(std::fs::File::open("/").expect("a directory").into());
+    assert_eq!(guest.memory(&[private(0x60_0000, &directory)]), Err(Errno::ENODEV));
+    assert!(!has(&guest));
+    guest.memory(&[private(0x60_0000, &one)]).expect("mapped");
+    assert_eq!(guest.run(), Event::Syscall);
+    assert!(has(&guest));
+    drop(one);
+    assert_eq!(guest.run(), Event::Syscall);
+    assert!(!has(&guest));
+    guest.memory(&[private(0x60_0000, &two)]).expect("mapped");
+    assert_eq!(first(&guest), [2, 1, 1, 1]);
 }
 
 fn tempfile() -> std::fs::File {

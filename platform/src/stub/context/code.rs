@@ -162,7 +162,7 @@ impl StubContext {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::sync::Arc;
 
     use super::*;
     use crate::Context;
@@ -173,14 +173,14 @@ mod tests {
         let platform = platform();
         let mut context = platform.shared.create().expect("a stub");
         let file = host::rustix::fs::memfd_create("code", host::rustix::fs::MemfdFlags::CLOEXEC);
-        let file = file.expect("a file");
+        let file = Arc::new(file.expect("a file"));
         let map = MemoryOp::Map {
             address: common::CODE,
             length: 2 * PAGE,
             protection: RX,
             shared: false,
             flags: 0,
-            file: Some((file.as_fd(), 0)),
+            file: Some((&file, 0)),
         };
         context.memory(&[map]).expect("mapped");
         let protection = libc::PROT_READ | libc::PROT_EXEC;
