@@ -114,6 +114,35 @@ TEST(usage_of_children_is_counted) {
     CHECK(used >= 30000);
 }
 
+static void *burn_a_while(void *unused) {
+    burn_ms(40);
+    return unused;
+}
+
+static void *tell_own_time(void *time) {
+    *(int64_t *)time = now_ns(CLOCK_THREAD_CPUTIME_ID);
+    return NULL;
+}
+
+TEST(time_of_threads_that_have_ended_is_their_process_s_and_no_other_thread_s) {
+    CHECK_EXIT(CHILD({
+                   pthread_t thread;
+                   int64_t time = 0;
+                   CHECK_EQ(pthread_create(&thread, NULL, burn_a_while, NULL), 0);
+                   CHECK_EQ(pthread_join(thread, NULL), 0);
+                   CHECK_EQ(pthread_create(&thread, NULL, tell_own_time, &time), 0);
+                   CHECK_EQ(pthread_join(thread, NULL), 0);
+                   CHECK(time > 0 && time < 20000000);
+                   CHECK(now_ns(CLOCK_PROCESS_CPUTIME_ID) >= 30000000);
+               }),
+               0);
+    struct rusage usage;
+    CHECK_OK(getrusage(RUSAGE_CHILDREN, &usage));
+    int64_t used = usage.ru_utime.tv_sec * 1000000 + usage.ru_utime.tv_usec;
+    used += usage.ru_stime.tv_sec * 1000000 + usage.ru_stime.tv_usec;
+    CHECK(used >= 30000);
+}
+
 TEST(interval_timers_repeat) {
     for (int which = ITIMER_VIRTUAL; which <= ITIMER_PROF; which++) {
         count = 0;

@@ -471,10 +471,10 @@ impl CurrentTask {
         // From here on there is no way back.
         self.leave_siblings()?;
         self.release_address_space();
-        let old_context = self.replace_context(loaded.context);
+        let (old_context, used) = self.replace_context(loaded.context);
         let old_memory = self.set_memory(Some(loaded.memory));
         self.set_comm(&loaded.name);
-        self.group.replace_time(old_context.cpu_time());
+        self.group.replace_time(used);
         drop(old_context);
         drop(old_memory);
         let files = self.own_files();

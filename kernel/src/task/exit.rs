@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use abi::Errno;
 use abi::signal::{
@@ -35,15 +36,17 @@ impl CurrentTask {
                 let _ = file.ops().flush(&self);
             }
         }
-        if let Some(memory) = self.memory().filter(|memory| Arc::strong_count(memory) == 2) {
-            // Nobody else's: all that was used in it is this process's.
-            self.group.set_space_usage(memory.space().cpu_time(), memory.space().peak());
-        }
-        let (user, system) = (self.context.borrow().cpu_time(), self.without_others(host_thread_time()));
+        // Of a process that goes on, what was used in its address space tells in the end; to ask a thread takes long.
+        let goes_on = self.group.exit.lock().is_none() && self.kernel.tasks.tasks_of(self.group.pid).len() > 1;
+        let user = if goes_on { Duration::ZERO } else { self.context.borrow().cpu_time() };
+        let system = self.without_others(host_thread_time());
         // From here on its time counts as that of a task that has ended.
         self.clear_host_thread();
         self.group.add_time(user, system);
-        drop(self.set_memory(None));
+        if let Some(memory) = self.set_memory(None).and_then(Arc::into_inner) {
+            // Nobody else's: all that was used in it is this process's.
+            self.group.set_space_usage(memory.space().cpu_time(), memory.space().peak());
+        }
         self.signals.keep();
         let task = Arc::clone(&self.task);
         let kernel = Arc::clone(&self.kernel);
@@ -116,9 +119,9 @@ impl CurrentTask {
 }
 
 /// Processor time that the calling kernel thread has used.
-pub(super) fn host_thread_time() -> std::time::Duration {
+pub(super) fn host_thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    std::time::Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
 impl crate::Kernel {
@@ -300,8 +303,8 @@ pub(super) fn child_info(process: &Process, event: ChildEvent, parent: &Process)
         ChildEvent::Continued => (CLD_CONTINUED, Signal::SIGCONT.number()),
         ChildEvent::Traced(code) => (CLD_TRAPPED, code),
     };
-    let (user, system) = process.group.time();
-    let ticks = |time: std::time::Duration| i64::try_from(time.as_millis() / 10).unwrap_or(i64::MAX);
+    let (user, system) = process.group.final_time();
+    let ticks = |time: Duration| i64::try_from(time.as_millis() / 10).unwrap_or(i64::MAX);
     let uid = process.tasks.first().map_or_else(|| process.group.last_uid(), |task| task.credentials().uid);
     let number = parent.group.pid_namespace.number(process.group.pid);
     SigInfo::child(code, number, uid, status, ticks(user), ticks(system))

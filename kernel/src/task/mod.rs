@@ -483,14 +483,15 @@ impl CurrentTask {
         let _ = context.memory(&[]);
     }
 
-    /// Replaces what runs the guest code, for `execve(2)`.
-    pub(crate) fn replace_context(&self, context: Box<dyn Context>) -> Box<dyn Context> {
-        let used = u64::try_from(self.context.borrow().cpu_time().as_nanos()).unwrap_or(u64::MAX);
+    /// Replaces what runs the guest code, for `execve(2)`; returns what did so far, and for how long guest code has run in it.
+    pub(crate) fn replace_context(&self, context: Box<dyn Context>) -> (Box<dyn Context>, Duration) {
+        let used = self.context.borrow().cpu_time();
+        let nanoseconds = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
         *self.interrupter.lock() = context.interrupter();
         self.signals.move_to(context.own_state());
         self.identity_changed.store(true, Ordering::Relaxed);
-        self.user_time_before.fetch_add(used, Ordering::Relaxed);
-        self.context.replace(context)
+        self.user_time_before.fetch_add(nanoseconds, Ordering::Relaxed);
+        (self.context.replace(context), used)
     }
 
     /// Whether a sleep must end because a signal is to be handled or the thread is to end.

@@ -142,7 +142,7 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Re
         if process.telling {
             return Err(Looked::Telling);
         }
-        let rusage = rusage(process.group.time(), process.group.final_peak().max(process.children_peak));
+        let rusage = rusage(process.group.final_time(), process.group.final_peak().max(process.children_peak));
         let found = info(tree, pid, event).ok_or(Looked::Failed(Errno::ECHILD.into()))?;
         if options & WNOWAIT == 0 {
             if let Some(process) = tree.process_mut(pid) {
@@ -151,7 +151,7 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Re
             if matches!(event, ChildEvent::Exited(_))
                 && let Some(child) = tree.reap(pid)
             {
-                let (user, system) = child.group.time();
+                let (user, system) = child.group.final_time();
                 if let Some(own) = tree.process_mut(parent) {
                     own.children_time.0 += user + child.children_time.0;
                     own.children_time.1 += system + child.children_time.1;

@@ -33,6 +33,8 @@ const INTERRUPT_TICKS: u32 = 5;
 /// For how many ticks a stub may carry out a command. Guest code in another thread may have spoilt it; and the host may
 /// have to unmap a great deal of memory.
 const COMMAND_TICKS: u32 = 20;
+/// See [`Interrupt::used_before`].
+const UNKNOWN: u64 = u64::MAX;
 /// The most bytes of a delivery: to copy more than that twice costs more than to wait.
 const DELIVERY_MAX: usize = 16 << 10;
 
@@ -119,7 +121,7 @@ pub struct Interrupt {
     in_guest: AtomicBool,
     /// Ticks since the interrupt was noticed unanswered.
     unanswered: AtomicU32,
-    /// Nanoseconds that the host thread had used when it became this guest thread.
+    /// Nanoseconds that the host thread had used when it became this guest thread; [`UNKNOWN`] until it has told.
     used_before: AtomicU64,
     /// The most that the guest thread was seen to have used: what it keeps when its process is gone.
     used: AtomicU64,
@@ -238,7 +240,7 @@ impl StubContext {
             wanted: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
             unanswered: AtomicU32::new(0),
-            used_before: AtomicU64::new(thread.used),
+            used_before: AtomicU64::new(0),
             used: AtomicU64::new(0),
             space: space.clone(),
             thread: thread.id,
@@ -663,6 +665,7 @@ impl StubContext {
         if delivered {
             self.delivery.set(None);
             self.pending.set(0);
+            self.note_time_used_before();
         }
         self.event()
     }
@@ -746,11 +749,20 @@ impl Context for StubContext {
     }
 
     fn memory_later(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
-        // Others could see that it has not been done yet.
-        let suitable = self.space.shared.mapping_lasts && self.space.is_single();
+        // Others could see that it has not been done yet, if it is more than to empty memory: who looks at that meanwhile
+        // cannot know whether it has been.
+        let empties = |operation: &MemoryOp<'_>| {
+            matches!(operation, MemoryOp::Advise { advice, .. } if *advice == libc::MADV_DONTNEED.cast_unsigned())
+        };
+        let alone = self.space.is_single();
+        let suitable = self.space.shared.mapping_lasts && (alone || operations.iter().all(empties));
         let calls =
             if suitable { memory::calls_without_asking(operations, &self.space.files.lock()) } else { None };
-        let Some(calls) = calls else { return self.memory(operations) };
+        let Some(mut calls) = calls else { return self.memory(operations) };
+        if !alone {
+            // Others may have unmapped it meanwhile.
+            calls.iter_mut().for_each(|call| call[7] |= CALL_ALWAYS);
+        }
         operations.iter().try_for_each(|operation| self.undo_patches(operation))?;
         self.flush();
         self.ready()?;
@@ -771,13 +783,14 @@ impl Context for StubContext {
             self.space.add_context();
             let context = StubContext::new(self.space.clone(), thread, self.registers, &fpu);
             context.starting.set(false);
+            context.tell_time_used_before();
             return Ok(Box::new(context));
         }
         let slot = self.space.allocate_slot()?;
         let started = self.start_thread(&slot);
         let id = started.inspect_err(|_| self.space.release_slot(&slot))?;
         self.space.add_context();
-        let thread = Thread { slot, id, used: 0 };
+        let thread = Thread { slot, id };
         Ok(Box::new(StubContext::new(self.space.clone(), thread, self.registers, &fpu)))
     }
 
@@ -1030,14 +1043,35 @@ impl StubContext {
         if let Some(time) = self.space.single_thread_cpu_time() {
             return Some(time);
         }
-        let place = slot_address(self.slot().index) + BUFFER as u64 + CALL_SIZE as u64;
+        let place = BUFFER + CALL_SIZE;
+        self.calls(&[self.clock_to(place)]).ok().map(|()| self.time_at(place))
+    }
+
+    /// The call that puts the thread's processor time into the slot.
+    fn clock_to(&self, place: usize) -> memory::Call {
+        let address = slot_address(self.slot().index) + place as u64;
         let clock = libc::CLOCK_THREAD_CPUTIME_ID as u64;
-        if self.calls(&[[libc::SYS_clock_gettime as u64, clock, place, 0, 0, 0, 0, 0]]).is_err() {
-            return None;
-        }
+        [libc::SYS_clock_gettime as u64, clock, address, 0, 0, 0, 0, CALL_ALWAYS]
+    }
+
+    fn time_at(&self, place: usize) -> Duration {
         let memory = self.slot().memory();
-        let nanoseconds = memory.load(BUFFER + CALL_SIZE + 8).min(999_999_999);
-        Some(Duration::new(memory.load(BUFFER + CALL_SIZE), nanoseconds as u32))
+        Duration::new(memory.load(place), memory.load(place + 8).min(999_999_999) as u32)
+    }
+
+    /// Has a thread that has run for others tell, on its way to the guest, for how long.
+    fn tell_time_used_before(&self) {
+        self.interrupt.used_before.store(UNKNOWN, Ordering::Relaxed);
+        self.put_records(0, &[self.clock_to(CLOCK)]);
+        self.pending.set(1);
+    }
+
+    /// Takes note of that.
+    fn note_time_used_before(&self) {
+        let used_before = &self.interrupt.used_before;
+        if used_before.load(Ordering::Relaxed) == UNKNOWN {
+            used_before.store(nanoseconds(self.time_at(CLOCK)).min(UNKNOWN - 1), Ordering::Relaxed);
+        }
     }
 }
 
@@ -1049,10 +1083,7 @@ impl Drop for StubContext {
         if self.space.remove_context() {
             self.space.kill();
         } else if self.ready().is_ok() {
-            // What it uses until it is needed again is very little.
-            let Interrupt { used_before, used, .. } = &*self.interrupt;
-            let used = used_before.load(Ordering::Relaxed) + used.load(Ordering::Relaxed);
-            self.space.park(Thread { used, ..self.thread.clone() });
+            self.space.park(self.thread.clone());
         }
     }
 }

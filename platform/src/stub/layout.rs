@@ -153,6 +153,8 @@ pub const MASK: usize = 0x1a8;
 pub const ROBUST_LIST: usize = 0x1b0;
 /// The components of the FPU state that are saved for [`SENT_STATE`].
 pub const FEATURES: usize = 0x1b8;
+/// Where a thread that is used again tells how much processor time it has used before, as `struct timespec`.
+pub const CLOCK: usize = 0x1c0;
 /// See [`MAGIC`]. No address, no small number.
 pub const MAGIC_VALUE: u32 = 0xb5c3_97e1;
 

@@ -431,7 +431,7 @@ impl Shared {
         self.reaper.watch(&space).inspect_err(|_| crate::AddressSpace::kill(&*space))?;
         drop(of_child);
         drop(making);
-        Ok((space, Thread { slot, id: pid, used: 0 }))
+        Ok((space, Thread { slot, id: pid }))
     }
 }
 

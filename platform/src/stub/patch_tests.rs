@@ -657,9 +657,19 @@ fn memory_that_changes_later_has_changed_when_the_guest_goes_on() {
             assert_eq!(syscall(&mut *context), 39);
         }
         // Where others may look it is done at once.
-        let other = context.spawn().expect("a thread");
+        let mut other = context.spawn().expect("a thread");
         context.memory_later(&[anonymous(SPARE, 4096, RW)]).expect("mapped");
         assert_eq!(word(&*context, SPARE), Some(0));
+        // But for what is emptied, which others may have unmapped by then.
+        context.space().write(SPARE, &[1]);
+        let empty = MemoryOp::Advise { address: SPARE, length: 4096, advice: libc::MADV_DONTNEED as u32 };
+        context.memory_later(&[empty]).expect("put off");
+        assert_eq!(word(&*context, SPARE), Some(1));
+        assert_eq!(syscall(&mut *context), 39);
+        assert_eq!(word(&*context, SPARE), Some(0));
+        context.memory_later(&[empty]).expect("put off");
+        other.memory(&[MemoryOp::Unmap { address: SPARE, length: 4096 }]).expect("unmapped");
+        assert_eq!(syscall(&mut *context), 39);
         drop(other);
         // What fails is the end.
         let nothing = MemoryOp::Protect { address: SPARE << 1, length: 4096, protection: 1 };

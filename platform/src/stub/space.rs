@@ -52,8 +52,6 @@ impl SlotMemory {
 pub struct Thread {
     pub slot: Arc<Slot>,
     pub id: i32,
-    /// Nanoseconds of processor time that it used for guest threads before.
-    pub used: u64,
 }
 
 #[derive(Debug, Default)]

@@ -39,7 +39,7 @@ fn children(task: &Task, pids: &PidNamespace) -> String {
 }
 
 fn processor_time(task: &Task) -> std::time::Duration {
-    let (user, system) = task.group.time();
+    let (user, system) = task.kernel.process_time(&task.group);
     user + system
 }
 
