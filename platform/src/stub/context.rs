@@ -291,7 +291,7 @@ impl StubContext {
         let caller = (self.thread.id, self.space.pidfd.as_fd());
         let sites = self.space.sites.lock();
         // The copy gets no file that another thread is just being handed.
-        let _files = self.space.files.lock();
+        let held = self.space.files.lock();
         let residents = self.space.residents.hold();
         let (space, thread) = self.space.shared.clone_process(self.slot(), caller, &|| {
             self.wait_done()?;
@@ -299,7 +299,9 @@ impl StubContext {
         })?;
         space.sites.lock().clone_from(&sites);
         space.residents.inherit(&residents);
-        drop((sites, residents));
+        space.files.lock().clone_from(&held);
+        space.holds.store(held.is_some(), Ordering::Relaxed);
+        drop((sites, residents, held));
         if self.stop.get() != Stop::Call {
             return Ok(StubContext::new(space, thread, self.registers, &self.fpu_bytes()));
         }
@@ -751,9 +753,7 @@ impl Context for StubContext {
     fn memory_later(&mut self, operations: &[MemoryOp<'_>]) -> SysResult<()> {
         // Others could see that it has not been done yet, if it is more than to empty memory: who looks at that meanwhile
         // cannot know whether it has been.
-        let empties = |operation: &MemoryOp<'_>| {
-            matches!(operation, MemoryOp::Advise { advice, .. } if *advice == libc::MADV_DONTNEED.cast_unsigned())
-        };
+        let empties = |operation: &MemoryOp<'_>| matches!(operation, MemoryOp::Advise { advice, .. } if *advice == libc::MADV_DONTNEED.cast_unsigned());
         let alone = self.space.is_single();
         let suitable = self.space.shared.mapping_lasts && (alone || operations.iter().all(empties));
         let calls =

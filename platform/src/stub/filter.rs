@@ -14,17 +14,19 @@
 //! | `prctl(PR_SET_PDEATHSIG, SIGKILL)` | a stub never outlives the sandbox process | allow |
 //! | `prctl(PR_SET_NAME)`, `prctl(PR_SET_MM, PR_SET_MM_MAP)` | the looks of the process in `/proc` | allow |
 //! | private `mmap` of fd 0 | mapping a file that the kernel has handed over | allow |
-//! | any other `mmap` of an fd | being handed a file, shared mappings, a forked stub's slots | ask the kernel |
+//! | shared `mmap` of fd 5 | mapping a forked stub's slots | allow |
+//! | any other `mmap` of an fd | being handed a file, shared mappings | ask the kernel |
 //! | `pread64` of a resident file ([`super::resident`]) | reading it into guest memory | allow |
 //! | `clone` | fork and threads | ask the kernel |
 //! | anything else | nobody | kill the process |
 //!
 //! Fd 0 is a file that the kernel has had the stub map because the guest may read it, and which the kernel has open still; a
-//! private mapping gives no more than that, whoever makes it.
+//! private mapping gives no more than that, whoever makes it. Fd 5 is there only in a stub that is being made, whose one thread
+//! has not run guest code yet.
 
 use libc::sock_filter;
 
-use super::layout::FILES;
+use super::layout::{FILES, SLOTS_FILE};
 
 const RET_ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const RET_TRAP: u32 = libc::SECCOMP_RET_TRAP;
@@ -133,9 +135,13 @@ pub fn program(text: u64, length: usize) -> Vec<sock_filter> {
         rules.if_equal(u32::MAX, RET_ALLOW);
         rules.ret(RET_NOTIFY);
         rules.push(AND, 0, 0, libc::MAP_TYPE.cast_unsigned());
-        rules.unless_equal(libc::MAP_PRIVATE.cast_unsigned(), RET_NOTIFY);
+        rules.push(EQUAL, 0, 4, libc::MAP_PRIVATE.cast_unsigned());
         rules.load(argument(4));
         rules.if_equal(0, RET_ALLOW);
+        rules.ret(RET_NOTIFY);
+        rules.push(EQUAL, 0, 3, libc::MAP_SHARED.cast_unsigned());
+        rules.load(argument(4));
+        rules.if_equal(SLOTS_FILE, RET_ALLOW);
         rules.ret(RET_NOTIFY);
     });
     for number in [
@@ -248,6 +254,10 @@ mod tests {
         }
         assert_eq!(stub(libc::SYS_pread64, [0, 0, 0, 0, 0, 0]), RET_KILL);
         assert_eq!(stub(libc::SYS_pread64, [FILES.end.into(), 0, 0, 0, 0, 0]), RET_KILL);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x11, 5, 0]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x12, 5, 0]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x13, 5, 0]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x11, 6, 0]), RET_NOTIFY);
         for shared in [1, 3] {
             assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x10 | shared, 0, 0]), RET_NOTIFY);
         }

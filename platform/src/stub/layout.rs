@@ -19,6 +19,9 @@ use std::ops::Range;
 /// The numbers of descriptors that a stub may read files by. Zero is that of a file that is being mapped.
 pub const FILES: Range<u32> = 1..5;
 
+/// The number of the descriptor that a forked stub maps its slots by, before it does anything else.
+pub const SLOTS_FILE: u32 = 5;
+
 /// The addresses that guest mappings may use.
 pub const GUEST: Range<u64> = 0x2_0000..0x7ff0_0000_0000;
 /// Where trampolines lie: within reach of a jump of programs that are linked to a low address, and of what is mapped

@@ -415,18 +415,18 @@ impl Shared {
         outcome()?;
         // The child asks for its slots. Which process it is, only the host can tell: the one leader of a thread group
         // that is our child and not known yet. There is no other, since `clone` waits for us everywhere.
-        let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
-        let may_be = |pid| !self.reaper.knows(pid) && is_child(pid);
-        let call = of_child
-            .call_of_new(&may_be, libc::SYS_mmap, &[SLOTS, SLOTS_SIZE as u64, 3, flags, 0, 0])
-            .map_err(|Gone| Errno::EAGAIN)?;
+        let mut found = None;
+        let mut may_be = |pid| {
+            found = if self.reaper.knows(pid) { None } else { open_child(pid) };
+            found.is_some()
+        };
+        let call = of_child.call_of_new(&mut may_be, libc::SYS_mmap, &memory::ASK);
+        let (call, pidfd) = call.ok().zip(found).ok_or(Errno::EAGAIN)?;
         let pid = call.thread.cast_signed();
-        let give_up = |_| {
+        of_child.answer_with(&call, memory.file().as_fd(), SLOTS_FILE).map_err(|Gone| {
             let _ = host::process::kill_by_thread(pid);
             Errno::EAGAIN
-        };
-        let pidfd = open_process(pid).map_err(give_up)?;
-        of_child.proceed_with(&call, memory.file().as_fd()).map_err(|Gone| give_up(Errno::ESRCH))?;
+        })?;
         let space = Space::new(self.clone(), pid, pidfd, memory, &slot);
         self.reaper.watch(&space).inspect_err(|_| crate::AddressSpace::kill(&*space))?;
         drop(of_child);
@@ -435,13 +435,9 @@ impl Shared {
     }
 }
 
-fn open_process(pid: i32) -> SysResult<OwnedFd> {
-    let pid = Pid::from_raw(pid).ok_or(Errno::ESRCH)?;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
-}
-
-/// Whether `pid` leads a thread group that is a child of this process.
-fn is_child(pid: i32) -> bool {
+/// The process `pid`, if that leads a thread group that is a child of this process.
+fn open_child(pid: i32) -> Option<OwnedFd> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    open_process(pid).is_ok_and(|pidfd| waitid(WaitId::PidFd(pidfd.as_fd()), options).is_ok())
+    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    waitid(WaitId::PidFd(pidfd.as_fd()), options).is_ok().then_some(pidfd)
 }

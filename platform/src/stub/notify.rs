@@ -142,7 +142,7 @@ impl Expecting<'_> {
     /// Waits until a new process for which `may_be` holds makes the call `number` with `arguments`.
     pub fn call_of_new(
         &self,
-        may_be: &dyn Fn(i32) -> bool,
+        may_be: &mut dyn FnMut(i32) -> bool,
         number: i64,
         arguments: &[u64],
     ) -> Result<Notification, Gone> {

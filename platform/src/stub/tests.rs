@@ -225,12 +225,13 @@ fn a_file_that_is_mapped_is_kept_for_more_until_another_is_or_the_kernel_closes_
     let first =
         |guest: &dyn Context| (0..4).map(|page| byte(guest, 0x60_0000 + 4096 * page)).collect::<Vec<_>>();
     assert_eq!(first(&guest), [1, 1, 2, 2]);
-    // A child begins without.
+    // A child has it, too.
     let mut child = guest.copy().expect("a child");
     assert_eq!(child.run(), Event::Syscall);
-    assert!(has(&guest) && !has(&child));
-    child.memory(&[private(0x60_0000, &two)]).expect("mapped");
-    assert_eq!(first(&child), [2, 1, 2, 2]);
+    assert!(has(&guest) && has(&child));
+    child.memory(&[private(0x60_0000, &two), private(0x60_2000, &one)]).expect("mapped");
+    assert_eq!(first(&child), [2, 1, 1, 2]);
+    assert_eq!(first(&guest), [1, 1, 2, 2]);
     // Threads have it in common.
     let mut thread = guest.spawn().expect("a thread");
     thread.memory(&[private(0x60_3000, &one)]).expect("mapped");
