@@ -57,6 +57,20 @@ pub fn kill_by_thread(thread: i32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_tkill, thread, libc::SIGKILL) }).map(drop)
 }
 
+/// Collects a child that has ended: the most bytes that it had in memory at a time. `None` if it has not ended.
+pub fn collect(pidfd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    // SAFETY: all zero is a value of both, which consist of numbers.
+    let (mut info, mut usage) = unsafe { std::mem::zeroed::<(libc::siginfo_t, libc::rusage)>() };
+    let options = libc::WEXITED | libc::WNOHANG;
+    // SAFETY: both are as large as the host writes, which for this call is the only one with five arguments.
+    check(unsafe {
+        libc::syscall(libc::SYS_waitid, libc::P_PIDFD, pidfd.as_raw_fd(), &mut info, options, &mut usage)
+    })?;
+    // SAFETY: it is the structure that waitid(2) fills in, or zeros.
+    let ended = unsafe { info.si_pid() } != 0;
+    Ok(ended.then(|| usage.ru_maxrss.unsigned_abs() * 1024))
+}
+
 /// The processor time that all threads of process `pid` have used.
 pub fn cpu_time(pid: i32) -> io::Result<Duration> {
     // The kernel's encoding of "the scheduler's clock of this process"; see clock_getcpuclockid(3).

@@ -15,8 +15,8 @@ extern crate self as platform;
 
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use abi::SysResult;
@@ -95,6 +95,11 @@ pub trait AddressSpace: Send + Sync {
 
     /// The most bytes that have been in memory at a time. Takes longer than [`AddressSpace::usage`].
     fn peak(&self) -> u64;
+
+    /// What [`AddressSpace::peak`] is in the end: set when the host has taken the address space down.
+    fn final_peak(&self) -> Arc<OnceLock<u64>> {
+        Arc::new(OnceLock::from(self.peak()))
+    }
 
     /// The same by ranges of addresses, in order; empty where the host does not tell. Takes its time.
     fn usage_by_range(&self) -> Vec<RangeUsage> {

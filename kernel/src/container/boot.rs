@@ -186,7 +186,7 @@ impl Prepared {
             subreaper: false,
             executed: true,
             children_time: (Duration::ZERO, Duration::ZERO),
-            children_peak: 0,
+            children_peak: crate::task::Peak::default(),
         };
         self.kernel.tasks.with(|tree| {
             if self.container.is_ending() {

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::pidfd::PidFd;
 use super::table::Process;
-use super::{CurrentTask, NewTask, Pid, Task, ThreadGroup};
+use super::{CurrentTask, NewTask, Peak, Pid, Task, ThreadGroup};
 use crate::error::SyscallResult;
 use crate::fs::FsContext;
 use crate::ptrace::TraceEvent;
@@ -328,7 +328,7 @@ impl CurrentTask {
                 subreaper: false,
                 executed: false,
                 children_time: (Duration::ZERO, Duration::ZERO),
-                children_peak: 0,
+                children_peak: Peak::default(),
             };
             tree.add_process(&child.task, process);
             Ok(())

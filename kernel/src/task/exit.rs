@@ -10,7 +10,7 @@ use abi::signal::{
 };
 
 use super::table::{ChildEvent, Process, Tree};
-use super::{CurrentTask, ExitStatus, Pid, ThreadGroup};
+use super::{CurrentTask, ExitStatus, Peak, Pid, ThreadGroup};
 use crate::error::SyscallResult;
 use crate::fs::FdTable;
 use crate::signal;
@@ -37,7 +37,8 @@ impl CurrentTask {
             }
         }
         // Of a process that goes on, what was used in its address space tells in the end; to ask a thread takes long.
-        let goes_on = self.group.exit.lock().is_none() && self.kernel.tasks.tasks_of(self.group.pid).len() > 1;
+        let goes_on =
+            self.group.exit.lock().is_none() && self.kernel.tasks.tasks_of(self.group.pid).len() > 1;
         let user = if goes_on { Duration::ZERO } else { self.context.borrow().cpu_time() };
         let system = self.without_others(host_thread_time());
         // From here on its time counts as that of a task that has ended.
@@ -45,7 +46,8 @@ impl CurrentTask {
         self.group.add_time(user, system);
         if let Some(memory) = self.set_memory(None).and_then(Arc::into_inner) {
             // Nobody else's: all that was used in it is this process's.
-            self.group.set_space_usage(memory.space().cpu_time(), memory.space().peak());
+            let space = memory.space();
+            self.group.set_space_usage(space.cpu_time(), Peak::of(space.final_peak()));
         }
         self.signals.keep();
         let task = Arc::clone(&self.task);

@@ -23,6 +23,8 @@ use crate::signal::{GroupSignals, TaskSignals};
 use crate::syscalls::Fd;
 use crate::wait::{WaitQueue, Waiter};
 
+pub use peak::Peak;
+
 pub mod clone;
 pub mod credentials;
 pub(crate) mod delivery;
@@ -32,6 +34,7 @@ pub mod exit;
 mod identity;
 pub mod inspect;
 pub mod limits;
+mod peak;
 pub mod pidfd;
 mod prctl;
 pub mod processor;
@@ -542,8 +545,8 @@ pub struct ThreadGroup {
     replaced_time: Mutex<Duration>,
     /// Processor time in guest code in the last address space, once it is given up.
     space_time: Mutex<Option<Duration>>,
-    /// The most bytes that it had in memory at a time, once its address space is given up.
-    peak: AtomicU64,
+    /// What it had in memory at most, once its address space is given up.
+    peak: Mutex<Peak>,
     last_uid: AtomicU32,
     /// Whether the process has ended, for its pidfds.
     pub ending: pidfd::Ending,
@@ -579,7 +582,7 @@ impl ThreadGroup {
             ended_time: Mutex::default(),
             replaced_time: Mutex::default(),
             space_time: Mutex::default(),
-            peak: AtomicU64::new(0),
+            peak: Mutex::default(),
             last_uid: AtomicU32::new(0),
             ending: pidfd::Ending::default(),
         })
@@ -603,15 +606,15 @@ impl ThreadGroup {
         *self.replaced_time.lock() += user;
     }
 
-    /// Notes what was used in the last address space, when it is given up: processor time, and bytes at a time.
-    pub(crate) fn set_space_usage(&self, user: Duration, peak: u64) {
+    /// Notes what was used in the last address space, when it is given up: processor time, and memory.
+    pub(crate) fn set_space_usage(&self, user: Duration, peak: Peak) {
         *self.space_time.lock() = Some(user);
-        self.peak.store(peak, Ordering::Relaxed);
+        *self.peak.lock() = peak;
     }
 
-    /// The most bytes that a group that has ended had in memory at a time.
-    pub fn final_peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed)
+    /// What a group that has ended had in memory at most.
+    pub fn final_peak(&self) -> Peak {
+        self.peak.lock().clone()
     }
 
     /// Processor time of a group that has ended: in guest code, in the kernel.

@@ -10,7 +10,7 @@ use abi::signal::Signal;
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 
-use super::{ExitStatus, Pid, Task, ThreadGroup};
+use super::{ExitStatus, Peak, Pid, Task, ThreadGroup};
 use crate::namespace::PidNamespace;
 use crate::wait::WaitQueue;
 
@@ -62,7 +62,7 @@ pub struct Process {
     /// Processor time of children that were waited for: in guest code, in the kernel.
     pub children_time: (std::time::Duration, std::time::Duration),
     /// The most bytes that one of those, or one of theirs, had in memory at a time.
-    pub children_peak: u64,
+    pub children_peak: Peak,
 }
 
 /// The tables behind the lock.

@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::credentials::Capability;
 use super::exit::host_thread_time;
+use super::table::Process;
 use super::wait::{Rusage, rusage};
 use super::{CurrentTask, Pid};
 use crate::syscalls::arguments::Flags;
@@ -39,7 +40,10 @@ pub fn getrusage(task: &CurrentTask, who: i32, usage: UserPtr<Rusage>) -> SysRes
         _ => return Err(Errno::EINVAL),
     };
     let peak = match who {
-        -1 => task.kernel.tasks.with(|tree| tree.process(task.group.pid).map_or(0, |own| own.children_peak)),
+        -1 => {
+            let of = |own: &Process| own.children_peak.clone();
+            task.kernel.tasks.with(|tree| tree.process(task.group.pid).map(of).unwrap_or_default()).bytes()
+        }
         _ => task.memory().map_or(0, |memory| memory.space().peak()),
     };
     task.write_object(usage, &rusage(times, peak))

@@ -1,6 +1,7 @@
 //! Waiting for children: `wait4(2)` and `waitid(2)`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use abi::signal::{SigInfo, Signal};
 use abi::time::TimeVal;
@@ -10,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::exit::child_info;
 use super::pidfd::PidFd;
 use super::table::{ChildEvent, Process, Tree};
-use super::{CurrentTask, ExitStatus, Pid, Task, ThreadGroup};
+use super::{CurrentTask, ExitStatus, Peak, Pid, Task, ThreadGroup};
 use crate::error::{SysError, SyscallResult};
 use crate::ptrace::Ended;
 use crate::syscalls::Fd;
@@ -76,7 +77,15 @@ pub struct Rusage {
 struct Found {
     event: ChildEvent,
     info: SigInfo,
-    rusage: Rusage,
+    /// Processor time, and memory.
+    used: ((Duration, Duration), Peak),
+}
+
+impl Found {
+    fn rusage(&self) -> Rusage {
+        let (time, peak) = &self.used;
+        rusage(*time, peak.clone().bytes())
+    }
 }
 
 impl CurrentTask {
@@ -142,7 +151,9 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Re
         if process.telling {
             return Err(Looked::Telling);
         }
-        let rusage = rusage(process.group.final_time(), process.group.final_peak().max(process.children_peak));
+        let mut peak = process.group.final_peak();
+        peak.add(&process.children_peak);
+        let used = (process.group.final_time(), peak);
         let found = info(tree, pid, event).ok_or(Looked::Failed(Errno::ECHILD.into()))?;
         if options & WNOWAIT == 0 {
             if let Some(process) = tree.process_mut(pid) {
@@ -155,12 +166,11 @@ fn find(tree: &mut Tree, task: &Task, selection: &Selection, options: u32) -> Re
                 if let Some(own) = tree.process_mut(parent) {
                     own.children_time.0 += user + child.children_time.0;
                     own.children_time.1 += system + child.children_time.1;
-                    own.children_peak =
-                        own.children_peak.max(child.children_peak).max(child.group.final_peak());
+                    own.children_peak.add(&used.1);
                 }
             }
         }
-        return Ok(Found { event, info: found, rusage });
+        return Ok(Found { event, info: found, used });
     }
     Err(Looked::Failed(if any { Errno::EAGAIN } else { Errno::ECHILD }.into()))
 }
@@ -179,7 +189,7 @@ fn find_tracee(tree: &Tree, task: &Task, selection: &Selection, options: u32) ->
         any = true;
         if let Some(code) = tracee.ptrace.news(consume) {
             let info = crate::ptrace::stop_info(&tracee, &task.group, code);
-            let found = Found { event: ChildEvent::Traced(code), info, rusage: Rusage::default() };
+            let found = Found { event: ChildEvent::Traced(code), info, used: Default::default() };
             return (Some(found), true);
         }
     }
@@ -195,13 +205,13 @@ fn find_tracee(tree: &Tree, task: &Task, selection: &Selection, options: u32) ->
         if consume {
             ended.remove(at);
         }
-        Some(Found { event: ChildEvent::Exited(status), info, rusage: Rusage::default() })
+        Some(Found { event: ChildEvent::Exited(status), info, used: Default::default() })
     });
     (found, any)
 }
 
 /// Processor times, and bytes in memory, as `struct rusage` has them.
-pub fn rusage((user, system): (std::time::Duration, std::time::Duration), peak: u64) -> Rusage {
+pub fn rusage((user, system): (Duration, Duration), peak: u64) -> Rusage {
     let max_rss = (peak / 1024).cast_signed();
     Rusage { user: user.into(), system: system.into(), max_rss, ..Rusage::default() }
 }
@@ -237,7 +247,7 @@ pub fn wait4(
         task.write_object(status, &word)?;
     }
     if let Some(usage) = usage.non_null() {
-        task.write_object(usage, &found.rusage)?;
+        task.write_object(usage, &found.rusage())?;
     }
     Ok(found.info.word(0))
 }
@@ -288,7 +298,7 @@ pub fn waitid(
         return Err(Errno::EAGAIN.into());
     }
     if let (Some(usage), Some(found)) = (usage.non_null(), &found) {
-        task.write_object(usage, &found.rusage)?;
+        task.write_object(usage, &found.rusage())?;
     }
     if let Some(info) = info.non_null() {
         task.write_object(info, &found.map(|found| found.info).unwrap_or_default())?;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use abi::{Errno, SysResult};
@@ -103,6 +103,8 @@ pub struct Space {
     unreaped: RwLock<bool>,
     /// Set when the process is known to have ended.
     pub dead: AtomicBool,
+    /// Set with the most bytes that it had in memory, when that is known for good.
+    peak: Arc<OnceLock<u64>>,
     threads: Mutex<Threads>,
     contexts: AtomicUsize,
     /// The call sites. Locked while code is changed, and while the process is copied.
@@ -141,6 +143,7 @@ impl Space {
             memory,
             unreaped: RwLock::new(true),
             dead: AtomicBool::new(false),
+            peak: Arc::default(),
             threads: Mutex::new(threads),
             contexts: AtomicUsize::new(1),
             sites: Mutex::default(),
@@ -180,12 +183,14 @@ impl Space {
     /// that has been done.
     pub fn reap(&self) -> bool {
         let Some(mut unreaped) = self.unreaped.try_write() else { return false };
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        if matches!(waitid(WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None)) {
-            return false;
-        }
+        let peak = match host::process::collect(self.pidfd.as_fd()) {
+            Ok(None) => return false,
+            Ok(Some(peak)) => peak,
+            Err(_) => 0,
+        };
         *unreaped = false;
         drop(unreaped);
+        let _ = self.peak.set(peak);
         self.dead.store(true, Ordering::SeqCst);
         for slot in &self.threads.lock().used {
             slot.declare_dead();
@@ -396,6 +401,10 @@ impl AddressSpace for Space {
 
     fn cpu_time(&self) -> Duration {
         self.with_pid(|pid| host::process::cpu_time(pid).ok()).flatten().unwrap_or_default()
+    }
+
+    fn final_peak(&self) -> Arc<OnceLock<u64>> {
+        Arc::clone(&self.peak)
     }
 
     fn usage_by_range(&self) -> Vec<RangeUsage> {
