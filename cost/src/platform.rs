@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -236,23 +236,23 @@ impl Context for Thread {
     fn read_file(
         &mut self,
         file: &Arc<OwnedFd>,
-        offset: u64,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
         let place = Space::place(address, length);
-        Some(rustix::io::pread(file, &mut self.space.bytes.lock()[place], offset).map_err(Into::into))
+        Some(rustix::io::pread(file, &mut self.space.bytes.lock()[place], offset?).map_err(Into::into))
     }
 
     fn write_file(
         &mut self,
-        file: BorrowedFd<'_>,
-        offset: u64,
+        file: &Arc<OwnedFd>,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
         let place = Space::place(address, length);
-        Some(rustix::io::pwrite(file, &self.space.bytes.lock()[place], offset).map_err(Into::into))
+        Some(rustix::io::pwrite(file, &self.space.bytes.lock()[place], offset?).map_err(Into::into))
     }
 
     fn cpu_time(&self) -> Duration {

@@ -62,7 +62,8 @@ impl SharedMapping {
         unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
     }
 
-    fn long(&self, offset: usize) -> &AtomicU64 {
+    /// The 64-bit word at `offset`, which must be aligned and inside: panics otherwise.
+    pub fn double_word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8), "unaligned word");
         // SAFETY: as in `word`.
         unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
@@ -70,12 +71,12 @@ impl SharedMapping {
 
     /// Reads the 64-bit word at `offset`; panics when it is unaligned or outside.
     pub fn load(&self, offset: usize) -> u64 {
-        self.long(offset).load(Ordering::Relaxed)
+        self.double_word(offset).load(Ordering::Relaxed)
     }
 
     /// Writes the 64-bit word at `offset`; panics when it is unaligned or outside.
     pub fn store(&self, offset: usize, value: u64) {
-        self.long(offset).store(value, Ordering::Relaxed);
+        self.double_word(offset).store(value, Ordering::Relaxed);
     }
 
     /// Copies bytes at `offset` out; panics when they are not all inside.
@@ -86,39 +87,51 @@ impl SharedMapping {
         unsafe { copy(buffer.as_mut_ptr(), source, buffer.len()) }
     }
 
-    /// `pread(2)`: reads `length` bytes at `position` of a file to `offset`; panics when they do not all fit.
+    /// `pread(2)`: reads `length` bytes at `position` of a file to `offset`, or at the file's own position; panics when they do
+    /// not all fit.
     ///
     /// # Errors
     /// What the host says.
     pub fn read_file(
         &self,
         file: BorrowedFd<'_>,
-        position: u64,
+        position: Option<u64>,
         offset: usize,
         length: usize,
     ) -> io::Result<usize> {
         let target = self.at(offset, length);
-        let position = i64::try_from(position).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        // SAFETY: the range is valid for the length, and no reference to plain bytes in it exists.
-        let count = unsafe { libc::pread(file.as_raw_fd(), target.cast(), length, position) };
+        let count = match position {
+            // SAFETY: the range is valid for the length, and no reference to plain bytes in it exists.
+            None => unsafe { libc::read(file.as_raw_fd(), target.cast(), length) },
+            // SAFETY: likewise.
+            Some(position) => unsafe {
+                libc::pread(file.as_raw_fd(), target.cast(), length, signed(position)?)
+            },
+        };
         usize::try_from(count).map_err(|_| io::Error::last_os_error())
     }
 
-    /// `pwrite(2)`: writes `length` bytes from `offset` to `position` of a file; panics when they are not all inside.
+    /// `pwrite(2)`: writes `length` bytes from `offset` to `position` of a file, or to the file's own position; panics when they
+    /// are not all inside.
     ///
     /// # Errors
     /// What the host says.
     pub fn write_file(
         &self,
         file: BorrowedFd<'_>,
-        position: u64,
+        position: Option<u64>,
         offset: usize,
         length: usize,
     ) -> io::Result<usize> {
         let source = self.at(offset, length);
-        let position = i64::try_from(position).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        // SAFETY: the range is valid for the length; the host copies it.
-        let count = unsafe { libc::pwrite(file.as_raw_fd(), source.cast(), length, position) };
+        let count = match position {
+            // SAFETY: the range is valid for the length; the host copies it.
+            None => unsafe { libc::write(file.as_raw_fd(), source.cast(), length) },
+            // SAFETY: likewise.
+            Some(position) => unsafe {
+                libc::pwrite(file.as_raw_fd(), source.cast(), length, signed(position)?)
+            },
+        };
         usize::try_from(count).map_err(|_| io::Error::last_os_error())
     }
 
@@ -128,6 +141,10 @@ impl SharedMapping {
         // SAFETY: both ranges are valid for the length.
         unsafe { copy(target, bytes.as_ptr(), bytes.len()) }
     }
+}
+
+fn signed(position: u64) -> io::Result<i64> {
+    i64::try_from(position).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
 impl Drop for SharedMapping {
@@ -163,10 +180,16 @@ mod tests {
         assert_eq!(&bytes, b"hello");
         one.word(4100).store(7, Ordering::SeqCst);
         assert_eq!(two.load(0) >> 32, 7);
-        assert_eq!(one.write_file(file.as_fd(), 2, 4096, 5).unwrap(), 5);
-        assert_eq!(two.read_file(file.as_fd(), 2, 8, 5).unwrap(), 5);
+        assert_eq!(one.write_file(file.as_fd(), Some(2), 4096, 5).unwrap(), 5);
+        assert_eq!(two.read_file(file.as_fd(), Some(2), 8, 5).unwrap(), 5);
         two.read(8, &mut bytes);
         assert_eq!(&bytes[..4], b"hell");
-        assert!(one.read_file(file.as_fd(), u64::MAX, 0, 5).is_err());
+        assert!(one.read_file(file.as_fd(), Some(u64::MAX), 0, 5).is_err());
+        // At the file's own offset, which moves.
+        assert_eq!(two.write_file(file.as_fd(), None, 8, 2).unwrap(), 2);
+        assert_eq!(one.read_file(file.as_fd(), None, 0, 4).unwrap(), 4);
+        assert_eq!(rustix::fs::tell(&file).unwrap(), 6);
+        one.read(0, &mut bytes);
+        assert_eq!(&bytes[..4], b"hell");
     }
 }

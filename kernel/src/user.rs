@@ -41,6 +41,12 @@ fn with_buffer<T>(length: usize, operation: impl FnOnce(&mut [u8]) -> T) -> T {
     result
 }
 
+/// [`with_buffer`] for as much as can be had at once.
+fn with_whole_buffer<T>(length: usize, operation: impl FnOnce(&mut [u8]) -> T) -> T {
+    const MOST: usize = 1 << 20;
+    if length <= CHUNK { with_buffer(length, operation) } else { operation(&mut vec![0; length.min(MOST)]) }
+}
+
 /// A guest's pointer to a `T`, or to several.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UserPtr<T> {
@@ -402,9 +408,9 @@ impl<'a> UserWriter<'a> {
         if self.write(data)? == data.len() { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
-    /// Fills the destination with what is at `offset` of a file of the host's. As for [`UserWriter::fill`], fewer bytes than
-    /// fit are the end, and an error after the first is dropped.
-    pub fn fill_from(&mut self, file: &Arc<OwnedFd>, offset: u64) -> SysResult<usize> {
+    /// Fills the destination with what is at `offset` of a file of the host's, or at the file's own, which moves. As for
+    /// [`UserWriter::fill`], fewer bytes than fit are the end, and an error after the first is dropped.
+    pub fn fill_from(&mut self, file: &Arc<OwnedFd>, offset: Option<u64>) -> SysResult<usize> {
         let start = self.written;
         if self.delivery == WriterDelivery::First
             && let Destination::Guest(cursor) = &mut self.destination
@@ -422,7 +428,7 @@ impl<'a> UserWriter<'a> {
         }
         while let Destination::Guest(cursor) = &mut self.destination {
             let Some((address, length)) = cursor.piece() else { return Ok(self.written - start) };
-            let at = offset + (self.written - start) as u64;
+            let at = offset.map(|offset| offset + (self.written - start) as u64);
             let read = cursor.task.context.borrow_mut().read_file(file, at, address, length);
             match read {
                 Some(Ok(count)) => {
@@ -440,16 +446,46 @@ impl<'a> UserWriter<'a> {
             }
         }
         let before = self.written - start;
-        let mut at = offset + before as u64;
-        let filled = self.fill(|chunk| {
-            let count = rustix::io::pread(file, chunk, at)?;
-            at += count as u64;
-            Ok(count)
-        });
+        let filled = match offset {
+            Some(offset) => {
+                let mut at = offset + before as u64;
+                self.fill(|chunk| {
+                    let count = rustix::io::pread(file, chunk, at)?;
+                    at += count as u64;
+                    Ok(count)
+                })
+            }
+            None => self.fill_at_own_offset(file),
+        };
         match filled {
             Err(_) if before > 0 => Ok(before),
             filled => filled.map(|count| before + count),
         }
+    }
+
+    /// [`UserWriter::fill`] from where a file of the host's is. What has been read and cannot be written is put back.
+    fn fill_at_own_offset(&mut self, file: &OwnedFd) -> SysResult<usize> {
+        let start = self.written;
+        with_whole_buffer(self.remaining(), |chunk| {
+            while self.remaining() > 0 {
+                let room = self.remaining().min(chunk.len());
+                let count = match rustix::io::read(file, &mut chunk[..room]) {
+                    Err(error) if self.written == start => return Err(error.into()),
+                    read => read.unwrap_or(0),
+                };
+                let written = if count == 0 { Ok(0) } else { self.write(&chunk[..count]) };
+                let back = count - written.unwrap_or(0);
+                if back > 0 {
+                    rustix::fs::seek(file, rustix::fs::SeekFrom::Current(-(back as i64)))?;
+                }
+                match written {
+                    Err(error) if self.written == start => return Err(error),
+                    Ok(written) if written == room => {}
+                    _ => break,
+                }
+            }
+            Ok(self.written - start)
+        })
     }
 
     /// Fills the destination piece by piece with what `source` puts into the buffer that it is given: it returns how
@@ -586,14 +622,18 @@ impl<'a> UserReader<'a> {
         if read == bytes.len() { Ok(bytes) } else { Err(Errno::EFAULT) }
     }
 
-    /// Writes everything to `offset` of a file of the host's. As for [`UserReader::drain`], an error after the first byte is
-    /// dropped.
-    pub fn drain_to(&mut self, file: &OwnedFd, offset: u64) -> SysResult<usize> {
+    /// Writes everything to `offset` of a file of the host's, or to its own, which moves. As for [`UserReader::drain`], an error
+    /// after the first byte is dropped.
+    pub fn drain_to(&mut self, file: &Arc<OwnedFd>, offset: Option<u64>) -> SysResult<usize> {
         let start = self.taken;
         while let Source::Guest(cursor) = &mut self.source {
             let Some((address, length)) = cursor.piece() else { return Ok(self.taken - start) };
-            let at = offset + (self.taken - start) as u64;
-            let written = cursor.task.context.borrow_mut().write_file(file.as_fd(), at, address, length);
+            // One write is one to everybody who shares the offset.
+            if offset.is_none() && length < cursor.remaining {
+                break;
+            }
+            let at = offset.map(|offset| offset + (self.taken - start) as u64);
+            let written = cursor.task.context.borrow_mut().write_file(file, at, address, length);
             match written {
                 Some(Ok(count)) => {
                     cursor.advance(count);
@@ -608,12 +648,17 @@ impl<'a> UserReader<'a> {
             }
         }
         let before = self.taken - start;
-        let mut at = offset + before as u64;
-        let drained = self.drain(|chunk| {
-            let count = rustix::io::pwrite(file, chunk, at)?;
-            at += count as u64;
-            Ok(count)
-        });
+        let drained = match offset {
+            Some(offset) => {
+                let mut at = offset + before as u64;
+                self.drain(|chunk| {
+                    let count = rustix::io::pwrite(file, chunk, at)?;
+                    at += count as u64;
+                    Ok(count)
+                })
+            }
+            None => self.drain_whole(|chunk| Ok(rustix::io::write(file, chunk)?)),
+        };
         match drained {
             Err(_) if before > 0 => Ok(before),
             drained => drained.map(|count| before + count),
@@ -622,26 +667,35 @@ impl<'a> UserReader<'a> {
 
     /// Takes everything piece by piece and hands each to `sink`, which returns how many bytes it accepted; fewer than
     /// given ends the transfer. An error after the first byte ends it too and is dropped, as in Linux.
-    pub fn drain(&mut self, mut sink: impl FnMut(&[u8]) -> SysResult<usize>) -> SysResult<usize> {
+    pub fn drain(&mut self, sink: impl FnMut(&[u8]) -> SysResult<usize>) -> SysResult<usize> {
+        with_buffer(self.remaining(), |chunk| self.drain_by(chunk, sink))
+    }
+
+    /// [`UserReader::drain`] in as few pieces as can be: others may write between them.
+    pub fn drain_whole(&mut self, sink: impl FnMut(&[u8]) -> SysResult<usize>) -> SysResult<usize> {
+        with_whole_buffer(self.remaining(), |chunk| self.drain_by(chunk, sink))
+    }
+
+    fn drain_by(
+        &mut self,
+        chunk: &mut [u8],
+        mut sink: impl FnMut(&[u8]) -> SysResult<usize>,
+    ) -> SysResult<usize> {
         let mut accepted = 0;
-        with_buffer(self.remaining(), |chunk| {
-            while self.remaining() > 0 {
-                let room = self.remaining().min(chunk.len());
-                let result =
-                    self.read(&mut chunk[..room]).and_then(|count| Ok((count, sink(&chunk[..count])?)));
-                match result {
-                    Ok((count, taken)) => {
-                        accepted += taken;
-                        if taken < count || count < room {
-                            break;
-                        }
+        while self.remaining() > 0 {
+            let room = self.remaining().min(chunk.len());
+            let result = self.read(&mut chunk[..room]).and_then(|count| Ok((count, sink(&chunk[..count])?)));
+            match result {
+                Ok((count, taken)) => {
+                    accepted += taken;
+                    if taken < count || count < room {
+                        break;
                     }
-                    Err(error) if accepted == 0 => return Err(error),
-                    Err(_) => break,
                 }
+                Err(error) if accepted == 0 => return Err(error),
+                Err(_) => break,
             }
-            Ok(())
-        })?;
+        }
         Ok(accepted)
     }
 }

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abi::SysResult;
 use abi::signal::Signal;
@@ -248,14 +248,15 @@ pub trait Context: Send {
         false
     }
 
-    /// [`Context::deliver`] of up to `length` bytes at `offset` of a file of the host's; returns how many there are.
+    /// [`Context::deliver`] of up to `length` bytes at `offset` of a file of the host's, or at the file's own; returns how many
+    /// there are.
     ///
     /// # Errors
     /// What the file says.
     fn deliver_file(
         &mut self,
         file: BorrowedFd<'_>,
-        offset: u64,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
@@ -274,8 +275,8 @@ pub trait Context: Send {
         0
     }
 
-    /// Reads up to `length` bytes at `offset` of a file of the host's into guest memory at `address`, without a stop in the
-    /// kernel's memory; returns how many. Fewer where the file ends, or at the first page that cannot be written. What is read
+    /// Reads up to `length` bytes at `offset` of a file of the host's, or at the file's own, into guest memory at `address`,
+    /// without a stop in the kernel's memory; returns how many. Fewer where the file ends, or at the first page that cannot be written. What is read
     /// often the platform may keep open for as long as the guest does not run after the file has been dropped. `None`
     /// if the caller had better read into a buffer of its own: nothing has been done then.
     ///
@@ -284,7 +285,7 @@ pub trait Context: Send {
     fn read_file(
         &mut self,
         file: &Arc<OwnedFd>,
-        offset: u64,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
@@ -292,14 +293,14 @@ pub trait Context: Send {
         None
     }
 
-    /// Writes guest memory to a file of the host's, likewise.
+    /// Writes guest memory to a file of the host's, likewise; at the file's own offset all at once, or only the beginning.
     ///
     /// # Errors
     /// What the file says, or `EFAULT` if not even one byte could be read from guest memory.
     fn write_file(
         &mut self,
-        file: BorrowedFd<'_>,
-        offset: u64,
+        file: &Arc<OwnedFd>,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
@@ -365,6 +366,88 @@ pub trait Context: Send {
 
     /// Processor time that guest code has used in this thread (time in the kernel is the kernel thread's own).
     fn cpu_time(&self) -> Duration;
+
+    /// The open files that threads of this address space use by themselves, if the platform can do that: *direct* files. Each is
+    /// an open file description of the host's that stands for one of the guest's, and whose offset is the host's to keep. The
+    /// calls are those for which [`OwnState::allow_direct`] has said yes, from patched code; what they return is the host's
+    /// word, and the kernel sees none that succeeds.
+    fn direct_files(&self) -> Option<Arc<dyn DirectFiles>> {
+        None
+    }
+
+    /// Notes that so many bytes are about to be read from a file or written to it by a descriptor; whether it is used so much
+    /// that it had better be direct there, and is not.
+    fn is_worth_direct(&mut self, fd: u32, file: &Arc<OwnedFd>, uses: Uses, length: usize) -> bool {
+        let _ = (fd, file, uses, length);
+        false
+    }
+
+    /// Makes a file direct for which [`Context::is_worth_direct`] holds; the uses are all that its description is open for.
+    /// [`DirectFiles::publish`] gives it to a descriptor. Returns whether the file is direct now.
+    fn make_direct(&mut self, file: &Arc<OwnedFd>, uses: Uses) -> bool {
+        let _ = (file, uses);
+        false
+    }
+
+    /// Makes files no longer direct for which `keep` does not hold: the guest has no descriptor of them any more. They are
+    /// closed before it goes on, if no other thread is using them just now.
+    fn keep_direct(&mut self, keep: &dyn Fn(&Arc<OwnedFd>) -> bool) {
+        let _ = keep;
+    }
+
+    /// Closes the direct files, if somebody could write to one, now: the address space is about to end.
+    fn close_direct(&mut self) {}
+}
+
+/// What a guest may do with a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// Whether it reads.
+    pub read: bool,
+    /// Whether it writes.
+    pub write: bool,
+}
+
+impl Uses {
+    /// Nothing.
+    pub const NONE: Uses = Uses { read: false, write: false };
+    /// Reading.
+    pub const READ: Uses = Uses { read: true, write: false };
+    /// Writing.
+    pub const WRITE: Uses = Uses { read: false, write: true };
+    /// Both.
+    pub const BOTH: Uses = Uses { read: true, write: true };
+}
+
+/// Which descriptors of an address space stand for direct files ([`Context::direct_files`]). Any kernel thread may change that
+/// at any time.
+///
+/// The guest can write to all of it, so that a file becomes direct only if it may be used in all ways that its own
+/// description allows, by whoever runs in the address space. What is taken back here, an honest guest does not use any more.
+pub trait DirectFiles: std::fmt::Debug + Send + Sync {
+    /// Gives the descriptor `fd` of a table of descriptors, which `owner` names, to a direct file. False if the file is not
+    /// direct, or another table owns those of this address space.
+    fn publish(&self, owner: u64, fd: u32, file: &Arc<OwnedFd>, uses: Uses) -> bool;
+
+    /// Whether the direct files of the address space are those of this table of descriptors.
+    fn is_owned_by(&self, owner: u64) -> bool;
+
+    /// Takes a descriptor's file back: from now on, calls of the guest's come to the kernel.
+    fn revoke(&self, fd: u32);
+
+    /// [`DirectFiles::revoke`] of all.
+    fn revoke_all(&self);
+
+    /// The table of descriptors is no more. Its files are closed as [`Context::keep_direct`] does.
+    fn disown(&self, owner: u64);
+
+    /// Takes all back for good: nothing is direct in this address space any more. They are closed as [`Context::keep_direct`]
+    /// does.
+    fn forbid(&self);
+
+    /// Waits until the calls have ended that guest threads are making by themselves, but not longer than until then: what they
+    /// say of that is a guest's word.
+    fn wait_for_calls(&self, deadline: Instant);
 }
 
 /// An instruction that makes system calls, of which it is known that it is one: the bytes around it, and a call that it made.
@@ -395,6 +478,12 @@ pub trait OwnState: std::fmt::Debug + Send + Sync {
     /// Whether the thread may make these calls without an event, and `rseq(2)`, which it then learns not to exist. Not while
     /// the guest runs.
     fn offer(&self, offered: bool);
+
+    /// What the thread may do with direct files ([`Context::direct_files`]): nothing, at first. Whoever takes a right away while
+    /// the guest runs waits for what has begun ([`DirectFiles::wait_for_calls`]).
+    fn allow_direct(&self, uses: Uses) {
+        let _ = uses;
+    }
 }
 
 /// An [`OwnState`] that no guest reaches.

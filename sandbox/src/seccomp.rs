@@ -151,13 +151,14 @@ const RULES: &[Rule] = &[
     rule(libc::SYS_write, "host files, streams; platform: the end of its threads"),
     rule(libc::SYS_pread64, "host files, memory files"),
     rule(libc::SYS_pwrite64, "host files, memory files"),
-    rule(libc::SYS_lseek, "host files: SEEK_DATA, SEEK_HOLE"),
+    rule(libc::SYS_lseek, "host files: their own offsets, SEEK_DATA, SEEK_HOLE"),
     rule(libc::SYS_close, "all"),
     rule(libc::SYS_dup, "a host file that is mounted by itself"),
     only(libc::SYS_fcntl, &[
         &[Is(1, libc::F_DUPFD_CLOEXEC as u32)], // copies of descriptors
         &[Is(1, libc::F_GETFD as u32)], // standard library: checks in debug builds
         &[Is(1, libc::F_GETFL as u32)], // host files; rewinding of directories
+        &[Is(1, libc::F_SETFL as u32)], // host files that guests use without the kernel: O_APPEND
     ], "descriptors"),
     rule(libc::SYS_memfd_create, "memory files; platform: slots of a new stub"),
     rule(libc::SYS_ftruncate, "host files, memory files; platform: slots of a new stub"),

@@ -1,10 +1,13 @@
 //! The descriptor table of a process.
 
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
+use platform::{DirectFiles, Uses};
 
 use super::File;
 use crate::syscalls::Fd;
@@ -18,23 +21,97 @@ struct Slot {
     close_on_exec: bool,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Slots {
     slots: Vec<Option<Slot>>,
     /// No free slot lies below.
     first_free: usize,
+    /// The address space whose threads use some of the files by themselves ([`super::direct`]).
+    space: Option<Weak<dyn DirectFiles>>,
+}
+
+impl Slots {
+    /// The descriptor does not stand for its file any longer.
+    #[inline]
+    fn leaves(&self, index: usize) {
+        if let Some(space) = &self.space {
+            revoke(space, index);
+        }
+    }
+}
+
+#[cold]
+fn revoke(space: &Weak<dyn DirectFiles>, index: usize) {
+    if let Some(space) = space.upgrade() {
+        space.revoke(index as u32);
+    }
 }
 
 /// Descriptors and the open files that they stand for. Shared by tasks that were cloned with `CLONE_FILES`.
-#[derive(Default)]
 pub struct FdTable {
+    /// A number that no other table of this kernel has; not zero.
+    id: u64,
     inner: Mutex<Slots>,
 }
 
+impl Default for FdTable {
+    fn default() -> FdTable {
+        FdTable::with(Slots::default())
+    }
+}
+
+impl Drop for FdTable {
+    fn drop(&mut self) {
+        self.leave_space();
+    }
+}
+
 impl FdTable {
+    fn with(slots: Slots) -> FdTable {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        FdTable { id: NEXT.fetch_add(1, Ordering::Relaxed), inner: Mutex::new(slots) }
+    }
+
     /// A table with the same descriptors, for `fork(2)`.
     pub fn copy(&self) -> FdTable {
-        FdTable { inner: Mutex::new(self.inner.lock().clone()) }
+        let inner = self.inner.lock();
+        FdTable::with(Slots { slots: inner.slots.clone(), first_free: inner.first_free, space: None })
+    }
+
+    /// What it is called by [`DirectFiles`].
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Lets the threads of an address space use a file by themselves, if this descriptor stands for it. A table is tied to the
+    /// first address space that is.
+    pub fn publish(&self, fd: Fd, file: &Arc<File>, space: &Arc<dyn DirectFiles>, uses: Uses) -> bool {
+        let mut inner = self.inner.lock();
+        let slot = usize::try_from(fd.0).ok().and_then(|index| inner.slots.get(index)?.as_ref());
+        let stands = slot.is_some_and(|slot| Arc::ptr_eq(&slot.file, file));
+        let other = |held: Arc<dyn DirectFiles>| !std::ptr::addr_eq(Arc::as_ptr(&held), Arc::as_ptr(space));
+        if !stands || inner.space.as_ref().and_then(Weak::upgrade).is_some_and(other) {
+            return false;
+        }
+        let Some(description) = file.ops().own_description() else { return false };
+        inner.space = Some(Arc::downgrade(space));
+        space.publish(self.id, fd.0.cast_unsigned(), description, uses)
+    }
+
+    /// Takes its files back from the address space that it is tied to, and is tied to none.
+    pub fn leave_space(&self) {
+        let space = self.inner.lock().space.take();
+        if let Some(space) = space.and_then(|space| space.upgrade()) {
+            space.disown(self.id);
+        }
+    }
+
+    /// Whether some descriptor stands for the file with this description of the host's.
+    pub fn has(&self, description: &Arc<OwnedFd>) -> bool {
+        let inner = self.inner.lock();
+        let own =
+            |slot: &Slot| slot.file.ops().own_description().is_some_and(|own| Arc::ptr_eq(own, description));
+        inner.slots.iter().flatten().any(own)
     }
 
     /// The open file behind `fd`: `EBADF` if there is none.
@@ -80,6 +157,7 @@ impl FdTable {
         if index >= inner.slots.len() {
             inner.slots.resize(index + 1, None);
         }
+        inner.leaves(index);
         let old = inner.slots[index].replace(Slot { file, close_on_exec });
         Ok(old.map(|slot| slot.file))
     }
@@ -88,6 +166,7 @@ impl FdTable {
     pub fn remove(&self, fd: Fd) -> SysResult<Arc<File>> {
         let index = usize::try_from(fd.0).map_err(|_| Errno::EBADF)?;
         let mut inner = self.inner.lock();
+        inner.leaves(index);
         let slot = inner.slots.get_mut(index).and_then(Option::take).ok_or(Errno::EBADF)?;
         inner.first_free = inner.first_free.min(index);
         Ok(slot.file)
@@ -116,6 +195,7 @@ impl FdTable {
             let close =
                 inner.slots[index].as_ref().is_some_and(|slot| selected(index as u32, slot.close_on_exec));
             if close && let Some(slot) = inner.slots[index].take() {
+                inner.leaves(index);
                 removed.push(slot.file);
                 inner.first_free = inner.first_free.min(index);
             }

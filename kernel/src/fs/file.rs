@@ -1,7 +1,8 @@
 //! [`File`]: the open file description (POSIX's term) that descriptors share.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::inotify::Mask;
 use super::text::TextGuard;
-use super::{AT_END, FileType, InodeRef, OpenFile, PathRef, Whence, privileges};
+use super::{AT_END, FileType, InodeRef, OpenFile, PathRef, Whence, direct, privileges};
 use crate::error::{SysError, SyscallResult};
 use crate::task::CurrentTask;
 use crate::task::limits::{self, INFINITY, Resource};
@@ -38,7 +39,9 @@ pub struct File {
     pub place: Place,
     ops: Arc<dyn OpenFile>,
     flags: AtomicU32,
-    offset: Mutex<u64>,
+    offset: Mutex<Offset>,
+    /// Whether the offset is in the host's description.
+    on_host: AtomicBool,
     /// `F_SETOWN` and `F_SETSIG`.
     pub owner: Mutex<FileOwner>,
     /// The state of [`privileges`] for which nothing had to be taken from the file.
@@ -47,6 +50,14 @@ pub struct File {
     pub(super) signalled: Mutex<Option<Registration>>,
     /// What keeps writers and programs apart, for those that count as one of them.
     text: Mutex<Option<TextGuard>>,
+}
+
+/// Where a description's offset is.
+enum Offset {
+    /// Here.
+    Own(u64),
+    /// In this description of the host's, which guests may use without the kernel.
+    Host(Arc<OwnedFd>),
 }
 
 /// Who gets SIGIO.
@@ -88,7 +99,8 @@ impl File {
             place,
             ops,
             flags: AtomicU32::new(kept.bits()),
-            offset: Mutex::new(0),
+            offset: Mutex::new(Offset::Own(0)),
+            on_host: AtomicBool::new(false),
             owner: Mutex::default(),
             unprivileged: AtomicU64::new(0),
             signalled: Mutex::default(),
@@ -119,7 +131,13 @@ impl File {
     /// `fcntl(F_SETFL)`: replaces the flags that can be changed.
     pub fn set_flags(&self, flags: OpenFlags) -> SysResult<()> {
         let kept = self.flags() - OpenFlags::SETTABLE;
-        self.flags.store((kept | (flags & OpenFlags::SETTABLE)).bits(), Ordering::Relaxed);
+        let flags = kept | (flags & OpenFlags::SETTABLE);
+        let offset = self.offset.lock();
+        if let Offset::Host(description) = &*offset {
+            set_append(description, flags.contains(OpenFlags::APPEND))?;
+        }
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+        drop(offset);
         self.ops.flags_changed(self)
     }
 
@@ -167,8 +185,14 @@ impl File {
         self.check_readable()?;
         if self.ops.seekable() {
             let mut offset = self.offset.lock();
-            let count = self.ops.read_at(self, *offset, to)?;
-            *offset += count as u64;
+            let count = match &mut *offset {
+                Offset::Own(offset) => {
+                    let count = self.ops.read_at(self, *offset, to)?;
+                    *offset += count as u64;
+                    count
+                }
+                Offset::Host(description) => direct::read(description, to)?,
+            };
             drop(offset);
             return Ok(self.accessed(count));
         }
@@ -181,8 +205,40 @@ impl File {
 
     /// Moves the offset back over what has turned out not to have been read.
     pub(crate) fn take_back(&self, count: u64) {
+        match &mut *self.offset.lock() {
+            Offset::Own(offset) => *offset = offset.saturating_sub(count),
+            Offset::Host(description) => {
+                let back = count.cast_signed().saturating_neg();
+                let _ = direct::seek(description, back, Whence::Current);
+            }
+        }
+    }
+
+    /// Leaves the offset to the host's description: `EINVAL` for a file that has none of its own. The host then appends if the
+    /// file's flags say so.
+    pub(super) fn move_offset_to_host(&self) -> SysResult<()> {
         let mut offset = self.offset.lock();
-        *offset = offset.saturating_sub(count);
+        if let Offset::Own(position) = *offset {
+            let description = self.ops.own_description().ok_or(Errno::EINVAL)?;
+            set_append(description, self.flags().contains(OpenFlags::APPEND))?;
+            let position = i64::try_from(position).map_err(|_| Errno::EINVAL)?;
+            direct::seek(description, position, Whence::Set)?;
+            *offset = Offset::Host(Arc::clone(description));
+            self.on_host.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Whether guests may have come to use the file without the kernel.
+    #[inline]
+    pub(super) fn may_be_direct(&self) -> bool {
+        self.on_host.load(Ordering::Relaxed)
+    }
+
+    /// Whether a write does nothing but write, unless a limit of the process forbids it.
+    pub(super) fn is_written_plainly(&self) -> bool {
+        let checked = self.unprivileged.load(Ordering::Relaxed) == privileges::state();
+        checked && !self.flags().intersects(OpenFlags::DSYNC) && !self.ops.write_sealed()
     }
 
     /// Tells watchers of a read of so many bytes, which it returns.
@@ -218,10 +274,25 @@ impl File {
         self.check_writable()?;
         if self.ops.seekable() {
             let mut offset = self.offset.lock();
-            let position = if append == Append::Yes { AT_END } else { *offset };
-            self.prepare_write(task, position, from)?;
-            let (count, end) = self.ops.write_at(self, position, from)?;
-            *offset = end;
+            let count = match &mut *offset {
+                Offset::Own(offset) => {
+                    let position = if append == Append::Yes { AT_END } else { *offset };
+                    self.prepare_write(task, position, from)?;
+                    let (count, end) = self.ops.write_at(self, position, from)?;
+                    *offset = end;
+                    count
+                }
+                Offset::Host(description) => {
+                    // Only a limit asks for it.
+                    let limited = task.group.limit(Resource::FileSize) != INFINITY;
+                    let position = match append {
+                        Append::No if limited => direct::seek(description, 0, Whence::Current)?,
+                        _ => AT_END,
+                    };
+                    self.prepare_write(task, position, from)?;
+                    direct::write(description, self, append, from)?
+                }
+            };
             drop(offset);
             return Ok(self.modified(count));
         }
@@ -322,15 +393,29 @@ impl File {
         if !self.ops.has_positions() && !directory {
             return Err(Errno::ESPIPE);
         }
-        let mut current = self.offset.lock();
-        let target = self.ops.seek(self, *current, offset, whence)?;
-        *current = target;
-        Ok(target)
+        match &mut *self.offset.lock() {
+            Offset::Own(current) => {
+                *current = self.ops.seek(self, *current, offset, whence)?;
+                Ok(*current)
+            }
+            Offset::Host(description) => direct::seek(description, offset, whence),
+        }
     }
 
     /// Runs `operation` with the offset locked; what it leaves there is the new offset (directory listing, `sendfile`).
     pub fn with_offset<T>(&self, operation: impl FnOnce(&mut u64) -> T) -> T {
-        operation(&mut self.offset.lock())
+        match &mut *self.offset.lock() {
+            Offset::Own(offset) => operation(offset),
+            Offset::Host(description) => {
+                let before = direct::seek(description, 0, Whence::Current).unwrap_or(0);
+                let mut offset = before;
+                let result = operation(&mut offset);
+                if let Some(target) = i64::try_from(offset).ok().filter(|_| offset != before) {
+                    let _ = direct::seek(description, target, Whence::Set);
+                }
+                result
+            }
+        }
     }
 
     /// `EBADF` unless open for reading.
@@ -363,6 +448,17 @@ impl File {
         let target = base.checked_add_signed(offset).ok_or(Errno::EINVAL)?;
         if i64::try_from(target).is_err() { Err(Errno::EOVERFLOW) } else { Ok(target) }
     }
+}
+
+/// Makes the host append to a description or not.
+fn set_append(description: &OwnedFd, append: bool) -> SysResult<()> {
+    let before = rustix::fs::fcntl_getfl(description)?;
+    let mut flags = before;
+    flags.set(rustix::fs::OFlags::APPEND, append);
+    if flags != before {
+        rustix::fs::fcntl_setfl(description, flags)?;
+    }
+    Ok(())
 }
 
 impl Drop for File {

@@ -553,6 +553,11 @@ impl HostInode {
 
     /// Opens the file itself on the host.
     pub fn open_host(&self, flags: OpenFlags) -> SysResult<Arc<OwnedFd>> {
+        self.open_description(flags).map(|(fd, _)| fd)
+    }
+
+    /// [`HostInode::open_host`], and whether the open file description is the caller's alone, as long as it keeps it to itself.
+    fn open_description(&self, flags: OpenFlags) -> SysResult<(Arc<OwnedFd>, bool)> {
         let access = access_of(flags);
         if access != Access::Read {
             self.check_writable()?;
@@ -560,11 +565,11 @@ impl HostInode {
         let keeps = access == Access::Read && self.shared.remembers();
         if keeps && let Some(opened) = self.opened.lock().reading.upgrade() {
             // Nobody uses its offset, so one descriptor is as good as two.
-            return Ok(opened);
+            return Ok((opened, false));
         }
         let spare = self.opened.lock().spare.take();
         if let Some(spare) = spare.filter(|_| access != Access::Read) {
-            return Ok(self.note_opened(spare, access));
+            return Ok((self.note_opened(spare, access), true));
         }
         match self.at(|directory, target| directory.open(target, access)) {
             Ok(fd) => {
@@ -572,16 +577,16 @@ impl HostInode {
                 if keeps {
                     self.shared.keep_file_open(&fd);
                 }
-                Ok(fd)
+                Ok((fd, !keeps))
             }
             Err(Errno::ENOENT | Errno::ESTALE) => {
-                // The name is gone. Whoever has the file open already shares the descriptor, which has no offset in use.
+                // The name is gone. Whoever has the file open already shares the descriptor, but for its offset.
                 let opened = self.opened.lock();
                 let shared = match access {
                     Access::Read => opened.reading.upgrade(),
                     Access::Write | Access::ReadWrite => opened.writing.upgrade(),
                 };
-                shared.ok_or(Errno::ENOENT)
+                shared.map(|fd| (fd, false)).ok_or(Errno::ENOENT)
             }
             Err(error) => Err(error),
         }
@@ -815,7 +820,7 @@ impl Inode for HostInode {
         let Some((fd, attributes)) = self.directory()?.open_expected(name_of(name)?) else { return Ok(None) };
         let inode = self.known_child(name, &attributes, None);
         let fd = inode.note_opened(fd, Access::Read);
-        Ok(Some((inode as InodeRef, Arc::new(HostRegular { fd }))))
+        Ok(Some((inode as InodeRef, Arc::new(HostRegular { fd, own: true }))))
     }
 
     fn create(self: Arc<Self>, name: &[u8], new: &NewFile) -> SysResult<InodeRef> {
@@ -904,8 +909,8 @@ impl Inode for HostInode {
                 Ok(Arc::new(HostDirectory { inode: self, directory, names: Mutex::default() }))
             }
             FileType::Regular => {
-                let fd = self.open_host(flags)?;
-                Ok(Arc::new(HostRegular { fd }))
+                let (fd, own) = self.open_description(flags)?;
+                Ok(Arc::new(HostRegular { fd, own }))
             }
             FileType::CharDevice => self.open_device(task, flags),
             _ => Err(Errno::ENXIO.into()),

@@ -238,6 +238,8 @@ impl Inotify {
             }
             let new = if mask.contains(Mask::MASK_ADD) { watch.mask() | kept } else { kept };
             watch.mask.store(new.bits(), Ordering::Relaxed);
+            drop(table);
+            super::direct::revoke_all();
             return Ok(watch.descriptor);
         }
         instance.usage.add(instance.user, 0, 1).ok_or(Errno::ENOSPC)?;
@@ -252,6 +254,8 @@ impl Inotify {
             .insert(descriptor, Watched { watch: Arc::clone(&watch), inode: Arc::clone(inode) });
         list.lock().push(watch);
         WATCHES.fetch_add(1, Ordering::SeqCst);
+        drop(table);
+        super::direct::revoke_all();
         Ok(descriptor)
     }
 
@@ -382,6 +386,14 @@ fn watched() -> bool {
     WATCHES.load(Ordering::SeqCst) != 0
 }
 
+/// Whether somebody watches the file, or the directory that it was opened in.
+pub(super) fn hears_of(file: &File) -> bool {
+    let watched_inode =
+        |inode: Option<InodeRef>| inode.is_some_and(|inode| !inode.common().watches.list.lock().is_empty());
+    let parent = || file.path().and_then(|path| path.dentry.parent()).and_then(|parent| parent.inode());
+    watched() && (watched_inode(file.inode()) || watched_inode(parent()))
+}
+
 /// What an event is about, besides its kind.
 #[derive(Clone, Copy, Default)]
 struct Details<'a> {
@@ -454,6 +466,8 @@ pub fn notify_move(
     if !watched() {
         return;
     }
+    // It may be in a directory by now that is watched.
+    super::direct::revoke_all();
     let cookie = COOKIE.fetch_add(1, Ordering::Relaxed);
     let bit = directory_bit(moved);
     send(from.0, Mask::MOVED_FROM | bit, Details { name: from.1, cookie, unlinked: false });

@@ -27,6 +27,7 @@ pub mod async_signal;
 pub mod cgroup;
 pub mod dentry;
 pub mod devices;
+pub mod direct;
 pub mod epoll;
 pub mod erofs;
 pub mod fd;
@@ -607,6 +608,11 @@ pub trait OpenFile: Any + Send + Sync {
     /// `ioctl(2)`; `argument` is a number or a guest address.
     fn ioctl(&self, _task: &CurrentTask, _file: &File, _request: u32, _argument: u64) -> SyscallResult {
         Err(Errno::ENOTTY.into())
+    }
+
+    /// The host's open file description, if it is this file's alone: nobody else uses its offset.
+    fn own_description(&self) -> Option<&Arc<OwnedFd>> {
+        None
     }
 
     /// What a guest maps when it maps this file (`shared` and `writable` say how). `ENODEV` if it cannot be mapped.

@@ -25,15 +25,20 @@ pub fn state() -> u64 {
 /// A file got these permission bits.
 pub fn mode_set(mode: u32) {
     if mode & (S_ISUID | S_ISGID) != 0 {
-        GIVEN.fetch_add(1, Ordering::Release);
+        given();
     }
 }
 
 /// A file got this extended attribute.
 pub fn attribute_set(name: &[u8]) {
     if name == CAPABILITIES {
-        GIVEN.fetch_add(1, Ordering::Release);
+        given();
     }
+}
+
+fn given() {
+    GIVEN.fetch_add(1, Ordering::SeqCst);
+    super::direct::revoke_all();
 }
 
 /// The permission bits that a file keeps when its content changes; `None` if those are all of them.

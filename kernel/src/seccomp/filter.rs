@@ -292,6 +292,9 @@ mod tests {
         assert_eq!(filter.run(&data(1, 3)), 0);
         assert!(filter.always_allows(0) && !filter.always_allows(39) && !filter.always_allows(1));
         assert!(!filter.always_allows(100_000));
+        let limits = super::super::Seccomp::with_filters(&[Arc::clone(&filter)]);
+        assert!(limits.always_allows(&[0]) && !limits.always_allows(&[0, 39]));
+        assert!(super::super::Seccomp::default().always_allows(&[0, 39, 100_000]));
     }
 
     #[test]

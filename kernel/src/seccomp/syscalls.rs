@@ -62,7 +62,10 @@ pub fn set_filter(task: &CurrentTask, flags: u32, program: u64) -> SysResult<i32
         return Ok(0);
     }
     match synchronize(task, filter)? {
-        Ok(()) => Ok(0),
+        Ok(()) => {
+            crate::fs::direct::reconsider(&task.kernel, &task.group);
+            Ok(0)
+        }
         Err(_) if flags & TSYNC_ESRCH != 0 => Err(Errno::ESRCH),
         Err(other) => Ok(other.tid()),
     }

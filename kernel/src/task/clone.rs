@@ -203,6 +203,10 @@ impl CurrentTask {
             group
         };
         let files = if has(CloneFlags::FILES) { self.files() } else { Arc::new(self.files().copy()) };
+        if !has(CloneFlags::VM) {
+            let own = Some(&*files).filter(|_| !has(CloneFlags::FILES));
+            crate::fs::direct::keep_in_copy(&mut *context, own);
+        }
         let fs = if has(CloneFlags::FS) {
             self.fs()
         } else {

@@ -470,6 +470,7 @@ impl CurrentTask {
         let before = self.tid();
         // From here on there is no way back.
         self.leave_siblings()?;
+        self.leave_direct_files();
         self.release_address_space();
         let (old_context, used) = self.replace_context(loaded.context);
         let old_memory = self.set_memory(Some(loaded.memory));

@@ -36,6 +36,7 @@ impl CurrentTask {
                 let _ = file.ops().flush(&self);
             }
         }
+        self.context.borrow_mut().close_direct();
         // Of a process that goes on, what was used in its address space tells in the end; to ask a thread takes long.
         let goes_on =
             self.group.exit.lock().is_none() && self.kernel.tasks.tasks_of(self.group.pid).len() > 1;

@@ -332,6 +332,7 @@ impl Task {
 
     /// Replaces the descriptor table (`unshare(2)`, `execve(2)`); `None` at the task's end.
     pub(crate) fn set_files(&self, files: Option<Arc<FdTable>>) -> Option<Arc<FdTable>> {
+        self.change_answers();
         std::mem::replace(&mut *self.files.lock(), files)
     }
 

@@ -120,6 +120,7 @@ impl CurrentTask {
         self.learn_default_actions();
         self.offer_default_actions();
         self.offer_own_state();
+        self.offer_direct_files();
         if self.kernel.strace.is_some() {
             return;
         }

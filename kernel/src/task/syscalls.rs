@@ -381,8 +381,10 @@ pub fn prlimit64(
         }
         before
     };
-    if new.is_some() && resource == Resource::Cpu {
-        group.look_at_cpu_time(&task.kernel);
+    match resource {
+        Resource::Cpu if new.is_some() => group.look_at_cpu_time(&task.kernel),
+        Resource::FileSize if new.is_some() => crate::fs::direct::reconsider(&task.kernel, &group),
+        _ => {}
     }
     if let Some(old) = old.non_null() {
         task.write_object(old, &before)?;

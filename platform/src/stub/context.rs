@@ -20,8 +20,8 @@ use super::space::{Space, Thread};
 use super::spin::Habits;
 use super::{memory, text};
 use crate::{
-    AddressSpace, CallSite, Context, DefaultActions, Description, Event, Fault, Interrupter, MemoryOp,
-    OwnState, Pointed, Registers,
+    AddressSpace, CallSite, Context, DefaultActions, Description, DirectFiles, Event, Fault, Interrupter,
+    MemoryOp, OwnState, Pointed, Registers, Uses,
 };
 
 mod code;
@@ -127,6 +127,7 @@ pub struct Interrupt {
     used: AtomicU64,
     space: Arc<Space>,
     thread: i32,
+    slot: Arc<Slot>,
 }
 
 /// Where in a slot the record `index` of `COMMAND_CALLS` lies.
@@ -172,6 +173,10 @@ impl OwnState for Own {
     fn offer(&self, offered: bool) {
         self.0.field(OWN).store(offered.into(), Ordering::Relaxed);
     }
+
+    fn allow_direct(&self, uses: Uses) {
+        self.0.allow(uses);
+    }
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -208,7 +213,9 @@ impl Interrupt {
             self.unanswered.store(0, Ordering::Relaxed);
             return Ok(());
         }
-        if self.unanswered.fetch_add(1, Ordering::Relaxed) < INTERRUPT_TICKS {
+        // A file of the host's may take its time, and the guest's call on it cannot be interrupted.
+        let patience = if self.slot.hazard().is_some() { COMMAND_TICKS } else { INTERRUPT_TICKS };
+        if self.unanswered.fetch_add(1, Ordering::Relaxed) < patience {
             self.signal();
             return Ok(());
         }
@@ -236,6 +243,7 @@ impl StubContext {
         [PRISTINE, RESTORED].iter().for_each(|set| slot.memory().store(*set, 0));
         slot.field(OWN).store(0, Ordering::Relaxed);
         [MASK, ROBUST_LIST].iter().for_each(|own| slot.memory().store(*own, 0));
+        [ALLOWED, HAZARD].iter().for_each(|field| slot.field(*field).store(0, Ordering::SeqCst));
         let interrupt = Arc::new(Interrupt {
             wanted: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
@@ -244,6 +252,7 @@ impl StubContext {
             used: AtomicU64::new(0),
             space: space.clone(),
             thread: thread.id,
+            slot: Arc::clone(&thread.slot),
         });
         space.add_runner(&interrupt);
         StubContext {
@@ -293,15 +302,17 @@ impl StubContext {
         // The copy gets no file that another thread is just being handed.
         let held = self.space.files.lock();
         let residents = self.space.residents.hold();
+        let directs = self.space.directs.hold();
         let (space, thread) = self.space.shared.clone_process(self.slot(), caller, &|| {
             self.wait_done()?;
             self.result()
         })?;
         space.sites.lock().clone_from(&sites);
         space.residents.inherit(&residents);
+        space.directs.inherit(&directs, &self.space.directs);
         space.files.lock().clone_from(&held);
         space.holds.store(held.is_some(), Ordering::Relaxed);
-        drop((sites, residents, held));
+        drop((sites, residents, directs, held));
         if self.stop.get() != Stop::Call {
             return Ok(StubContext::new(space, thread, self.registers, &self.fpu_bytes()));
         }
@@ -501,6 +512,12 @@ impl StubContext {
                 self.sent.set(self.what_was_sent());
                 return Ok(Some(self.called_kernel()));
             }
+            KIND_ANSWERED => {
+                self.stop.set(Stop::Call);
+                frame::load_call(slot, &mut self.called);
+                self.registers = self.called;
+                return Ok(self.interrupt.wanted.swap(false, Ordering::SeqCst).then_some(Event::Interrupted));
+            }
             KIND_DONE if self.pending.take() > 0 => {
                 tracing::warn!(
                     pid = self.space.pid,
@@ -624,6 +641,10 @@ impl StubContext {
         self.ready().map_err(|_| Gone)?;
         self.space.residents.close_unused(|numbers| self.close(numbers));
         self.close_unused();
+        let leaving = self.space.leaving_files();
+        if !leaving.is_empty() {
+            self.close_later(&leaving).map_err(|_| Gone)?;
+        }
         let command = self.prepare().map_err(|_| Gone)?;
         if let Some(done) = self.undelivered.take() {
             return Ok(Some(Event::Undelivered(done)));
@@ -875,7 +896,7 @@ impl Context for StubContext {
     fn deliver_file(
         &mut self,
         file: BorrowedFd<'_>,
-        offset: u64,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
@@ -903,7 +924,7 @@ impl Context for StubContext {
     fn read_file(
         &mut self,
         file: &Arc<OwnedFd>,
-        offset: u64,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
@@ -912,8 +933,8 @@ impl Context for StubContext {
 
     fn write_file(
         &mut self,
-        file: BorrowedFd<'_>,
-        offset: u64,
+        file: &Arc<OwnedFd>,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
@@ -980,9 +1001,46 @@ impl Context for StubContext {
     fn cpu_time(&self) -> Duration {
         self.interrupt.note_cpu_time(self.host_cpu_time())
     }
+
+    fn direct_files(&self) -> Option<Arc<dyn DirectFiles>> {
+        Some(self.space.clone())
+    }
+
+    fn is_worth_direct(&mut self, fd: u32, file: &Arc<OwnedFd>, uses: Uses, length: usize) -> bool {
+        // Where nothing is patched, the kernel hears of all calls anyway.
+        self.space.shared.patching
+            && !self.starting.get()
+            && !self.is_direct(fd, file, uses)
+            && (self.space.directs.number(file).is_some() || self.space.directs.is_worth_it(file, length))
+    }
+
+    fn make_direct(&mut self, file: &Arc<OwnedFd>, uses: Uses) -> bool {
+        let Uses { read, write } = self.space.shared.direct;
+        if (uses.read && !read) || (uses.write && !write) {
+            return false;
+        }
+        self.flush();
+        self.space.make_direct(file, uses, |number| self.give_file(file, number))
+    }
+
+    fn keep_direct(&mut self, keep: &dyn Fn(&Arc<OwnedFd>) -> bool) {
+        self.space.keep_files(keep);
+    }
+
+    fn close_direct(&mut self) {
+        if self.space.is_owned_by(0) && self.space.has_direct_writers() && !self.is_dead() {
+            self.space.keep_files(&|_| false);
+            self.close(&self.space.leaving_files());
+        }
+    }
 }
 
 impl StubContext {
+    /// Whether a descriptor of the guest's stands for this direct file, which the thread may use in this way.
+    pub fn is_direct(&self, fd: u32, file: &Arc<OwnedFd>, uses: Uses) -> bool {
+        self.slot().allows(uses) && self.space.is_direct(fd, file, uses)
+    }
+
     /// Whether so many bytes may be delivered: nothing else is waiting to be.
     fn may_deliver(&self, address: u64, length: usize) -> bool {
         self.flush();

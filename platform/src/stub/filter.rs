@@ -14,9 +14,10 @@
 //! | `prctl(PR_SET_PDEATHSIG, SIGKILL)` | a stub never outlives the sandbox process | allow |
 //! | `prctl(PR_SET_NAME)`, `prctl(PR_SET_MM, PR_SET_MM_MAP)` | the looks of the process in `/proc` | allow |
 //! | private `mmap` of fd 0 | mapping a file that the kernel has handed over | allow |
-//! | shared `mmap` of fd 5 | mapping a forked stub's slots | allow |
+//! | shared `mmap` of fd 29 | mapping a forked stub's slots | allow |
 //! | any other `mmap` of an fd | being handed a file, shared mappings | ask the kernel |
 //! | `pread64` of a resident file ([`super::resident`]) | reading it into guest memory | allow |
+//! | `read`, `pread64`, `write`, `pwrite64`, `lseek` of a direct file ([`super::direct`]) | the guest's own | allow |
 //! | `clone` | fork and threads | ask the kernel |
 //! | anything else | nobody | kill the process |
 //!
@@ -26,7 +27,7 @@
 
 use libc::sock_filter;
 
-use super::layout::{FILES, SLOTS_FILE};
+use super::layout::{DIRECT, DIRECT_BOTH, DIRECT_READ, DIRECT_WRITE, FILES, SLOTS_FILE};
 
 const RET_ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const RET_TRAP: u32 = libc::SECCOMP_RET_TRAP;
@@ -89,6 +90,16 @@ impl Program {
         self.ret(action);
     }
 
+    /// Allows a call whose first argument is one of these descriptors; anything else kills.
+    fn only_files(&mut self, number: i64, files: std::ops::Range<u32>) {
+        self.call(number, |rules| {
+            rules.load(argument(0));
+            rules.unless_at_least(files.start, RET_KILL);
+            rules.if_at_least(files.end, RET_KILL);
+            rules.ret(RET_ALLOW);
+        });
+    }
+
     /// The rules of one call, which must end in a `ret`.
     fn call(&mut self, number: i64, rules: impl FnOnce(&mut Program)) {
         let mut inner = Program::default();
@@ -123,11 +134,11 @@ pub fn program(text: u64, length: usize) -> Vec<sock_filter> {
         }
         rules.ret(RET_KILL);
     });
-    program.call(libc::SYS_pread64, |rules| {
-        rules.load(argument(0));
-        FILES.for_each(|number| rules.if_equal(number, RET_ALLOW));
-        rules.ret(RET_KILL);
-    });
+    program.only_files(libc::SYS_read, DIRECT_READ.start..DIRECT_BOTH.end);
+    program.only_files(libc::SYS_pread64, FILES.start..DIRECT_BOTH.end);
+    program.only_files(libc::SYS_write, DIRECT_BOTH.start..DIRECT_WRITE.end);
+    program.only_files(libc::SYS_pwrite64, DIRECT_BOTH.start..DIRECT_WRITE.end);
+    program.only_files(libc::SYS_lseek, DIRECT);
     program.call(libc::SYS_mmap, |rules| {
         rules.load(argument(3));
         rules.push(ANY_BIT, 0, 4, libc::MAP_ANONYMOUS.cast_unsigned());
@@ -250,14 +261,31 @@ mod tests {
             let number = u64::from(number);
             assert_eq!(stub(libc::SYS_pread64, [number, 0, 0, 0, 0, 0]), RET_ALLOW);
             assert_eq!(stub(libc::SYS_mmap, [0, 0, 5, 0x12, number, 0]), RET_NOTIFY);
-            assert_eq!(stub(libc::SYS_pwrite64, [number, 0, 0, 0, 0, 0]), RET_KILL);
         }
-        assert_eq!(stub(libc::SYS_pread64, [0, 0, 0, 0, 0, 0]), RET_KILL);
-        assert_eq!(stub(libc::SYS_pread64, [FILES.end.into(), 0, 0, 0, 0, 0]), RET_KILL);
-        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x11, 5, 0]), RET_ALLOW);
-        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x12, 5, 0]), RET_NOTIFY);
-        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x13, 5, 0]), RET_NOTIFY);
-        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x11, 6, 0]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x11, SLOTS_FILE.into(), 0]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x12, SLOTS_FILE.into(), 0]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x13, SLOTS_FILE.into(), 0]), RET_NOTIFY);
+        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x11, u64::from(SLOTS_FILE) + 1, 0]), RET_NOTIFY);
+        for number in (0..DIRECT.end + 8).chain([u32::MAX]) {
+            let (reads, writes) = (DIRECT_READ.start..DIRECT_BOTH.end, DIRECT_BOTH.start..DIRECT_WRITE.end);
+            for (call, allowed) in [
+                (libc::SYS_read, reads.contains(&number)),
+                (libc::SYS_pread64, reads.contains(&number) || FILES.contains(&number)),
+                (libc::SYS_write, writes.contains(&number)),
+                (libc::SYS_pwrite64, writes.contains(&number)),
+                (libc::SYS_lseek, DIRECT.contains(&number)),
+                (libc::SYS_readv, false),
+                (libc::SYS_writev, false),
+                (libc::SYS_pwritev2, false),
+                (libc::SYS_ftruncate, false),
+                (libc::SYS_fcntl, false),
+                (libc::SYS_ioctl, false),
+                (libc::SYS_dup, false),
+            ] {
+                let expected = if allowed { RET_ALLOW } else { RET_KILL };
+                assert_eq!(stub(call, [number.into(), 0, 0, 0, 0, 0]), expected, "{call} of {number}");
+            }
+        }
         for shared in [1, 3] {
             assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x10 | shared, 0, 0]), RET_NOTIFY);
         }

@@ -1,12 +1,13 @@
 //! Guests that attack: they may harm themselves, nobody else.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::common::*;
 use super::{StubPlatform, layout, text};
 use crate::guest_code;
-use crate::{Context, Event, MemoryOp};
+use crate::{Context, Event, MemoryOp, Uses};
 
 guest_code!(count_calls, "2: mov eax, 39", "syscall", "inc r12", "jmp 2b");
 guest_code!(jump, "jmp r12");
@@ -81,6 +82,13 @@ fn system_calls_from_the_stubs_text_are_the_stubs_or_death() {
     let platform = platform();
     let deadly = [
         (libc::SYS_read, [0; 3]),
+        (libc::SYS_read, [layout::FILES.start.into(), DATA, 1]),
+        (libc::SYS_read, [layout::DIRECT_WRITE.start.into(), DATA, 1]),
+        (libc::SYS_pread64, [layout::DIRECT.end.into(), DATA, 1]),
+        (libc::SYS_write, [layout::DIRECT_READ.start.into(), DATA, 1]),
+        (libc::SYS_write, [0, DATA, 1]),
+        (libc::SYS_pwrite64, [layout::DIRECT_READ.end as u64 - 1, DATA, 1]),
+        (libc::SYS_lseek, [0, 0, 0]),
         (libc::SYS_openat, [0; 3]),
         (libc::SYS_socket, [1, 1, 0]),
         (libc::SYS_execve, [DATA, 0, 0]),
@@ -294,6 +302,12 @@ fn scribbling_over_the_slot_confuses_nobody_but_the_guest() {
         victim.space().write(place, code);
         let protect = MemoryOp::Protect { address: place, length: 4096, protection: RX };
         victim.memory(&[protect]).expect("protected");
+        // Files that it may use by itself: it spoils the table that says which those are.
+        let files = [(); 3].map(|()| {
+            let file = std::fs::File::open("/proc/self/exe").expect("this program");
+            Arc::new(std::os::fd::OwnedFd::from(file))
+        });
+        let direct = victim.direct_files().expect("a platform that has them");
         let mut attacker = victim.spawn().expect("a thread");
         let registers = attacker.registers_mut();
         (registers.rip, registers.rdi) = (place, layout::SLOTS + offset);
@@ -319,6 +333,15 @@ fn scribbling_over_the_slot_confuses_nobody_but_the_guest() {
                 let _ = victim.cpu_time();
                 let _ = victim.fork();
                 let _ = victim.spawn();
+                for (fd, file) in (0..).zip(&files) {
+                    let _ = victim.make_direct(file, Uses::READ);
+                    let _ = direct.publish(1, fd, file, Uses::READ);
+                    let _ = victim.is_worth_direct(fd, file, Uses::READ, 1 << 20);
+                    direct.revoke(fd);
+                }
+                victim.keep_direct(&|file| Arc::ptr_eq(file, &files[0]));
+                direct.revoke_all();
+                direct.wait_for_calls(Instant::now() + Duration::from_millis(5));
             }
             space.kill();
         });

@@ -18,9 +18,17 @@ use std::ops::Range;
 
 /// The numbers of descriptors that a stub may read files by. Zero is that of a file that is being mapped.
 pub const FILES: Range<u32> = 1..5;
+/// The numbers of open files that guest threads may use by themselves: those that they may only read,
+pub const DIRECT_READ: Range<u32> = 5..13;
+/// those that they may read and write,
+pub const DIRECT_BOTH: Range<u32> = 13..21;
+/// and those that they may only write. They follow each other, so that either right is one range.
+pub const DIRECT_WRITE: Range<u32> = 21..29;
+/// All of them.
+pub const DIRECT: Range<u32> = DIRECT_READ.start..DIRECT_WRITE.end;
 
 /// The number of the descriptor that a forked stub maps its slots by, before it does anything else.
-pub const SLOTS_FILE: u32 = 5;
+pub const SLOTS_FILE: u32 = DIRECT.end;
 
 /// The addresses that guest mappings may use.
 pub const GUEST: Range<u64> = 0x2_0000..0x7ff0_0000_0000;
@@ -154,10 +162,28 @@ pub const OWN: usize = 0x1a0;
 pub const MASK: usize = 0x1a8;
 /// The head of the robust list.
 pub const ROBUST_LIST: usize = 0x1b0;
+/// The calls on files that the thread may make by itself, a bit for each number.
+pub const ALLOWED: usize = 0x1b8;
+/// The number of the file that the thread is using by itself, or is about to; zero for none.
+pub const HAZARD: usize = 0x1bc;
+/// In the first slot, for all threads: the files that guests may use by themselves. An entry is the guest's descriptor in
+/// 32 bits, the stub's in eight, and from bit [`ENTRY_CALLS`] on a bit for each call that may be made on it. That of a
+/// descriptor lies at its number modulo [`ENTRIES`].
+pub const TABLE: usize = 0xe00;
+/// How many entries there are.
+pub const ENTRIES: usize = 64;
+/// See [`TABLE`].
+pub const ENTRY_CALLS: u32 = 40;
+/// Calls that read: `read`, `lseek`, `pread64`.
+pub const READING: u32 = 1 << libc::SYS_read | 1 << libc::SYS_lseek | 1 << libc::SYS_pread64;
+/// Calls that write: `write`, `lseek`, `pwrite64`.
+pub const WRITING: u32 = 1 << libc::SYS_write | 1 << libc::SYS_lseek | 1 << libc::SYS_pwrite64;
+/// The most bytes that guests read or write by themselves at a time: while that lasts, they cannot be interrupted.
+pub const DIRECT_MAX: usize = 4 << 20;
 /// The components of the FPU state that are saved for [`SENT_STATE`].
-pub const FEATURES: usize = 0x1b8;
+pub const FEATURES: usize = 0x1c0;
 /// Where a thread that is used again tells how much processor time it has used before, as `struct timespec`.
-pub const CLOCK: usize = 0x1c0;
+pub const CLOCK: usize = 0x1c8;
 /// See [`MAGIC`]. No address, no small number.
 pub const MAGIC_VALUE: u32 = 0xb5c3_97e1;
 
@@ -193,6 +219,8 @@ pub const KIND_DONE: u32 = 2;
 pub const KIND_CALL: u32 = 3;
 /// An interrupt came before a resumption was complete; nothing has changed.
 pub const KIND_INTERRUPTED: u32 = 4;
+/// A call has been made without the kernel, and an interrupt came: the registers are as for `KIND_CALL`, with the result.
+pub const KIND_ANSWERED: u32 = 5;
 
 /// Return to guest code by `rt_sigreturn` of the frame at `UCONTEXT`.
 pub const COMMAND_RESUME: u32 = 1;
@@ -217,6 +245,8 @@ pub const COMMAND_COPY_IN: u32 = 9;
 pub const COMMAND_COPY_OUT: u32 = 10;
 
 const _: () = assert!(BUILT_FPU.is_multiple_of(64));
+const _: () = assert!(TABLE == POINTERS + POINTER_COUNT && TABLE + 8 * ENTRIES <= BUILT_UCONTEXT);
+const _: () = assert!(DIRECT.end < 256 && ENTRIES.is_power_of_two());
 const _: () = assert!(PENDING == DELIVERY + 4 && DELIVERY.is_multiple_of(8));
 
 /// Size of a record for `COMMAND_CALLS`.

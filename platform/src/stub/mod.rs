@@ -6,7 +6,8 @@
 //!
 //! - [`layout`]: the addresses and the slot's fields; [`text`]: the code in the stub; [`filter`]: what it may ask the
 //!   host for; [`frame`]: registers in signal frames.
-//! - [`patch`]: making system calls that do not trap; [`resident`]: files that the stub reads itself.
+//! - [`patch`]: making system calls that do not trap; [`resident`]: files that the stub reads at the kernel's word;
+//!   [`direct`]: open files that guest threads use without the kernel.
 //! - [`zygote`]: the process that stubs are forked from; [`space`]: a stub process; [`context`]: a guest thread;
 //!   [`slot`] and [`spin`]: taking turns; [`notify`]: answering what the filter asks; [`reaper`]: the end of processes.
 //!
@@ -15,7 +16,7 @@
 //! after (it starts two threads). From then on the backend makes no host call that is not in [`HOST_SYSCALLS`].
 //!
 //! # Lock order
-//! A pool's mother, then the zygote, then a space's call sites, then its files, then its resident files, then the right to make a process, then
+//! A pool's mother, then the zygote, then a space's call sites, then its files, then its resident and its direct files, then the right to make a process, then
 //! notifications, then the space's runners and threads, then its `unreaped`. The first six are held while a stub is waited
 //! for, the others never.
 
@@ -26,10 +27,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use abi::{Errno, SysResult};
-use host::rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use host::rustix::process::{
+    Pid, PidfdFlags, Resource, WaitId, WaitIdOptions, getrlimit, pidfd_open, waitid,
+};
 use parking_lot::{Condvar, Mutex};
 
 mod context;
+mod direct;
 mod filter;
 mod frame;
 mod layout;
@@ -49,6 +53,8 @@ mod zygote;
 #[path = "../../tests/common/mod.rs"]
 mod common;
 #[cfg(test)]
+mod direct_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod patch_tests;
@@ -62,7 +68,7 @@ pub use zygote::{HostVdso, Zygote};
 /// Bytes of code that a [`crate::CallSite`] is recognised by.
 pub(crate) const SITE_SIZE: usize = patch::WINDOW;
 
-use crate::{Context, Platform, Registers, Vdso};
+use crate::{Context, Platform, Registers, Uses, Vdso};
 use context::StubContext;
 use frame::FpuFormat;
 use layout::*;
@@ -105,6 +111,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_pwrite64,          // files that guests write
     libc::SYS_fstat,             // files that a stub is to read itself
     libc::SYS_fcntl,             // the same, F_GETFL
+    libc::SYS_sched_yield,       // waiting for a guest's own call on a file
     libc::SYS_clock_gettime,     // processor time of a stub
     libc::SYS_membarrier,        // memory barriers of guests
 ];
@@ -175,6 +182,8 @@ struct Shared {
     patching: bool,
     /// Whether the host refuses no change of a mapping unless it runs out of memory.
     mapping_lasts: bool,
+    /// What guests may do with files by themselves as far as the host's limits go.
+    direct: Uses,
     counters: Counters,
 }
 
@@ -229,7 +238,6 @@ pub struct Tuning {
 /// Whether the host neither counts what is mapped, beyond refusing the absurd, nor has been given a low limit of mappings.
 fn mapping_lasts(procfs: &OwnedFd) -> bool {
     use host::rustix::fs::{Mode, OFlags, openat};
-    use host::rustix::process::{Resource, getrlimit};
     let number = |name: &str| {
         let file = openat(procfs, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let mut text = [0; 24];
@@ -240,6 +248,14 @@ fn mapping_lasts(procfs: &OwnedFd) -> bool {
     unlimited
         && number("sys/vm/overcommit_memory").is_some_and(|mode| mode < 2)
         && number("sys/vm/max_map_count").is_some_and(|count| count >= MAPPINGS_MIN)
+}
+
+/// What guests may do with files by themselves: nothing if a stub cannot have as many, and not write if files may become only
+/// so large, since SIGXFSZ would be the end of a stub.
+fn direct_uses() -> Uses {
+    let limit = |what| getrlimit(what).current;
+    let read = limit(Resource::Nofile).is_none_or(|most| most >= DIRECT.end.into());
+    Uses { read, write: read && limit(Resource::Fsize).is_none() }
 }
 
 /// How many mappings a process can have on any host that is as it comes.
@@ -261,6 +277,7 @@ impl StubPlatform {
             fpu,
             spinning: Spinning::new(tuning.waiting, procfs.as_ref()),
             mapping_lasts: procfs.as_ref().is_some_and(mapping_lasts),
+            direct: direct_uses(),
             procfs,
             reaper: Reaper::start()?,
             patching: tuning.patching == Patching::On,

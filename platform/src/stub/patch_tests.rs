@@ -151,7 +151,7 @@ guest_code!(
 const SPARE: u64 = 0x4000_0000;
 
 /// Calls until the site is hot, and patches it.
-fn patch_next(context: &mut dyn Context) {
+pub(super) fn patch_next(context: &mut dyn Context) {
     for _ in 0..600 {
         syscall(context);
         if context.hot_call().is_some() {

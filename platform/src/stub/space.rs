@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::Shared;
 use super::context::Interrupt;
+use super::direct::Directs;
 use super::layout::*;
 use super::memory::Held;
 use super::patch::Sites;
@@ -115,6 +116,8 @@ pub struct Space {
     pub holds: AtomicBool,
     /// The files that it has for longer.
     pub residents: Residents,
+    /// The open files that guest threads use by themselves.
+    pub directs: Directs,
     runners: Runners,
     /// Whether it ever had a second thread.
     threaded: AtomicBool,
@@ -150,6 +153,7 @@ impl Space {
             files: Mutex::default(),
             holds: AtomicBool::new(false),
             residents: Residents::default(),
+            directs: Directs::default(),
             runners: Runners::default(),
             threaded: AtomicBool::new(false),
         })
@@ -228,6 +232,17 @@ impl Space {
                 Err(error)
             }
         }
+    }
+
+    /// The slots in use.
+    pub fn slots(&self) -> Vec<Arc<Slot>> {
+        self.threads.lock().used.clone()
+    }
+
+    /// The first slot, whoever uses it.
+    pub fn first_slot(&self) -> SysResult<Arc<Slot>> {
+        let used = self.threads.lock().used.iter().find(|slot| slot.index == 0).cloned();
+        used.map_or_else(|| self.memory.slot(0), Ok)
     }
 
     /// Gives back a slot that no thread was started on.

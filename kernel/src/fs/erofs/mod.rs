@@ -242,7 +242,7 @@ impl Node {
 
     /// Copies the content to an empty file, with its holes. One in which the same pieces come
     /// again and again is refused: it could be endless.
-    pub fn copy_to(&self, file: &OwnedFd) -> SysResult<()> {
+    pub fn copy_to(&self, file: &Arc<OwnedFd>) -> SysResult<()> {
         let (image, size) = (&self.shared.image, self.record.metadata.size);
         rustix::fs::ftruncate(file, size)?;
         let mut buffer = Vec::new();

@@ -26,7 +26,7 @@ fn image(options: &[&str], fill: impl FnOnce(&Path)) -> Option<(tempfile::TempDi
 
 fn mount(bytes: &[u8]) -> Result<Arc<ErofsFs>, Error> {
     let memory = rustix::fs::memfd_create(c"image", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    write_host(&memory, 0, &mut UserReader::buffer(bytes)).unwrap();
+    write_host(&Arc::new(memory.try_clone().unwrap()), 0, &mut UserReader::buffer(bytes)).unwrap();
     ErofsFs::new(memory)
 }
 

@@ -10,19 +10,19 @@ use parking_lot::Mutex;
 
 use super::HostInode;
 use crate::error::SyscallResult;
-use crate::fs::{AT_END, DirectorySink, File, FileType, Inode, Mappable, OpenFile, Whence};
+use crate::fs::{AT_END, DirectorySink, File, FileType, Inode, Mappable, OpenFile, Whence, direct};
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::Events;
 
 /// Reads at `offset` of a host file.
 pub fn read_host(fd: &Arc<OwnedFd>, offset: u64, to: &mut UserWriter<'_>) -> SysResult<usize> {
-    to.fill_from(fd, offset)
+    to.fill_from(fd, Some(offset))
 }
 
 /// Writes at `offset` of a host file.
-pub fn write_host(fd: &OwnedFd, offset: u64, from: &mut UserReader<'_>) -> SysResult<(usize, u64)> {
-    let count = from.drain_to(fd, offset)?;
+pub fn write_host(fd: &Arc<OwnedFd>, offset: u64, from: &mut UserReader<'_>) -> SysResult<(usize, u64)> {
+    let count = from.drain_to(fd, Some(offset))?;
     Ok((count, offset + count as u64))
 }
 
@@ -49,6 +49,8 @@ pub fn seek_host(fd: &OwnedFd, offset: i64, whence: Whence) -> SysResult<Option<
 /// An open regular file of the host.
 pub(super) struct HostRegular {
     pub fd: Arc<OwnedFd>,
+    /// Whether the host's description is this one's alone.
+    pub own: bool,
 }
 
 impl OpenFile for HostRegular {
@@ -62,8 +64,16 @@ impl OpenFile for HostRegular {
 
     fn write_at(&self, file: &File, offset: u64, from: &mut UserReader<'_>) -> SyscallResult<(usize, u64)> {
         let flags = file.flags();
-        let written =
-            if offset == AT_END { append_host(&self.fd, from)? } else { write_host(&self.fd, offset, from)? };
+        let written = match offset {
+            AT_END => append_host(&self.fd, from)?,
+            // The host's description may have come to append, for this file or for the one whose it is.
+            _ if (flags.contains(OpenFlags::APPEND) || !self.own)
+                && rustix::fs::fcntl_getfl(&self.fd)?.contains(rustix::fs::OFlags::APPEND) =>
+            {
+                direct::write_exactly(&self.fd, offset, from)?
+            }
+            _ => write_host(&self.fd, offset, from)?,
+        };
         if flags.contains(OpenFlags::DSYNC) {
             rustix::fs::fdatasync(&self.fd)?;
         }
@@ -72,13 +82,20 @@ impl OpenFile for HostRegular {
 
     fn seek(&self, file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
         match whence {
-            Whence::Data | Whence::Hole => seek_host(&self.fd, offset, whence)?.ok_or(Errno::EINVAL),
+            // To look for them moves the host's offset, which may be in use by whose it is.
+            Whence::Data | Whence::Hole if self.own => {
+                seek_host(&self.fd, offset, whence)?.ok_or(Errno::EINVAL)
+            }
             _ => file.seek_default(current, offset, whence),
         }
     }
 
     fn readiness(&self, _file: &File) -> Events {
         Events::READABLE | Events::WRITABLE
+    }
+
+    fn own_description(&self) -> Option<&Arc<OwnedFd>> {
+        self.own.then_some(&self.fd)
     }
 
     fn map(&self, _file: &File, _shared: bool, _writable: bool) -> SysResult<Mappable> {

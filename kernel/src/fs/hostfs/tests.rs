@@ -251,3 +251,65 @@ fn what_is_expected_to_be_a_file_is_opened_as_it_is_now() {
         assert!(root.lookup_opened(&*fs, new.as_bytes()).unwrap().1.is_none());
     }
 }
+
+#[test]
+fn an_offset_goes_over_to_the_host_once() {
+    use crate::fs::file::Place;
+    use crate::fs::{File, Whence};
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("file"), "0123456789").unwrap();
+    let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+    let shared = HostFs::at(root, Writing::ReadWrite, Coherence::Shared, &Arc::default()).unwrap();
+    let open = |flags| {
+        let inode = shared.root_inode().child(b"file").unwrap();
+        let ops = Arc::clone(&inode).open(None, flags).map_err(SysError::errno).unwrap();
+        File::new(Place::Anonymous { name: String::new(), inode: Some(inode) }, ops, flags)
+    };
+    let (file, other) = (open(OpenFlags::RDWR), open(OpenFlags::RDWR));
+    let description = Arc::clone(file.ops().own_description().unwrap());
+    let on_host = || rustix::fs::tell(&description).unwrap();
+    assert_eq!(file.seek(3, Whence::Set), Ok(3));
+    assert_eq!(on_host(), 0);
+    file.move_offset_to_host().unwrap();
+    assert_eq!(on_host(), 3);
+    assert_eq!(file.seek(4, Whence::Current), Ok(7));
+    file.take_back(2);
+    assert_eq!((on_host(), file.with_offset(|offset| *offset)), (5, 5));
+    file.with_offset(|offset| *offset = 9);
+    file.move_offset_to_host().unwrap();
+    assert_eq!(
+        (on_host(), file.seek(-1, Whence::End), file.seek(-20, Whence::End)),
+        (9, Ok(9), Err(Errno::EINVAL))
+    );
+    // The host appends when the file does.
+    let appends = || rustix::fs::fcntl_getfl(&description).unwrap().contains(rustix::fs::OFlags::APPEND);
+    file.set_flags(OpenFlags::APPEND).unwrap();
+    assert!(appends());
+    file.set_flags(OpenFlags::empty()).unwrap();
+    assert!(!appends());
+    // Another description is none of it.
+    assert_eq!(other.seek(0, Whence::Current), Ok(0));
+    // What has no name is opened again by the same description of the host's, whose offset then stays as it is.
+    std::fs::remove_file(place.path().join("file")).unwrap();
+    let shared_inode = file.inode().unwrap();
+    drop(other);
+    let again = Arc::clone(&shared_inode).open(None, OpenFlags::RDWR);
+    if let Ok(ops) = again {
+        assert!(ops.own_description().is_none());
+        let again = File::new(
+            Place::Anonymous { name: String::new(), inode: Some(shared_inode) },
+            ops,
+            OpenFlags::RDWR,
+        );
+        assert_eq!(again.seek(2, Whence::Data), Ok(2));
+        assert_eq!(again.move_offset_to_host(), Err(Errno::EINVAL));
+        assert_eq!(on_host(), 9);
+    }
+    // Where nobody changes files, readers share what is open.
+    let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+    std::fs::write(place.path().join("other"), "").unwrap();
+    let exclusive = HostFs::at(root, Writing::ReadOnly, Coherence::Exclusive, &Arc::default()).unwrap();
+    let inode = exclusive.root_inode().child(b"other").unwrap();
+    let ops = inode.open(None, OpenFlags::empty()).map_err(SysError::errno).unwrap();
+    assert!(ops.own_description().is_none());
+}

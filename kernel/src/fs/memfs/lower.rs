@@ -113,7 +113,7 @@ impl LowerContent {
     }
 
     /// Copies it to an empty file. Holes stay holes.
-    pub fn copy_to(&self, file: &OwnedFd) -> SysResult<()> {
+    pub fn copy_to(&self, file: &Arc<OwnedFd>) -> SysResult<()> {
         match self {
             LowerContent::Host(fd) => copy_data(fd, file, self.size()?),
             LowerContent::Image(image) => image.copy_to(file),
@@ -122,7 +122,7 @@ impl LowerContent {
 }
 
 /// Copies what is data in the first `size` bytes.
-fn copy_data(from: &OwnedFd, to: &OwnedFd, size: u64) -> SysResult<()> {
+fn copy_data(from: &OwnedFd, to: &Arc<OwnedFd>, size: u64) -> SysResult<()> {
     rustix::fs::ftruncate(to, size)?;
     let mut buffer = vec![0; PIECE];
     let mut at = 0;

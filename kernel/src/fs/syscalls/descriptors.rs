@@ -27,6 +27,7 @@ fn replace(task: &CurrentTask, old: Fd, new: Fd, close_on_exec: bool) -> Syscall
         // What goes wrong in this close is not told, as in Linux.
         crate::fs::locks::release_process(task.group.pid, &closed);
         let _ = closed.ops().flush(task);
+        task.descriptor_closed(&closed);
     }
     Ok(new)
 }

@@ -2,6 +2,7 @@
 
 use abi::Errno;
 use abi::fs::OpenFlags;
+use platform::Uses;
 
 use crate::error::SyscallResult;
 use crate::fs::file::Append;
@@ -25,6 +26,7 @@ fn check_not_directory(file: &File) -> SyscallResult<()> {
 pub fn read(task: &CurrentTask, fd: Fd, buffer: u64, count: usize) -> SyscallResult<usize> {
     let file = task.file(fd)?;
     check_not_directory(&file)?;
+    task.note_use(fd, &file, Uses::READ, count);
     if !file.ops().has_positions() {
         return file.read(task, &mut task.writer(buffer, count));
     }
@@ -36,6 +38,7 @@ pub fn read(task: &CurrentTask, fd: Fd, buffer: u64, count: usize) -> SyscallRes
 /// `write(2)`.
 pub fn write(task: &CurrentTask, fd: Fd, buffer: u64, count: usize) -> SyscallResult<usize> {
     let file = task.file(fd)?;
+    task.note_use(fd, &file, Uses::WRITE, count);
     file.write(task, &mut task.reader(buffer, count))
 }
 
@@ -48,13 +51,16 @@ pub fn pread64(task: &CurrentTask, fd: Fd, buffer: u64, count: usize, offset: i6
     let offset = position(offset)?;
     let file = task.file(fd)?;
     check_not_directory(&file)?;
+    task.note_use(fd, &file, Uses::READ, count);
     file.read_at(offset, &mut task.writer(buffer, count).delivering())
 }
 
 /// `pwrite64(2)`.
 pub fn pwrite64(task: &CurrentTask, fd: Fd, buffer: u64, count: usize, offset: i64) -> SyscallResult<usize> {
     let offset = position(offset)?;
-    task.file(fd)?.write_at(task, offset, &mut task.reader(buffer, count))
+    let file = task.file(fd)?;
+    task.note_use(fd, &file, Uses::WRITE, count);
+    file.write_at(task, offset, &mut task.reader(buffer, count))
 }
 
 /// `readv(2)`.

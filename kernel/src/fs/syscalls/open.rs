@@ -83,6 +83,7 @@ pub fn openat2(
 /// `close(2)`.
 pub fn close(task: &CurrentTask, fd: Fd) -> SyscallResult<()> {
     let file = task.files().remove(fd)?;
+    task.descriptor_closed(&file);
     crate::fs::locks::release_process(task.group.pid, &file);
     file.ops().flush(task)?;
     Ok(())
@@ -108,6 +109,7 @@ pub fn close_range(task: &CurrentTask, first: u32, last: u32, flags: Flags) -> S
         return Ok(());
     }
     for file in files.remove_where(|fd, _| (first..=last).contains(&fd)) {
+        task.descriptor_closed(&file);
         crate::fs::locks::release_process(task.group.pid, &file);
         file.ops().flush(task)?;
     }

@@ -6,7 +6,7 @@
 //! word: no more than was asked for is believed, and the bytes in the buffer are what guest memory is, arbitrary.
 //!
 //! Between files and guest memory, the kernel fills or empties one half of the buffer while the stub copies the other. Files
-//! that the stub has itself ([`super::super::resident`]) it reads without that.
+//! that the stub has itself ([`super::super::resident`], [`super::super::direct`]) it reads and writes without that.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -91,16 +91,62 @@ impl StubContext {
         self.end(self.begin(Way::Out, address, 0, bytes.len()))
     }
 
-    /// Reads from a file into guest memory; `None` if that is better done in another way.
+    /// Has the stub make a call on a direct file with guest memory: `calls` are those with an offset and without. `None` if it
+    /// does not have the file.
+    fn use_direct(
+        &self,
+        file: &Arc<OwnedFd>,
+        calls: [i64; 2],
+        offset: Option<u64>,
+        (address, length): (u64, usize),
+    ) -> Option<SysResult<usize>> {
+        let number = self.space.directs.number(file)?;
+        let call = if offset.is_some() { calls[0] } else { calls[1] };
+        let mut done = 0;
+        let mut made = || {
+            while done < length {
+                let piece = (length - done).min(DIRECT_MAX);
+                let (address, offset) =
+                    (address + done as u64, offset.unwrap_or(0).saturating_add(done as u64));
+                self.put(&[[call as u64, number.into(), address, piece as u64, offset, 0, 0, 0]])?;
+                // As long as the file takes, unless somebody wants the thread back: guest code may have spoilt the command.
+                self.wait_done_while(|| !self.interrupt.is_wanted())?;
+                let count = usize::try_from(self.result()?).unwrap_or(usize::MAX).min(piece);
+                done += count;
+                if count < piece {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        match made() {
+            // Guest code has closed it.
+            Err(Errno::EBADF) if done == 0 => None,
+            // What is in guest memory, or in the file, counts, and an error after it is dropped.
+            Err(error) if done == 0 => Some(Err(error)),
+            _ => Some(Ok(done)),
+        }
+    }
+
+    /// Reads from a file into guest memory, at an offset or at its own; `None` if that is better done in another way.
     pub(super) fn copy_from_file(
         &self,
         file: &Arc<OwnedFd>,
-        offset: u64,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
         self.flush();
         let suitable = self.stub_copies(address, length);
+        if suitable || (length >= WORTH_WAKING && self.may_copy(address, length)) {
+            let calls = [libc::SYS_pread64, libc::SYS_read];
+            let direct = self.use_direct(file, calls, offset, (address, length));
+            if direct.is_some() {
+                return direct;
+            }
+        }
+        // What is read ahead, and then not written, would have moved the file's own offset.
+        let offset = offset?;
         if suitable || (length >= WORTH_WAKING && self.may_copy(address, length)) {
             let read = || self.read_resident(file, offset, address, length);
             let resident = read().or_else(|| {
@@ -154,36 +200,50 @@ impl StubContext {
 
     /// Gives the stub a file to keep.
     fn make_resident(&self, file: &Arc<OwnedFd>) {
-        self.space.residents.take(file, |number| {
-            let mut ask = [0; 8];
-            ask[0] = libc::SYS_mmap as u64;
-            ask[1..7].copy_from_slice(&memory::ASK);
-            let expecting = self.space.shared.notifications.calls_of(self.thread.id);
-            let given = self.put(&[ask]).is_ok()
-                && expecting
-                    .call(Some(self.space.pidfd.as_fd()), libc::SYS_mmap, &memory::ASK)
-                    .and_then(|call| expecting.answer_with(&call, file.as_fd(), number))
-                    .is_ok();
-            drop(expecting);
-            if !given {
-                self.space.kill();
-            }
-            given && self.wait_done().is_ok()
-        });
+        self.space.residents.take(file, |number| self.give_file(file, number));
+    }
+
+    /// Gives the stub a copy of a descriptor, with this number; whether it has it.
+    pub(super) fn give_file(&self, file: &Arc<OwnedFd>, number: u32) -> bool {
+        let mut ask = [0; 8];
+        ask[0] = libc::SYS_mmap as u64;
+        ask[1..7].copy_from_slice(&memory::ASK);
+        let expecting = self.space.shared.notifications.calls_of(self.thread.id);
+        let given = self.put(&[ask]).is_ok()
+            && expecting
+                .call(Some(self.space.pidfd.as_fd()), libc::SYS_mmap, &memory::ASK)
+                .and_then(|call| expecting.answer_with(&call, file.as_fd(), number))
+                .is_ok();
+        drop(expecting);
+        if !given {
+            self.space.kill();
+        }
+        given && self.wait_done().is_ok()
     }
 
     /// Closes files in the stub.
     pub(super) fn close(&self, numbers: &[u32]) {
-        let close = |number: &u32| [libc::SYS_close as u64, (*number).into(), 0, 0, 0, 0, 0, CALL_ALWAYS];
         // A stub that does not is gone.
-        let _ = self.calls(&numbers.iter().map(close).collect::<Vec<_>>());
+        let _ = self.calls(&numbers.iter().map(closing).collect::<Vec<_>>());
     }
 
-    /// Writes guest memory to a file; `None` if that is better done in another way.
+    /// Has the stub close files on its way back to the guest, unless it has something else to do then.
+    pub(super) fn close_later(&self, numbers: &[u32]) -> SysResult<()> {
+        if self.delivery.get().is_some() || self.pending.get() > 0 {
+            self.close(numbers);
+            return Ok(());
+        }
+        self.ready()?;
+        self.put_records(0, &numbers.iter().map(closing).collect::<Vec<_>>());
+        self.pending.set(numbers.len());
+        Ok(())
+    }
+
+    /// Writes guest memory to a file, at an offset or at its own; `None` if that is better done in another way.
     pub(super) fn copy_to_file(
         &self,
-        file: BorrowedFd<'_>,
-        offset: u64,
+        file: &Arc<OwnedFd>,
+        offset: Option<u64>,
         address: u64,
         length: usize,
     ) -> Option<SysResult<usize>> {
@@ -192,11 +252,21 @@ impl StubContext {
             && (sent.address, sent.length) == (address, length)
         {
             // It is there already.
-            return Some(self.slot().memory().write_file(file, offset, BUFFER, length).map_err(Errno::from));
+            let written = self.slot().memory().write_file(file.as_fd(), offset, BUFFER, length);
+            return Some(written.map_err(Errno::from));
         }
         self.flush();
         let suitable = self.stub_copies(address, length);
-        suitable.then(|| self.transfer_to_file(file, offset, address, length))
+        if length > 0 && (suitable || (length >= WORTH_WAKING && self.may_copy(address, length))) {
+            let calls = [libc::SYS_pwrite64, libc::SYS_write];
+            let direct = self.use_direct(file, calls, offset, (address, length));
+            if direct.is_some() {
+                return direct;
+            }
+        }
+        // One write at the file's own offset is one to everybody.
+        let offset = offset?;
+        suitable.then(|| self.transfer_to_file(file.as_fd(), offset, address, length))
     }
 
     /// [`StubContext::copy_from_file`] of memory in the guest's range.
@@ -213,7 +283,8 @@ impl StubContext {
         let mut failure = None;
         while read < length {
             let room = piece(length, read);
-            let count = memory.read_file(file, offset.saturating_add(read as u64), BUFFER + at, room);
+            let place = Some(offset.saturating_add(read as u64));
+            let count = memory.read_file(file, place, BUFFER + at, room);
             if let Some(earlier) = pending.take() {
                 let expected = earlier.length;
                 let done = self.end(earlier);
@@ -275,7 +346,7 @@ impl StubContext {
             let result = if count == 0 {
                 Err(Errno::EFAULT)
             } else {
-                let place = offset.saturating_add(start as u64);
+                let place = Some(offset.saturating_add(start as u64));
                 memory.write_file(file, place, BUFFER + ready, count).map_err(Errno::from)
             };
             match (result, next) {
@@ -295,6 +366,11 @@ impl StubContext {
             }
         }
     }
+}
+
+/// The call that closes a descriptor of the stub's.
+fn closing(number: &u32) -> memory::Call {
+    [libc::SYS_close as u64, (*number).into(), 0, 0, 0, 0, 0, CALL_ALWAYS]
 }
 
 /// The length of the next piece of a transfer: small ones first, so that both sides soon have something to do.
