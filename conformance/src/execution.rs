@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -143,11 +144,18 @@ impl Run {
 
 /// Runs a program to its end, or until the time is over; then its whole process group is killed.
 fn run(place: Place<'_>, program: &Path, arguments: &[String], limit: Duration) -> anyhow::Result<Run> {
+    // What is not below it is a layer in memory inside.
+    let volume =
+        tempfile::Builder::new().prefix("conformance-volume.").tempdir().context("making a volume")?;
+    let mut permissions = std::fs::metadata(volume.path())?.permissions();
+    permissions.set_mode(0o777);
+    std::fs::set_permissions(volume.path(), permissions).context("opening the volume to all")?;
     let mut command = match place {
         Place::Native => Command::new(program),
         Place::Inside(nacelle) => {
             let mut command = Command::new(nacelle);
-            command.args(["do", "--"]).arg(program);
+            let path = volume.path().display();
+            command.arg("do").arg(format!("--volume={path}:{path}")).arg("--").arg(program);
             command
         }
     };
@@ -155,6 +163,7 @@ fn run(place: Place<'_>, program: &Path, arguments: &[String], limit: Duration) 
     let mut child = command
         .args(arguments)
         .current_dir("/")
+        .env("TEST_VOLUME", volume.path())
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
         .stderr(writer)
