@@ -52,9 +52,13 @@ fn programs_behave_as_they_do_outside() {
 }
 
 /// What the log says of a program's system calls: how many were trapped, and how many came from patched sites.
-fn calls_of(program: &str) -> (u64, u64) {
-    let output =
-        nacelle().args(["--debug", "do", "--", "sh", "-c", program]).output().expect("nacelle starts");
+fn calls_of(options: &[&str], program: &str) -> (u64, u64) {
+    let output = nacelle()
+        .args(["--debug", "do"])
+        .args(options)
+        .args(["--", "sh", "-c", program])
+        .output()
+        .expect("nacelle starts");
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{log}");
     let line = log.lines().rfind(|line| line.contains("how system calls came")).expect("the log has counts");
@@ -67,8 +71,28 @@ fn calls_of(program: &str) -> (u64, u64) {
 
 #[test]
 fn short_programs_learn_from_each_other_where_to_call_from() {
-    let (trapped, patched) = calls_of("i=0; while [ $i -lt 100 ]; do /bin/cat /dev/null; i=$((i+1)); done");
+    let (trapped, patched) =
+        calls_of(&[], "i=0; while [ $i -lt 100 ]; do /bin/cat /dev/null; i=$((i+1)); done");
     assert!(patched > 2000 && trapped < patched / 2, "{trapped} trapped, {patched} patched");
+}
+
+#[test]
+fn the_kernel_has_no_part_in_reading_and_writing_a_volume() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bytes: Vec<u8> = (0..5_120_000u32).map(|index| (index / 512 + index) as u8).collect();
+    std::fs::write(directory.path().join("in"), &bytes).expect("a file");
+    let volume = format!("--volume={}:/data", directory.path().display());
+    let copy = |output: &str| {
+        let (trapped, patched) = calls_of(&[&volume], &format!("dd if=/data/in of={output} bs=512 2>&1"));
+        trapped + patched
+    };
+    // Of 20,000 calls.
+    let calls = copy("/data/out");
+    assert!(calls < 2000, "{calls}");
+    assert!(std::fs::read(directory.path().join("out")).expect("the copy") == bytes);
+    // What is in memory is the kernel's.
+    let calls = copy("/tmp/nacelle-test-copy");
+    assert!((10_000..12_000).contains(&calls), "{calls}");
 }
 
 #[test]
