@@ -367,6 +367,11 @@ pub trait Context: Send {
     /// Processor time that guest code has used in this thread (time in the kernel is the kernel thread's own).
     fn cpu_time(&self) -> Duration;
 
+    /// The same as [`AddressSpace::peak`], asked in the quickest way. It may be the guest's own word, for the guest itself to hear.
+    fn peak(&mut self) -> u64 {
+        self.space().peak()
+    }
+
     /// The open files that threads of this address space use by themselves, if the platform can do that: *direct* files. Each is
     /// an open file description of the host's that stands for one of the guest's, and whose offset is the host's to keep. The
     /// calls are those for which [`OwnState::allow_direct`] has said yes, from patched code; what they return is the host's

@@ -44,7 +44,7 @@ pub fn getrusage(task: &CurrentTask, who: i32, usage: UserPtr<Rusage>) -> SysRes
             let of = |own: &Process| own.children_peak.clone();
             task.kernel.tasks.with(|tree| tree.process(task.group.pid).map(of).unwrap_or_default()).bytes()
         }
-        _ => task.memory().map_or(0, |memory| memory.space().peak()),
+        _ => task.context.borrow_mut().peak(),
     };
     task.write_object(usage, &rusage(times, peak))
 }

@@ -998,6 +998,13 @@ impl Context for StubContext {
         self.slot().memory().load(RESTORED)
     }
 
+    fn peak(&mut self) -> u64 {
+        // The host formats a whole page of text to tell another process.
+        let spins = self.habits.stub_spins(&self.space.shared.spinning) && !self.slot().stub_sleeps();
+        let told = spins.then(|| self.host_peak()).flatten();
+        told.unwrap_or_else(|| self.space.peak())
+    }
+
     fn cpu_time(&self) -> Duration {
         self.interrupt.note_cpu_time(self.host_cpu_time())
     }
@@ -1103,6 +1110,16 @@ impl StubContext {
         }
         let place = BUFFER + CALL_SIZE;
         self.calls(&[self.clock_to(place)]).ok().map(|()| self.time_at(place))
+    }
+
+    /// [`Context::peak`] as the stub hears it from the host.
+    pub(super) fn host_peak(&self) -> Option<u64> {
+        let place = BUFFER + CALL_SIZE;
+        let address = slot_address(self.slot().index) + place as u64;
+        let who = libc::RUSAGE_SELF as u64;
+        self.calls(&[[libc::SYS_getrusage as u64, who, address, 0, 0, 0, 0, 0]]).ok()?;
+        let kib = self.slot().memory().load(place + std::mem::offset_of!(libc::rusage, ru_maxrss));
+        Some(kib.saturating_mul(1024))
     }
 
     /// The call that puts the thread's processor time into the slot.

@@ -11,6 +11,7 @@
 //! | `close` | an fd that was mapped | allow |
 //! | `sched_yield` | the guest's own, from a patched call site | allow |
 //! | `clock_gettime` of the thread's processor time | accounting | allow |
+//! | `getrusage` of the process | the same | allow |
 //! | `prctl(PR_SET_PDEATHSIG, SIGKILL)` | a stub never outlives the sandbox process | allow |
 //! | `prctl(PR_SET_NAME)`, `prctl(PR_SET_MM, PR_SET_MM_MAP)` | the looks of the process in `/proc` | allow |
 //! | private `mmap` of fd 0 | mapping a file that the kernel has handed over | allow |
@@ -167,6 +168,11 @@ pub fn program(text: u64, length: usize) -> Vec<sock_filter> {
         program.if_equal(number as u32, RET_ALLOW);
     }
     program.if_equal(libc::SYS_clone as u32, RET_NOTIFY);
+    program.call(libc::SYS_getrusage, |rules| {
+        rules.load(argument(0));
+        rules.if_equal(libc::RUSAGE_SELF.cast_unsigned(), RET_ALLOW);
+        rules.ret(RET_KILL);
+    });
     program.call(libc::SYS_clock_gettime, |rules| {
         rules.load(argument(0));
         rules.if_equal(libc::CLOCK_THREAD_CPUTIME_ID.cast_unsigned(), RET_ALLOW);
@@ -289,6 +295,8 @@ mod tests {
         for shared in [1, 3] {
             assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x10 | shared, 0, 0]), RET_NOTIFY);
         }
+        assert_eq!(stub(libc::SYS_getrusage, [0; 6]), RET_ALLOW);
+        assert_eq!(stub(libc::SYS_getrusage, [libc::RUSAGE_CHILDREN as u64, 0, 0, 0, 0, 0]), RET_KILL);
         assert_eq!(stub(libc::SYS_clone, [0; 6]), RET_NOTIFY);
         assert_eq!(stub(libc::SYS_prctl, [1, 9, 0, 0, 0, 0]), RET_ALLOW);
         assert_eq!(stub(libc::SYS_prctl, [1, 0, 0, 0, 0, 0]), RET_KILL);

@@ -259,6 +259,19 @@ fn tempfile() -> std::fs::File {
 }
 
 #[test]
+fn a_stub_tells_the_most_memory_that_it_has_had() {
+    let mut context = platform().shared.create().expect("an address space");
+    let size = 4 << 20;
+    context.memory(&[map(DATA, size / 4096, libc::PROT_READ | libc::PROT_WRITE)]).expect("memory");
+    assert_eq!(context.space().write(DATA, &vec![1; size as usize]), size as usize);
+    context.memory(&[MemoryOp::Unmap { address: DATA, length: size }]).expect("no memory");
+    let (told, listed) = (context.host_peak().expect("a thread that waits"), context.space().peak());
+    // Exact to some pages of each processor, and more of what the stub's own call has touched.
+    assert!(told.abs_diff(listed) < 1 << 20 && told > size / 4 * 3, "{told} {listed}");
+    assert_eq!(context.peak().abs_diff(told) >> 20, 0);
+}
+
+#[test]
 fn a_fork_sees_a_copy() {
     let mut guest = guest(CALL_LOOP);
     assert_eq!(guest.run(), Event::Syscall);
