@@ -572,3 +572,30 @@ TEST(threads_read_files_often) {
     for (int i = 0; i < 6; i++)
         CHECK_EQ(pthread_join(threads[i], NULL), 0);
 }
+
+TEST(buffers_end_where_addresses_do) {
+    enter_scratch();
+    int fd = open_pattern("file"), null = CHECK_OK(open("/dev/null", O_RDWR));
+    int pair[2];
+    CHECK_OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    unsigned char *buffer = allocate(4096);
+    size_t last = 0x7ffffffff000 - (uintptr_t)buffer;
+    size_t lengths[] = {last + 1, SIZE_MAX / 2, SIZE_MAX - (uintptr_t)buffer, SIZE_MAX};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        CHECK_ERR(read(fd, buffer, lengths[i]), EFAULT);
+        CHECK_ERR(pread(fd, buffer, lengths[i], 0), EFAULT);
+        CHECK_ERR(write(null, buffer, lengths[i]), EFAULT);
+        CHECK_ERR(pwrite(null, buffer, lengths[i], 0), EFAULT);
+        struct iovec two[2] = {{buffer, 1}, {buffer, lengths[i]}};
+        CHECK_ERR(writev(null, two, 2), lengths[i] <= SSIZE_MAX ? EFAULT : EINVAL);
+    }
+    // As much as a call moves is looked at, where all could be there.
+    CHECK_EQ(write(null, buffer, last), 0x7ffff000);
+    struct iovec one = {buffer, last};
+    CHECK_EQ(writev(null, &one, 1), 0x7ffff000);
+    unsigned char *end = (unsigned char *)(0x7ffffffff000 - 4096);
+    CHECK_ERR(send(pair[0], end, SIZE_MAX, MSG_DONTWAIT), EFAULT);
+    CHECK_ERR(recv(pair[1], end, 4097, MSG_DONTWAIT), EFAULT);
+    CHECK_EQ(write(pair[0], "12", 2), 2);
+    CHECK_EQ(recv(pair[1], buffer, SIZE_MAX, MSG_DONTWAIT), 2);
+}

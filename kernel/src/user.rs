@@ -20,6 +20,8 @@ pub const PATH_MAX: usize = 4096;
 pub const IOV_MAX: usize = 1024;
 /// The most bytes that one read or write transfers.
 pub const MAX_RW_COUNT: usize = 0x7fff_f000;
+/// The end of the addresses that a program can have.
+const USER_END: u64 = 0x7fff_ffff_f000;
 /// How much is copied at a time between a file and a guest: what stays in the processor's cache meanwhile.
 const CHUNK: usize = 64 * 1024;
 
@@ -228,23 +230,34 @@ impl CurrentTask {
             if i64::try_from(vector.length).is_err() {
                 return Err(Errno::EINVAL);
             }
+            // Of a single one, Linux looks at what is left of it only.
+            let looked_at = if count == 1 { vector.length.min(left) } else { vector.length };
+            check_range(vector.base, looked_at)?;
             vector.length = vector.length.min(left);
             left -= vector.length;
         }
         Ok(vectors)
     }
 
-    /// Where a read of `length` bytes goes that the guest wants at `address`.
-    pub fn writer(&self, address: u64, length: usize) -> UserWriter<'_> {
+    /// Where a read of `length` bytes goes that the guest wants at `address`: `EFAULT` if that cannot all be the guest's.
+    pub fn writer(&self, address: u64, length: usize) -> SysResult<UserWriter<'_>> {
+        check_range(address, length as u64)?;
         let vector = IoVec { base: address, length: length.min(MAX_RW_COUNT) as u64 };
-        UserWriter::guest(self, vec![vector])
+        Ok(UserWriter::guest(self, vec![vector]))
     }
 
-    /// Where a write of `length` bytes comes from that the guest has at `address`.
-    pub fn reader(&self, address: u64, length: usize) -> UserReader<'_> {
+    /// Where a write of `length` bytes comes from that the guest has at `address`, likewise.
+    pub fn reader(&self, address: u64, length: usize) -> SysResult<UserReader<'_>> {
+        check_range(address, length as u64)?;
         let vector = IoVec { base: address, length: length.min(MAX_RW_COUNT) as u64 };
-        UserReader::guest(self, vec![vector])
+        Ok(UserReader::guest(self, vec![vector]))
     }
+}
+
+/// Whether a buffer may be the guest's, whatever of it is there.
+fn check_range(address: u64, length: u64) -> SysResult<()> {
+    let end = address.checked_add(length).ok_or(Errno::EFAULT)?;
+    if end <= USER_END { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
 /// The position in a vector of guest buffers.

@@ -17,7 +17,7 @@ use crate::fs::File;
 use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::task::CurrentTask;
-use crate::user::{IoVec, UserPtr, UserReader, UserWriter};
+use crate::user::{IoVec, MAX_RW_COUNT, UserPtr, UserReader, UserWriter};
 use crate::wait::{Deadline, Events};
 
 const MSG_OOB: u32 = 1;
@@ -355,7 +355,14 @@ pub fn sendto(
 ) -> SyscallResult<usize> {
     let open = Open::get(task, fd)?;
     let to = if name == 0 { None } else { Some(Address::read(task, name, name_length)?) };
-    send(task, &open, &mut task.reader(buffer, length), to, Ancillary::plain(task), flags.0)
+    send(
+        task,
+        &open,
+        &mut task.reader(buffer, length.min(MAX_RW_COUNT))?,
+        to,
+        Ancillary::plain(task),
+        flags.0,
+    )
 }
 
 /// `recvfrom(2)`.
@@ -369,7 +376,7 @@ pub fn recvfrom(
     name_length: UserPtr<i32>,
 ) -> SyscallResult<usize> {
     let open = Open::get(task, fd)?;
-    let received = receive(task, &open, &mut task.writer(buffer, length), flags.0)?;
+    let received = receive(task, &open, &mut task.writer(buffer, length.min(MAX_RW_COUNT))?, flags.0)?;
     if name != 0 {
         let encoded =
             received.sender.as_ref().map_or_else(Vec::new, |sender| address::encode(Some(sender.name())));

@@ -429,7 +429,7 @@ pub fn getrandom(task: &CurrentTask, buffer: u64, count: usize, flags: Flags) ->
     if flags.0 & !7 != 0 || flags.0 & 6 == 6 {
         return Err(Errno::EINVAL.into());
     }
-    let mut to = task.writer(buffer, count);
+    let mut to = task.writer(buffer, count.min(crate::user::MAX_RW_COUNT))?;
     Ok(to.fill(|chunk| {
         let mut done = 0;
         while done < chunk.len() {

@@ -28,9 +28,9 @@ pub fn read(task: &CurrentTask, fd: Fd, buffer: u64, count: usize) -> SyscallRes
     check_not_directory(&file)?;
     task.note_use(fd, &file, Uses::READ, count);
     if !file.ops().has_positions() {
-        return file.read(task, &mut task.writer(buffer, count));
+        return file.read(task, &mut task.writer(buffer, count)?);
     }
-    let count = file.read(task, &mut task.writer(buffer, count).delivering())?;
+    let count = file.read(task, &mut task.writer(buffer, count)?.delivering())?;
     task.delivers_at_offset(&file);
     Ok(count)
 }
@@ -39,7 +39,7 @@ pub fn read(task: &CurrentTask, fd: Fd, buffer: u64, count: usize) -> SyscallRes
 pub fn write(task: &CurrentTask, fd: Fd, buffer: u64, count: usize) -> SyscallResult<usize> {
     let file = task.file(fd)?;
     task.note_use(fd, &file, Uses::WRITE, count);
-    file.write(task, &mut task.reader(buffer, count))
+    file.write(task, &mut task.reader(buffer, count)?)
 }
 
 fn position(offset: i64) -> SyscallResult<u64> {
@@ -52,7 +52,7 @@ pub fn pread64(task: &CurrentTask, fd: Fd, buffer: u64, count: usize, offset: i6
     let file = task.file(fd)?;
     check_not_directory(&file)?;
     task.note_use(fd, &file, Uses::READ, count);
-    file.read_at(offset, &mut task.writer(buffer, count).delivering())
+    file.read_at(offset, &mut task.writer(buffer, count)?.delivering())
 }
 
 /// `pwrite64(2)`.
@@ -60,7 +60,7 @@ pub fn pwrite64(task: &CurrentTask, fd: Fd, buffer: u64, count: usize, offset: i
     let offset = position(offset)?;
     let file = task.file(fd)?;
     task.note_use(fd, &file, Uses::WRITE, count);
-    file.write_at(task, offset, &mut task.reader(buffer, count))
+    file.write_at(task, offset, &mut task.reader(buffer, count)?)
 }
 
 /// `readv(2)`.
