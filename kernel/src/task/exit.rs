@@ -127,6 +127,14 @@ pub(super) fn host_thread_time() -> Duration {
     Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
+/// Whom the end of a process concerns.
+#[derive(Default)]
+struct News {
+    signals: Vec<(Arc<ThreadGroup>, SigInfo)>,
+    /// Those who may wait for it, to be woken when the signals have been sent.
+    parents: Vec<Arc<ThreadGroup>>,
+}
+
 impl crate::Kernel {
     /// Decides how a thread group ends, unless that is decided, and tells its tasks.
     pub fn end_group(&self, group: &Arc<ThreadGroup>, status: ExitStatus) {
@@ -139,7 +147,7 @@ impl crate::Kernel {
     /// A process's last task has ended: its children get a new parent, and its own parent is told.
     fn process_ended(&self, group: &Arc<ThreadGroup>) {
         let status = group.exit.lock().unwrap_or(ExitStatus::Exited(0));
-        let mut signals: Vec<(Arc<ThreadGroup>, SigInfo)> = Vec::new();
+        let mut news = News::default();
         let pid = group.pid;
         self.end_with(group);
         crate::tty::terminal::leave(self, group, true);
@@ -162,16 +170,16 @@ impl crate::Kernel {
                     own.is_some_and(|(own, session)| own != group_of_child && session == process.session);
                 if let Some(signal) = process.group.signals.parent_death_signal() {
                     let number = process.group.pid_namespace.number(pid);
-                    signals.push((Arc::clone(&process.group), SigInfo::user(signal, 0, number, 0)));
+                    news.signals.push((Arc::clone(&process.group), SigInfo::user(signal, 0, number, 0)));
                 }
                 if let Some(parent) = tree.process_mut(reaper) {
                     parent.children.push(child);
                 }
                 if zombie.is_some() {
-                    self.tell_parent(tree, child, &mut signals);
+                    self.tell_parent(tree, child, &mut news);
                 }
                 if connection {
-                    Self::hang_up_if_orphaned(tree, group_of_child, &mut signals);
+                    Self::hang_up_if_orphaned(tree, group_of_child, &mut news.signals);
                 }
             }
             // It was what connected its process group to the rest of the session.
@@ -184,18 +192,19 @@ impl crate::Kernel {
                 process.zombie = Some(status);
                 process.telling = true;
             }
-            self.tell_parent(tree, pid, &mut signals);
+            self.tell_parent(tree, pid, &mut news);
             own_group.filter(|_| connection)
         });
         group.ending.reach(super::pidfd::Stage::Ended);
         crate::ptrace::process_ended(self, group, status);
         if let Some(own_group) = own_group {
-            self.tasks.with(|tree| Self::hang_up_if_orphaned(tree, own_group, &mut signals));
+            self.tasks.with(|tree| Self::hang_up_if_orphaned(tree, own_group, &mut news.signals));
         }
-        for (group, info) in signals {
+        for (group, info) in news.signals {
             signal::send_to_group(self, &group, info);
         }
         self.tasks.told(pid);
+        news.parents.iter().for_each(|parent| parent.child_queue.wake(Events::IN));
         // Whoever hears of the end finds nothing left of the process.
         group.container.record_exit(group, status);
         self.tasks.ended.wake(Events::IN);
@@ -229,7 +238,7 @@ impl crate::Kernel {
     }
 
     /// Tells a zombie's parent, or removes the zombie if the parent does not want to know.
-    fn tell_parent(&self, tree: &mut Tree, pid: Pid, signals: &mut Vec<(Arc<ThreadGroup>, SigInfo)>) {
+    fn tell_parent(&self, tree: &mut Tree, pid: Pid, news: &mut News) {
         let Some(process) = tree.process(pid) else { return };
         let Some(status) = process.zombie else { return };
         let exit_signal = process.exit_signal;
@@ -242,12 +251,12 @@ impl crate::Kernel {
         let parent_group = Arc::clone(&parent.group);
         let discard = exit_signal == Some(Signal::SIGCHLD) && parent_group.signals.discards_children();
         if let Some(signal) = exit_signal {
-            signals.push((Arc::clone(&parent_group), SigInfo { signo: signal.number(), ..info }));
+            news.signals.push((Arc::clone(&parent_group), SigInfo { signo: signal.number(), ..info }));
         }
         if discard {
             tree.reap(pid);
         }
-        parent_group.child_queue.wake(Events::IN);
+        news.parents.push(parent_group);
     }
 
     /// SIGHUP and SIGCONT for an orphaned process group with stopped members.

@@ -92,15 +92,20 @@ impl CurrentTask {
     /// Waits for a child of the selection with one of the wanted kinds of news. `None` for `WNOHANG` without news.
     fn wait_child(&self, selection: &Selection, options: u32) -> SyscallResult<Option<Found>> {
         let deadline = if options & WNOHANG != 0 { Deadline::Now } else { Deadline::Never };
-        let look = || loop {
+        let sleeps = deadline == Deadline::Never;
+        let look = |sleeps: bool| loop {
             match self.kernel.tasks.with(|tree| find(tree, self, selection, options)) {
+                // Who can sleep is woken when it is there: whoever tells may wait for a processor.
+                Err(Looked::Telling) if sleeps => return Err(Errno::EAGAIN.into()),
                 Err(Looked::Telling) => std::thread::yield_now(),
                 Err(Looked::Failed(error)) => return Err(error),
                 Ok(found) => return Ok(found),
             }
         };
-        match self.block_on(&self.group.child_queue, Events::IN, deadline, look) {
+        match self.block_on(&self.group.child_queue, Events::IN, deadline, || look(sleeps)) {
             Err(error) if error.is(Errno::EAGAIN) => Ok(None),
+            // It may be the signal of just such a child that ends the sleep.
+            Err(SysError::Restart(restart)) => look(false).map(Some).map_err(|_| restart.into()),
             result => result.map(Some),
         }
     }
