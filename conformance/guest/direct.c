@@ -965,3 +965,25 @@ TEST(a_filter_that_does_not_care_changes_nothing) {
     write_much(fd);
     CHECK_EQ(byte_at(fd, 0), 'w');
 }
+
+TEST(a_file_without_a_name_is_whatever_has_been_closed_of_it) {
+    enter_volume();
+    put_file("file", "content", 0644);
+    int first = CHECK_OK(open("file", O_RDWR)), second = CHECK_OK(open("file", O_RDWR));
+    int third = CHECK_OK(open("file", O_RDONLY));
+    CHECK_OK(close(second));
+    CHECK_OK(close(third));
+    CHECK_OK(unlink("file"));
+    put_file("file", "another", 0644);
+    struct stat status;
+    CHECK_OK(fstat(first, &status));
+    CHECK_EQ(status.st_nlink, 0);
+    CHECK_OK(ftruncate(first, 3));
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", first);
+    int again = CHECK_OK(open(path, O_RDWR));
+    CHECK_OK(fstat(again, &status));
+    CHECK_EQ(status.st_size, 3);
+    CHECK_OK(stat("file", &status));
+    CHECK_EQ(status.st_size, 7);
+}

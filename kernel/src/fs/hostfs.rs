@@ -384,15 +384,41 @@ impl Drop for HostInode {
 
 #[derive(Default)]
 struct Opened {
-    reading: Weak<OwnedFd>,
-    writing: Weak<OwnedFd>,
+    reading: Descriptors,
+    writing: Descriptors,
     /// The descriptor that came with a new file, for whoever opens it first.
     spare: Option<OwnedFd>,
 }
 
 impl Opened {
     fn any(&self) -> Option<Arc<OwnedFd>> {
-        self.writing.upgrade().or_else(|| self.reading.upgrade())
+        self.writing.get().or_else(|| self.reading.get())
+    }
+}
+
+/// Descriptors of a file, as long as somebody has them open.
+#[derive(Default)]
+struct Descriptors {
+    last: Weak<OwnedFd>,
+    /// Of these, some may be closed.
+    others: Vec<Weak<OwnedFd>>,
+}
+
+impl Descriptors {
+    fn add(&mut self, fd: &Arc<OwnedFd>) {
+        let before = std::mem::replace(&mut self.last, Arc::downgrade(fd));
+        if before.strong_count() == 0 {
+            return;
+        }
+        if self.others.len().is_power_of_two() {
+            self.others.retain(|fd| fd.strong_count() > 0);
+        }
+        self.others.push(before);
+    }
+
+    /// One that is open.
+    fn get(&self) -> Option<Arc<OwnedFd>> {
+        self.last.upgrade().or_else(|| self.others.iter().rev().find_map(Weak::upgrade))
     }
 }
 
@@ -563,7 +589,7 @@ impl HostInode {
             self.check_writable()?;
         }
         let keeps = access == Access::Read && self.shared.remembers();
-        if keeps && let Some(opened) = self.opened.lock().reading.upgrade() {
+        if keeps && let Some(opened) = self.opened.lock().reading.get() {
             // Nobody uses its offset, so one descriptor is as good as two.
             return Ok((opened, false));
         }
@@ -571,20 +597,23 @@ impl HostInode {
         if let Some(spare) = spare.filter(|_| access != Access::Read) {
             return Ok((self.note_opened(spare, access), true));
         }
-        match self.at(|directory, target| directory.open(target, access)) {
-            Ok(fd) => {
+        let opened = self.at(|directory, target| directory.open(target, access));
+        // Without another descriptor, nobody but who has just found the name can be here.
+        let another = |fd: &OwnedFd| self.opened.lock().any().is_some() && !self.is_open_as(fd);
+        match opened {
+            Ok(fd) if !another(&fd) => {
                 let fd = self.note_opened(fd, access);
                 if keeps {
                     self.shared.keep_file_open(&fd);
                 }
                 Ok((fd, !keeps))
             }
-            Err(Errno::ENOENT | Errno::ESTALE) => {
-                // The name is gone. Whoever has the file open already shares the descriptor, but for its offset.
+            Ok(_) | Err(Errno::ENOENT | Errno::ESTALE) => {
+                // The name is gone, or another file has it. Whoever has the file open already shares the descriptor, but for its offset.
                 let opened = self.opened.lock();
                 let shared = match access {
-                    Access::Read => opened.reading.upgrade(),
-                    Access::Write | Access::ReadWrite => opened.writing.upgrade(),
+                    Access::Read => opened.reading.get(),
+                    Access::Write | Access::ReadWrite => opened.writing.get(),
                 };
                 shared.map(|fd| (fd, false)).ok_or(Errno::ENOENT)
             }
@@ -592,14 +621,20 @@ impl HostInode {
         }
     }
 
+    /// Whether a descriptor is of this file.
+    fn is_open_as(&self, fd: &OwnedFd) -> bool {
+        let Identity { device, inode, .. } = self.identity;
+        rustix::fs::fstat(fd).is_ok_and(|status| (status.st_dev, status.st_ino) == (device, inode))
+    }
+
     fn note_opened(&self, fd: OwnedFd, access: Access) -> Arc<OwnedFd> {
         let fd = Arc::new(fd);
         let mut opened = self.opened.lock();
         if access != Access::Write {
-            opened.reading = Arc::downgrade(&fd);
+            opened.reading.add(&fd);
         }
         if access != Access::Read {
-            opened.writing = Arc::downgrade(&fd);
+            opened.writing.add(&fd);
         }
         fd
     }
@@ -614,7 +649,7 @@ impl HostInode {
     /// A descriptor by which these changes can be made, if the file is open: a new size takes one to write to it.
     fn open_for(&self, changes: &Changes) -> Option<Arc<OwnedFd>> {
         let opened = self.opened.lock();
-        if changes.size.is_some() { opened.writing.upgrade() } else { opened.any() }
+        if changes.size.is_some() { opened.writing.get() } else { opened.any() }
     }
 
     /// A descriptor of the file, if it is open and its name stands for something else by now.

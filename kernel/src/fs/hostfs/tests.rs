@@ -44,6 +44,43 @@ fn an_open_file_is_changed_whatever_its_name_stands_for() {
     drop(opened);
 }
 
+#[test]
+fn a_file_is_known_by_whichever_descriptor_is_open() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("file"), "content").unwrap();
+    let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
+    let shared = HostFs::at(root, Writing::ReadWrite, Coherence::Shared, &Arc::default()).unwrap();
+    let inode = shared.root_inode().child(b"file").unwrap();
+    let open = || inode.open_host(OpenFlags::RDWR);
+    let mut opened: Vec<_> = (0..20).map(|_| open().unwrap()).collect();
+    assert!(!Arc::ptr_eq(&opened[0], &opened[1]));
+    std::fs::write(place.path().join("other"), "another").unwrap();
+    std::fs::rename(place.path().join("other"), place.path().join("file")).unwrap();
+    // The last, some in between, and the first go; one stays.
+    opened.truncate(12);
+    opened.drain(..11);
+    assert_eq!(inode.metadata().unwrap().size, 7);
+    assert!(Arc::ptr_eq(&open().unwrap(), &opened[0]));
+    std::fs::remove_file(place.path().join("file")).unwrap();
+    assert!(Arc::ptr_eq(&open().unwrap(), &opened[0]));
+    opened.clear();
+    assert_eq!(open().err(), Some(Errno::ENOENT));
+    assert!(inode.opened.lock().writing.others.len() <= 32);
+}
+
+#[test]
+fn descriptors_that_are_closed_leave_little() {
+    let mut descriptors = Descriptors::default();
+    let open = || Arc::new(OwnedFd::from(std::fs::File::open("/").unwrap()));
+    let first = open();
+    descriptors.add(&first);
+    for _ in 0..100 {
+        descriptors.add(&open());
+    }
+    assert!(descriptors.others.len() <= 4);
+    assert!(Arc::ptr_eq(&descriptors.get().unwrap(), &first));
+}
+
 /// Held by who learns something: what one test does to a directory makes all of them ask anew.
 static LEARNING: Mutex<()> = Mutex::new(());
 
