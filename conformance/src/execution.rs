@@ -5,9 +5,9 @@ use std::fmt;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,13 +52,21 @@ const SINGLE_RUNS: usize = 64;
 /// How much output of a program is read.
 const OUTPUT_LIMIT: u64 = 4 << 20;
 
-/// The names of the program's cases, asked for natively.
+/// The names of the program's cases, asked for natively, and once: what runs natively is the only one of its program that does,
+/// so that those that it leaves behind are known by that.
 pub fn list(program: &Path) -> anyhow::Result<Vec<String>> {
+    static LISTS: Mutex<BTreeMap<PathBuf, Vec<String>>> = Mutex::new(BTreeMap::new());
+    let mut lists = LISTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(list) = lists.get(program) {
+        return Ok(list.clone());
+    }
     let run = run(Place::Native, program, &["--list".to_owned()], CASE_TIME)?;
     if !run.ended_well() {
         bail!("{} --list {}", program.display(), run.ending());
     }
-    Ok(run.output.lines().map(str::to_owned).collect())
+    let list: Vec<String> = run.output.lines().map(str::to_owned).collect();
+    lists.insert(program.to_owned(), list.clone());
+    Ok(list)
 }
 
 /// Runs the cases and returns an outcome for each. When the program dies or hangs half-way, the cases that it had no
