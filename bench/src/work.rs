@@ -25,7 +25,7 @@ pub const ALL: [Case; 8] = [
     work(
         "work-git",
         "`git status` in a tree of 100,000 files",
-        "cd $1/tree && git -c safe.directory='*' -c core.fsmonitor=false status --porcelain | wc -l",
+        "cd $1/tree && GIT_OPTIONAL_LOCKS=0 git -c safe.directory='*' -c core.fsmonitor=false status --porcelain | wc -l",
     ),
     work("work-tar", "`tar` of 100,000 small files", "tar -C $1 --exclude=.git -cf - tree | wc -c"),
     work("work-walk", "a walk over 100,000 files with lstat(2)", "find $1/tree -newer $1/file | wc -l"),

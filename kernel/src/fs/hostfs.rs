@@ -15,7 +15,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::fs::OpenFlags;
@@ -138,7 +138,7 @@ impl HostFs {
             files: Arc::clone(files),
             known: Mutex::default(),
             open: Mutex::default(),
-            looked_at: Mutex::default(),
+            looked_at: LookedAt::default(),
         });
         let inode = HostInode::new(&shared, &attributes, None, Some(Arc::new(root)));
         Ok(Arc::new(HostFs { device: attributes.device, root: inode, coherence }))
@@ -228,15 +228,37 @@ struct Shared {
     /// Inodes in use, so that two names of a file are one inode.
     known: Mutex<HashMap<Identity, Weak<HostInode>, Keyed>>,
     open: Mutex<KeptOpen>,
-    looked_at: Mutex<LookedAt>,
+    looked_at: LookedAt,
 }
 
-/// The regular file that was looked at last: many programs open what they have looked at. A directory is known by where it is
-/// in memory, which may be another's by now: it is no more than a hint.
+/// The regular file that was looked at last: many programs open what they have looked at. No more than a hint: a directory is
+/// known by where it is in memory, which may be another's by now, and a name by its ends.
 #[derive(Default)]
 struct LookedAt {
-    directory: usize,
-    name: Vec<u8>,
+    directory: AtomicUsize,
+    name: AtomicU64,
+}
+
+impl LookedAt {
+    fn ends(name: &[u8]) -> u64 {
+        let end = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+        match (name.first_chunk(), name.last_chunk()) {
+            (None, _) | (_, None) => name.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+            (first, last) => end(first).rotate_left(23) ^ end(last) ^ (name.len() as u64) << 48,
+        }
+    }
+
+    /// Notes that a name in a directory stood for a regular file.
+    fn note(&self, directory: &Arc<HostInode>, name: &[u8]) {
+        self.directory.store(Arc::as_ptr(directory).addr(), Ordering::Relaxed);
+        self.name.store(Self::ends(name), Ordering::Relaxed);
+    }
+
+    /// Whether that was the last.
+    fn is(&self, directory: &Arc<HostInode>, name: &[u8]) -> bool {
+        self.directory.load(Ordering::Relaxed) == Arc::as_ptr(directory).addr()
+            && self.name.load(Ordering::Relaxed) == Self::ends(name)
+    }
 }
 
 /// What is kept open, the oldest first.
@@ -255,20 +277,6 @@ impl Shared {
     /// Whether the host is to tell when names of directories change.
     fn watches(&self) -> bool {
         self.coherence == Coherence::Shared && self.keeps
-    }
-
-    /// Notes that a name in a directory stood for a regular file when it was looked at.
-    fn note_look(&self, directory: &Arc<HostInode>, name: &[u8]) {
-        let mut last = self.looked_at.lock();
-        last.directory = Arc::as_ptr(directory).addr();
-        last.name.clear();
-        last.name.extend_from_slice(name);
-    }
-
-    /// Whether that was the last that was looked at.
-    fn looked_at(&self, directory: &Arc<HostInode>, name: &[u8]) -> bool {
-        let last = self.looked_at.lock();
-        last.directory == Arc::as_ptr(directory).addr() && *last.name == *name
     }
 
     /// Keeps a file open that others may open soon.
@@ -479,7 +487,7 @@ impl HostInode {
             files: Arc::clone(&self.shared.files),
             known: Mutex::default(),
             open: Mutex::default(),
-            looked_at: Mutex::default(),
+            looked_at: LookedAt::default(),
         });
         Ok(HostInode::new(&shared, &attributes, None, Some(directory)))
     }
@@ -836,7 +844,7 @@ impl Inode for HostInode {
         let (attributes, directory) = directory.look_up(name_of(name)?)?;
         let kind = FileType::from_mode(attributes.mode);
         if kind == FileType::Regular {
-            self.shared.note_look(&self, name);
+            self.shared.looked_at.note(&self, name);
         }
         Ok(Some(match kind {
             FileType::Symlink => Looked::Link(self.known_child(name, &attributes, directory)),
@@ -849,7 +857,7 @@ impl Inode for HostInode {
         name: &[u8],
         expected: bool,
     ) -> SysResult<Option<(InodeRef, OpenFileRef)>> {
-        if !expected && !self.shared.looked_at(&self, name) {
+        if !expected && !self.shared.looked_at.is(&self, name) {
             return Ok(None);
         }
         let Some((fd, attributes)) = self.directory()?.open_expected(name_of(name)?) else { return Ok(None) };
