@@ -9,32 +9,30 @@ use std::time::Duration;
 
 use abi::signal::{SI_KERNEL, Signal};
 use abi::{Errno, SysResult};
-use host::process::Allowed;
 
 use super::filter::ARCHITECTURE;
 use super::frame;
 use super::layout::*;
+use super::memory;
 use super::patch::{self, Heat, Site};
-use super::slot::{Gone, Patience, Slot};
+use super::slot::{Gone, Slot};
 use super::space::{Space, Thread};
 use super::spin::Habits;
-use super::{memory, text};
 use crate::{
     AddressSpace, CallSite, Context, DefaultActions, Description, DirectFiles, Event, Fault, Interrupter,
     MemoryOp, OwnState, Pointed, Registers, Uses,
 };
 
+mod accounting;
 mod code;
+mod commands;
 mod copy;
+mod interrupt;
 
-/// For how many ticks ([`super::slot::TICK`]) an interrupt may go unanswered before the process is killed: its guest
-/// must have blocked the signal, by a frame of its own for the stub's `rt_sigreturn`.
-const INTERRUPT_TICKS: u32 = 5;
-/// For how many ticks a stub may carry out a command. Guest code in another thread may have spoilt it; and the host may
-/// have to unmap a great deal of memory.
-const COMMAND_TICKS: u32 = 20;
-/// See [`Interrupt::used_before`].
-const UNKNOWN: u64 = u64::MAX;
+use commands::place_of_record;
+pub use interrupt::Interrupt;
+use interrupt::Own;
+
 /// The most bytes of a delivery: to copy more than that twice costs more than to wait.
 const DELIVERY_MAX: usize = 16 << 10;
 
@@ -111,118 +109,6 @@ enum Stop {
     Frame(usize),
     /// In a patched call: the FPU state is in the thread.
     Call,
-}
-
-/// Brings a context back from guest code.
-#[derive(Debug)]
-pub struct Interrupt {
-    wanted: AtomicBool,
-    /// Whether the guest runs, or is about to.
-    in_guest: AtomicBool,
-    /// Ticks since the interrupt was noticed unanswered.
-    unanswered: AtomicU32,
-    /// Nanoseconds that the host thread had used when it became this guest thread; [`UNKNOWN`] until it has told.
-    used_before: AtomicU64,
-    /// The most that the guest thread was seen to have used: what it keeps when its process is gone.
-    used: AtomicU64,
-    space: Arc<Space>,
-    thread: i32,
-    slot: Arc<Slot>,
-}
-
-/// Where in a slot the record `index` of `COMMAND_CALLS` lies.
-fn place_of_record(index: usize) -> u64 {
-    (BUFFER + index * CALL_SIZE) as u64
-}
-
-impl Interrupter for Interrupt {
-    fn interrupt(&self) {
-        self.wanted.store(true, Ordering::SeqCst);
-        if self.is_in_guest() {
-            self.signal();
-        }
-    }
-
-    fn cpu_time(&self) -> Duration {
-        let single = self.space.single_thread_cpu_time();
-        self.note_cpu_time(single.or_else(|| self.space.thread_cpu_time(self.thread)))
-    }
-}
-
-/// What a guest thread may change by itself, where it has it.
-#[derive(Debug)]
-struct Own(Arc<Slot>);
-
-impl OwnState for Own {
-    fn mask(&self) -> u64 {
-        self.0.memory().load(MASK)
-    }
-
-    fn set_mask(&self, mask: u64) {
-        self.0.memory().store(MASK, mask);
-    }
-
-    fn robust_list(&self) -> u64 {
-        self.0.memory().load(ROBUST_LIST)
-    }
-
-    fn set_robust_list(&self, head: u64) {
-        self.0.memory().store(ROBUST_LIST, head);
-    }
-
-    fn offer(&self, offered: bool) {
-        self.0.field(OWN).store(offered.into(), Ordering::Relaxed);
-    }
-
-    fn allow_direct(&self, uses: Uses) {
-        self.0.allow(uses);
-    }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl Interrupt {
-    /// Whether the guest runs, or is about to.
-    pub fn is_in_guest(&self) -> bool {
-        self.in_guest.load(Ordering::SeqCst)
-    }
-
-    /// Whether somebody wants the context back.
-    fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::SeqCst)
-    }
-
-    /// Makes the guest stop for a moment.
-    pub fn signal(&self) {
-        let _ = self.space.signal_thread(self.thread, INTERRUPT_SIGNAL);
-    }
-
-    /// What the guest thread has used, when the host thread has used `host` (`None` if it cannot be asked any more).
-    /// Never less than before: the host's answers lag behind each other.
-    fn note_cpu_time(&self, host: Option<Duration>) -> Duration {
-        let before = self.used_before.load(Ordering::Relaxed);
-        let own = host.map_or(0, |host| nanoseconds(host).saturating_sub(before));
-        Duration::from_nanos(self.used.fetch_max(own, Ordering::Relaxed).max(own))
-    }
-
-    fn tick(&self) -> Result<(), Gone> {
-        self.space.shared.notifications.dismiss_unexpected();
-        if !self.wanted.load(Ordering::SeqCst) {
-            self.unanswered.store(0, Ordering::Relaxed);
-            return Ok(());
-        }
-        // A file of the host's may take its time, and the guest's call on it cannot be interrupted.
-        let patience = if self.slot.hazard().is_some() { COMMAND_TICKS } else { INTERRUPT_TICKS };
-        if self.unanswered.fetch_add(1, Ordering::Relaxed) < patience {
-            self.signal();
-            return Ok(());
-        }
-        tracing::warn!(pid = self.space.pid, "stub does not answer, killing it");
-        self.space.kill();
-        Err(Gone)
-    }
 }
 
 impl StubContext {
@@ -325,142 +211,6 @@ impl StubContext {
 
     fn slot(&self) -> &Slot {
         &self.thread.slot
-    }
-
-    /// Waits for the stub's next report; ends in time only if the stub is not hostile.
-    fn wait(&self, tick: &dyn Fn(u32) -> Result<(), Gone>) -> Result<(), Gone> {
-        self.slot().wait(&Patience { dead: &self.space.dead, tick })
-    }
-
-    /// Gives the turn to the stub.
-    fn post(&self, command: u32) {
-        let spin = self.habits.kernel_done(&self.space.shared.spinning, self.slot().stub_sleeps());
-        let slot = self.slot();
-        slot.post_waking(command, spin, |wake| {
-            let rules = &self.space.shared.spinning;
-            let here = |allowed: &Allowed| {
-                slot.comes_here();
-                allowed.wake_here(self.thread.id, wake)
-            };
-            if slot.is_here() || !self.habits.wakes_here(rules, here) {
-                wake();
-            }
-        });
-    }
-
-    /// Waits for the report after a command, or for the thread's first.
-    fn wait_done(&self) -> SysResult<()> {
-        self.wait_done_while(|| false)
-    }
-
-    /// [`StubContext::wait_done`], and beyond a command's time as long as `go_on` says so.
-    fn wait_done_while(&self, go_on: impl Fn() -> bool) -> SysResult<()> {
-        let rules = &self.space.shared.spinning;
-        if !self.slot().is_here() {
-            self.habits.spin(rules, false, |ticks| self.slot().spin(ticks));
-        }
-        let waited = self.wait(&|ticks| if ticks < COMMAND_TICKS || go_on() { Ok(()) } else { Err(Gone) });
-        if waited.is_err() {
-            self.space.kill();
-            return Err(Errno::ESRCH);
-        }
-        self.habits.guest_done(rules, self.slot().reported(), None, self.slot().is_here());
-        Ok(())
-    }
-
-    /// Makes sure that the stub thread waits for a command.
-    fn ready(&self) -> SysResult<()> {
-        if self.starting.get() {
-            self.wait_done()?;
-            self.starting.set(false);
-        }
-        if self.space.dead.load(Ordering::SeqCst) { Err(Errno::ESRCH) } else { Ok(()) }
-    }
-
-    /// The result of the command just done.
-    fn result(&self) -> SysResult<u64> {
-        let result = self.slot().result();
-        if (-4095..0).contains(&result) {
-            return Err(Errno::from_raw(i32::try_from(-result).unwrap_or(0)));
-        }
-        Ok(result.cast_unsigned())
-    }
-
-    /// Makes system calls in the stub that need no file.
-    fn calls(&self, calls: &[memory::Call]) -> SysResult<()> {
-        self.put(calls)?;
-        self.wait_done()?;
-        self.result().map(drop)
-    }
-
-    /// Tells the stub to make system calls.
-    fn put(&self, calls: &[memory::Call]) -> SysResult<()> {
-        self.flush();
-        self.ready()?;
-        let described = self.described.take().map(|described| {
-            memory::description(&described, slot_address(self.slot().index) + place_of_record(calls.len()))
-        });
-        let (more, count) = described.unwrap_or_default();
-        self.put_records(0, calls.iter().chain(&more));
-        self.slot().field(COUNT).store((calls.len() + count) as u32, Ordering::Relaxed);
-        self.post(COMMAND_CALLS);
-        Ok(())
-    }
-
-    /// Puts records behind the first `before`.
-    fn put_records<'a>(&self, before: usize, records: impl IntoIterator<Item = &'a memory::Call>) {
-        for (index, word) in records.into_iter().flatten().enumerate() {
-            self.slot().memory().store(BUFFER + CALL_SIZE * before + 8 * index, *word);
-        }
-    }
-
-    /// Makes the first so many calls in the buffer.
-    fn call_recorded(&self, count: usize) -> SysResult<()> {
-        self.slot().field(COUNT).store(count as u32, Ordering::Relaxed);
-        self.post(COMMAND_CALLS);
-        self.wait_done()?;
-        self.result().map(drop)
-    }
-
-    /// Gives up the file that the process may map more of, once the kernel has closed it.
-    fn close_unused(&self) {
-        if !self.space.holds.load(Ordering::Relaxed) {
-            return;
-        }
-        // Who has it locked is not done with it.
-        let Some(mut held) = self.space.files.try_lock() else { return };
-        if held.take_if(|held| held.strong_count() == 0).is_some() {
-            self.space.holds.store(false, Ordering::Relaxed);
-            let _ = self.calls(&[memory::CLOSE]);
-        }
-    }
-
-    /// Changes mappings, and hands the stub the files that it needs for that.
-    fn change_memory(&self, batch: &memory::Batch<'_>) -> SysResult<()> {
-        if batch.files.is_empty() {
-            return self.calls(&batch.calls);
-        }
-        self.ready()?;
-        let expecting = self.space.shared.notifications.calls_of(self.thread.id);
-        self.put(&batch.calls)?;
-        for (index, file) in &batch.files {
-            let arguments = &batch.calls[*index][1..7];
-            let asked = expecting.call(Some(self.space.pidfd.as_fd()), libc::SYS_mmap, arguments);
-            let answered = asked.and_then(|call| {
-                if arguments == memory::ASK {
-                    expecting.answer_with(&call, file.as_fd(), 0)
-                } else {
-                    expecting.proceed_with(&call, file.as_fd())
-                }
-            });
-            if answered.is_err() {
-                self.space.kill();
-                return Err(Errno::ESRCH);
-            }
-        }
-        drop(expecting);
-        self.wait_done()?;
-        self.result().map(drop)
     }
 
     /// The FPU state, if the thread has saved it with the patched call that it is in.
@@ -1077,76 +827,6 @@ impl StubContext {
         let mut bytes = vec![0; delivery.length];
         self.slot().memory().read(BUFFER, &mut bytes);
         bytes
-    }
-
-    /// Makes the stub start a host thread on `slot`; returns its id.
-    fn start_thread(&self, slot: &Slot) -> SysResult<i32> {
-        let stack = slot_stack(slot.index);
-        self.slot().memory().store(ARGUMENTS, stack);
-        let expecting = self.space.shared.notifications.calls_of(self.thread.id);
-        self.post(COMMAND_SPAWN);
-        let process = Some(self.space.pidfd.as_fd());
-        let answered = expecting
-            .call(process, libc::SYS_clone, &[text::SPAWN_FLAGS, stack, 0, 0, 0])
-            .and_then(|notification| expecting.proceed(&notification));
-        drop(expecting);
-        if answered.is_err() {
-            self.space.kill();
-            return Err(Errno::ESRCH);
-        }
-        self.wait_done()?;
-        let id = i32::try_from(self.result()?).map_err(|_| Errno::ESRCH)?;
-        // The stub's word is not enough: the id must at least be that of one of the process's threads.
-        if self.space.signal_thread(id, 0).is_err() {
-            self.space.kill();
-            return Err(Errno::ESRCH);
-        }
-        Ok(id)
-    }
-
-    fn host_cpu_time(&self) -> Option<Duration> {
-        if let Some(time) = self.space.single_thread_cpu_time() {
-            return Some(time);
-        }
-        let place = BUFFER + CALL_SIZE;
-        self.calls(&[self.clock_to(place)]).ok().map(|()| self.time_at(place))
-    }
-
-    /// [`Context::peak`] as the stub hears it from the host.
-    pub(super) fn host_peak(&self) -> Option<u64> {
-        let place = BUFFER + CALL_SIZE;
-        let address = slot_address(self.slot().index) + place as u64;
-        let who = libc::RUSAGE_SELF as u64;
-        self.calls(&[[libc::SYS_getrusage as u64, who, address, 0, 0, 0, 0, 0]]).ok()?;
-        let kib = self.slot().memory().load(place + std::mem::offset_of!(libc::rusage, ru_maxrss));
-        Some(kib.saturating_mul(1024))
-    }
-
-    /// The call that puts the thread's processor time into the slot.
-    fn clock_to(&self, place: usize) -> memory::Call {
-        let address = slot_address(self.slot().index) + place as u64;
-        let clock = libc::CLOCK_THREAD_CPUTIME_ID as u64;
-        [libc::SYS_clock_gettime as u64, clock, address, 0, 0, 0, 0, CALL_ALWAYS]
-    }
-
-    fn time_at(&self, place: usize) -> Duration {
-        let memory = self.slot().memory();
-        Duration::new(memory.load(place), memory.load(place + 8).min(999_999_999) as u32)
-    }
-
-    /// Has a thread that has run for others tell, on its way to the guest, for how long.
-    fn tell_time_used_before(&self) {
-        self.interrupt.used_before.store(UNKNOWN, Ordering::Relaxed);
-        self.put_records(0, &[self.clock_to(CLOCK)]);
-        self.pending.set(1);
-    }
-
-    /// Takes note of that.
-    fn note_time_used_before(&self) {
-        let used_before = &self.interrupt.used_before;
-        if used_before.load(Ordering::Relaxed) == UNKNOWN {
-            used_before.store(nanoseconds(self.time_at(CLOCK)).min(UNKNOWN - 1), Ordering::Relaxed);
-        }
     }
 }
 
