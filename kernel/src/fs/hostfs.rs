@@ -13,9 +13,8 @@
 //!
 //! Locks: a place, a handle, what was seen, and the tables in `Shared` are each held alone.
 
-use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::fs::OpenFlags;
@@ -28,7 +27,6 @@ use gofer::{
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, Mode};
 
-use super::hash::Keyed;
 use super::host_file::HostFile;
 use super::name_watch::{self, Standing};
 use super::{
@@ -38,15 +36,16 @@ use super::{
 use crate::error::{SysError, SyscallResult};
 use crate::task::CurrentTask;
 
+pub mod freshness;
 mod open;
+mod opened;
+mod shared;
 
 use open::{HostDirectory, HostRegular};
 pub use open::{list, read_host, seek_host, write_host};
-
-/// How many directories of a mount are kept open.
-const MAX_OPEN: usize = 1024;
-/// How many of the files that were opened last are kept open, where they stay what they are.
-const MAX_OPEN_FILES: usize = 64;
+use opened::Opened;
+pub use shared::HostFiles;
+use shared::{Identity, Shared};
 
 /// Whether guests may change a host directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,16 +129,7 @@ impl HostFs {
         files: &Arc<HostFiles>,
     ) -> SysResult<Arc<HostFs>> {
         let attributes = root.stat(Target::Itself)?;
-        let shared = Arc::new(Shared {
-            writing,
-            coherence,
-            devices,
-            keeps: !root.follows(),
-            files: Arc::clone(files),
-            known: Mutex::default(),
-            open: Mutex::default(),
-            looked_at: LookedAt::default(),
-        });
+        let shared = Arc::new(Shared::new(writing, coherence, devices, !root.follows(), Arc::clone(files)));
         let inode = HostInode::new(&shared, &attributes, None, Some(Arc::new(root)));
         Ok(Arc::new(HostFs { device: attributes.device, root: inode, coherence }))
     }
@@ -182,179 +172,6 @@ impl FileSystem for HostFs {
     }
 }
 
-/// What tells a file of the host from all others, those included that get its number after it is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    born: Option<(i64, i64)>,
-}
-
-impl From<&Attributes> for Identity {
-    fn from(attributes: &Attributes) -> Identity {
-        let born = attributes.born.map(|time| (time.sec, time.nsec));
-        Identity { device: attributes.device, inode: attributes.inode, born }
-    }
-}
-
-/// What the kernel keeps of files of the host, whichever mounts show them.
-#[derive(Default)]
-pub struct HostFiles {
-    commons: Mutex<HashMap<Identity, Weak<InodeCommon>, Keyed>>,
-}
-
-impl HostFiles {
-    fn common(&self, identity: Identity) -> Arc<InodeCommon> {
-        let mut commons = self.commons.lock();
-        if let Some(common) = commons.get(&identity).and_then(Weak::upgrade) {
-            return common;
-        }
-        if commons.len() > 1024 && commons.len().is_power_of_two() {
-            commons.retain(|_, common| common.strong_count() > 0);
-        }
-        let common = Arc::new(InodeCommon::new());
-        commons.insert(identity, Arc::downgrade(&common));
-        common
-    }
-}
-
-struct Shared {
-    writing: Writing,
-    coherence: Coherence,
-    devices: Devices,
-    /// Whether directories below are kept open. Where the host unmounts, one that is open would keep it from that.
-    keeps: bool,
-    files: Arc<HostFiles>,
-    /// Inodes in use, so that two names of a file are one inode.
-    known: Mutex<HashMap<Identity, Weak<HostInode>, Keyed>>,
-    open: Mutex<KeptOpen>,
-    looked_at: LookedAt,
-}
-
-/// The regular file that was looked at last: many programs open what they have looked at. No more than a hint: a directory is
-/// known by where it is in memory, which may be another's by now, and a name by its ends.
-#[derive(Default)]
-struct LookedAt {
-    directory: AtomicUsize,
-    name: AtomicU64,
-}
-
-impl LookedAt {
-    fn ends(name: &[u8]) -> u64 {
-        let end = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-        match (name.first_chunk(), name.last_chunk()) {
-            (None, _) | (_, None) => name.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-            (first, last) => end(first).rotate_left(23) ^ end(last) ^ (name.len() as u64) << 48,
-        }
-    }
-
-    /// Notes that a name in a directory stood for a regular file.
-    fn note(&self, directory: &Arc<HostInode>, name: &[u8]) {
-        self.directory.store(Arc::as_ptr(directory).addr(), Ordering::Relaxed);
-        self.name.store(Self::ends(name), Ordering::Relaxed);
-    }
-
-    /// Whether that was the last.
-    fn is(&self, directory: &Arc<HostInode>, name: &[u8]) -> bool {
-        self.directory.load(Ordering::Relaxed) == Arc::as_ptr(directory).addr()
-            && self.name.load(Ordering::Relaxed) == Self::ends(name)
-    }
-}
-
-/// What is kept open, the oldest first.
-#[derive(Default)]
-struct KeptOpen {
-    directories: VecDeque<Weak<HostInode>>,
-    files: VecDeque<Arc<OwnedFd>>,
-}
-
-impl Shared {
-    /// Whether attributes stay what they were when they were asked for.
-    fn remembers(&self) -> bool {
-        self.coherence == Coherence::Exclusive && self.writing == Writing::ReadOnly
-    }
-
-    /// Whether the host is to tell when names of directories change.
-    fn watches(&self) -> bool {
-        self.coherence == Coherence::Shared && self.keeps
-    }
-
-    /// Keeps a file open that others may open soon.
-    fn keep_file_open(&self, file: &Arc<OwnedFd>) {
-        let mut open = self.open.lock();
-        open.files.push_back(Arc::clone(file));
-        let closed = if open.files.len() > MAX_OPEN_FILES { open.files.pop_front() } else { None };
-        drop(open);
-        drop(closed);
-    }
-
-    /// Notes that a directory is kept open, and closes others for it that nobody uses right now.
-    fn keep_open(&self, inode: &Weak<HostInode>) {
-        let mut kept = self.open.lock();
-        let open = &mut kept.directories;
-        open.push_back(Weak::clone(inode));
-        let mut closed = Vec::new();
-        let excess = open.len().saturating_sub(MAX_OPEN);
-        for _ in 0..excess * 2 {
-            let Some(oldest) = open.pop_front() else { break };
-            let Some(inode) = oldest.upgrade() else { continue };
-            let mut handle = inode.handle.lock();
-            match handle.take_if(|handle| Arc::strong_count(handle) == 1) {
-                Some(handle) => {
-                    inode.standing.forget();
-                    closed.push(handle);
-                }
-                None if handle.is_some() => open.push_back(oldest),
-                None => {}
-            }
-            drop(handle);
-            if open.len() <= MAX_OPEN {
-                break;
-            }
-        }
-        drop(kept);
-    }
-}
-
-/// What is asked of the host once in a system call is not asked again in it.
-pub mod freshness {
-    use std::cell::Cell;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    /// How many system calls of a thread are numbered before it needs another range of numbers.
-    const RANGE: u64 = 1 << 32;
-    static NEXT: AtomicU64 = AtomicU64::new(RANGE);
-
-    thread_local! {
-        static DEPTH: Cell<u32> = const { Cell::new(0) };
-        static CALL: Cell<u64> = const { Cell::new(0) };
-    }
-
-    /// While it exists, what this thread asks of the host stays true for it. Nothing is waited for meanwhile.
-    pub struct Moment(());
-
-    /// Begins such a moment, or goes on with the one that there is.
-    #[must_use]
-    pub fn begin() -> Moment {
-        if DEPTH.replace(DEPTH.get() + 1) == 0 {
-            let next = CALL.get() + 1;
-            CALL.set(if next % RANGE == 1 { NEXT.fetch_add(RANGE, Ordering::Relaxed) + 2 } else { next });
-        }
-        Moment(())
-    }
-
-    impl Drop for Moment {
-        fn drop(&mut self) {
-            DEPTH.set(DEPTH.get() - 1);
-        }
-    }
-
-    /// The number of the moment, if there is one.
-    pub(in crate::fs) fn call() -> Option<u64> {
-        (DEPTH.get() > 0).then(|| CALL.get())
-    }
-}
-
 /// Where a file is: its directory, and its name there.
 type Place = (Arc<HostInode>, Box<[u8]>);
 
@@ -387,46 +204,6 @@ impl Drop for HostInode {
         if known.get(&self.identity).is_some_and(|inode| inode.strong_count() == 0) {
             known.remove(&self.identity);
         }
-    }
-}
-
-#[derive(Default)]
-struct Opened {
-    reading: Descriptors,
-    writing: Descriptors,
-    /// The descriptor that came with a new file, for whoever opens it first.
-    spare: Option<OwnedFd>,
-}
-
-impl Opened {
-    fn any(&self) -> Option<Arc<OwnedFd>> {
-        self.writing.get().or_else(|| self.reading.get())
-    }
-}
-
-/// Descriptors of a file, as long as somebody has them open.
-#[derive(Default)]
-struct Descriptors {
-    last: Weak<OwnedFd>,
-    /// Of these, some may be closed.
-    others: Vec<Weak<OwnedFd>>,
-}
-
-impl Descriptors {
-    fn add(&mut self, fd: &Arc<OwnedFd>) {
-        let before = std::mem::replace(&mut self.last, Arc::downgrade(fd));
-        if before.strong_count() == 0 {
-            return;
-        }
-        if self.others.len().is_power_of_two() {
-            self.others.retain(|fd| fd.strong_count() > 0);
-        }
-        self.others.push(before);
-    }
-
-    /// One that is open.
-    fn get(&self) -> Option<Arc<OwnedFd>> {
-        self.last.upgrade().or_else(|| self.others.iter().rev().find_map(Weak::upgrade))
     }
 }
 
@@ -479,16 +256,14 @@ impl HostInode {
     pub fn below_a_layer(&self) -> SysResult<Arc<HostInode>> {
         let directory = self.directory()?;
         let attributes = directory.stat(Target::Itself)?;
-        let shared = Arc::new(Shared {
-            writing: Writing::ReadOnly,
-            coherence: Coherence::Exclusive,
-            devices: self.shared.devices,
-            keeps: self.shared.keeps,
-            files: Arc::clone(&self.shared.files),
-            known: Mutex::default(),
-            open: Mutex::default(),
-            looked_at: LookedAt::default(),
-        });
+        let own = &self.shared;
+        let shared = Arc::new(Shared::new(
+            Writing::ReadOnly,
+            Coherence::Exclusive,
+            own.devices,
+            own.keeps,
+            Arc::clone(&own.files),
+        ));
         Ok(HostInode::new(&shared, &attributes, None, Some(directory)))
     }
 

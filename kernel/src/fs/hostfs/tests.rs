@@ -1,3 +1,5 @@
+use super::opened::Descriptors;
+use super::shared::{MAX_OPEN, MAX_OPEN_FILES};
 use super::*;
 use crate::fs::dentry::Dentry;
 use crate::fs::{File, Mappable};
