@@ -50,6 +50,8 @@ mod text;
 mod zygote;
 
 #[cfg(test)]
+mod answer_tests;
+#[cfg(test)]
 #[path = "../../tests/common/mod.rs"]
 mod common;
 #[cfg(test)]

@@ -17,7 +17,7 @@ macro_rules! guest_code {
             concat!("guest_code_end_", stringify!($name), ":"),
             ".popsection",
         );
-        fn $name() -> &'static [u8] {
+        pub(crate) fn $name() -> &'static [u8] {
             let (start, end): (usize, usize);
             // SAFETY: takes the addresses of two labels that delimit read-only bytes of this program.
             unsafe {
