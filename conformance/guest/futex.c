@@ -153,6 +153,10 @@ TEST(bitset_selects_the_waiter) {
 
 TEST(requeue_moves_waiters) {
     uint32_t from = 7, to = 7;
+    /* By code that has got warm: such calls may be made in another way. */
+    for (int round = 0; round < 200; round++) {
+        CHECK_EQ(futex(&to, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0), 0);
+    }
     struct waiter waiters[3];
     for (int index = 0; index < 3; index++) {
         waiters[index] = (struct waiter){.word = &from, .value = 7};
@@ -461,6 +465,58 @@ TEST(shared_semaphore) {
     struct timespec now;
     CHECK_OK(clock_gettime(CLOCK_REALTIME, &now));
     CHECK_ERR(sem_timedwait(semaphore, &now), ETIMEDOUT);
+}
+
+/* Baskets of tokens, which are taken and put back so fast that waits and wake-ups cross each other in every way. */
+struct basket {
+    uint32_t tokens;
+    char apart[60];
+};
+
+static struct basket baskets[2];
+
+static void take(struct basket *basket, int operation, const struct timespec *time) {
+    for (;;) {
+        uint32_t tokens = __atomic_load_n(&basket->tokens, __ATOMIC_SEQ_CST);
+        if (tokens == 0) {
+            long result = futex(&basket->tokens, operation, 0, time, NULL, FUTEX_BITSET_MATCH_ANY);
+            CHECK(result == 0 || errno == EAGAIN || errno == EINTR);
+        } else if (__atomic_compare_exchange_n(&basket->tokens, &tokens, tokens - 1, false, __ATOMIC_SEQ_CST,
+                                               __ATOMIC_SEQ_CST)) {
+            return;
+        }
+    }
+}
+
+static void *carry(void *argument) {
+    unsigned own = (unsigned)(long)argument;
+    /* So far away that it is as if there were none. */
+    struct timespec time = {1 << 30, 0};
+    for (unsigned round = 0; round < 10000; round++) {
+        bool bitset = (own + round) % 3 == 0;
+        struct basket *basket = &baskets[(own + round / 3) % 2];
+        take(basket, bitset ? FUTEX_WAIT_BITSET_PRIVATE : FUTEX_WAIT_PRIVATE, (own + round) % 5 == 0 ? &time : NULL);
+        __atomic_add_fetch(&basket->tokens, 1, __ATOMIC_SEQ_CST);
+        CHECK_OK(futex(&basket->tokens, bitset ? FUTEX_WAKE_BITSET_PRIVATE : FUTEX_WAKE_PRIVATE, 1, NULL, NULL,
+                       FUTEX_BITSET_MATCH_ANY));
+    }
+    return NULL;
+}
+
+/* A lost wake-up would leave somebody asleep beside a token. */
+TEST(no_wake_up_is_lost) {
+    baskets[0].tokens = baskets[1].tokens = 1;
+    for (int threads = 2; threads <= 8; threads *= 2) {
+        pthread_t carriers[8];
+        for (long index = 0; index < threads; index++) {
+            CHECK_EQ(pthread_create(&carriers[index], NULL, carry, (void *)index), 0);
+        }
+        for (int index = 0; index < threads; index++) {
+            CHECK_EQ(pthread_join(carriers[index], NULL), 0);
+        }
+        CHECK_EQ(baskets[0].tokens, 1);
+        CHECK_EQ(baskets[1].tokens, 1);
+    }
 }
 
 static pthread_barrier_t barrier;

@@ -109,6 +109,12 @@ pub trait AddressSpace: Send + Sync {
     /// Processor time that guest code has used in this address space, in all threads.
     fn cpu_time(&self) -> Duration;
 
+    /// Counts a thread that is about to wait for the word at `address` (`futex(2)`), or has ceased to (`waits`). Only what is
+    /// counted before the word is looked at may wait: guest code that wakes nobody need not come to the kernel for it.
+    fn count_waiter(&self, address: u64, waits: bool) {
+        let _ = (address, waits);
+    }
+
     /// Ends all guest threads in it at once. Their contexts' `run` returns [`Event::Died`]. Idempotent.
     fn kill(&self);
 }
@@ -349,7 +355,7 @@ pub trait Context: Send {
 
     /// Sets what the call `number` returns in this thread without an event, if it comes from patched code; `None` for
     /// nothing, which is where it starts. Numbers that the platform cannot answer are ignored. The platform does what
-    /// `sched_yield(2)` is for before it answers that.
+    /// `sched_yield(2)` is for before it answers that, and answers `futex(2)` only where that neither waits nor wakes anybody.
     fn set_answer(&mut self, number: u32, answer: Option<u32>) {
         let _ = (number, answer);
     }

@@ -1,7 +1,8 @@
 //! `futex(2)`: sleeping until a word of guest memory changes.
 //!
 //! Waiters stand in queues by key. A waiter compares the word and enters its queue under one lock, which a waker takes
-//! too, so that no wake-up is lost.
+//! too, so that no wake-up is lost. A waiter for memory that is its address space's own is counted there before it compares
+//! the word: where nobody is counted, the platform lets the guest wake nobody by itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
+use platform::AddressSpace;
 
 use crate::error::{Restart, SysError, SyscallResult};
 use crate::mm::FutexKey;
@@ -36,6 +38,39 @@ struct Sleeper {
     bits: u32,
     /// Where it waits now; changed by a requeue.
     key: Mutex<FutexKey>,
+    /// Where it is counted.
+    space: Arc<dyn AddressSpace>,
+}
+
+impl Sleeper {
+    fn count(&self, key: FutexKey, waits: bool) {
+        if let FutexKey::Private { address, .. } = key {
+            self.space.count_waiter(address, waits);
+        }
+    }
+
+    /// Makes it wait elsewhere. The queues are locked.
+    fn move_to(&self, key: FutexKey) {
+        self.count(key, true);
+        let before = std::mem::replace(&mut *self.key.lock(), key);
+        self.count(before, false);
+    }
+}
+
+/// Sleepers, counted as long as this exists.
+struct Sleepers(Vec<Arc<Sleeper>>);
+
+impl Sleepers {
+    fn new(sleepers: Vec<Arc<Sleeper>>) -> Sleepers {
+        sleepers.iter().for_each(|sleeper| sleeper.count(*sleeper.key.lock(), true));
+        Sleepers(sleepers)
+    }
+}
+
+impl Drop for Sleepers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|sleeper| sleeper.count(*sleeper.key.lock(), false));
+    }
 }
 
 /// All sleepers of a kernel.
@@ -99,15 +134,13 @@ impl Futexes {
     ) -> SyscallResult<usize> {
         let keys: SysResult<Vec<FutexKey>> =
             words.iter().map(|word| key(task, word.address, word.private)).collect();
-        let sleepers: Vec<Arc<Sleeper>> = keys?
-            .into_iter()
-            .zip(words)
-            .map(|(key, word)| {
-                let waiter = Arc::clone(&task.waiter);
-                let woken = AtomicBool::new(false);
-                Arc::new(Sleeper { waiter, woken, bits: word.bits, key: Mutex::new(key) })
-            })
-            .collect();
+        let sleepers = keys?.into_iter().zip(words).map(|(key, word)| {
+            let (waiter, space) = (Arc::clone(&task.waiter), Arc::clone(task.context.borrow().space()));
+            let (woken, key) = (AtomicBool::new(false), Mutex::new(key));
+            Arc::new(Sleeper { waiter, woken, bits: word.bits, key, space })
+        });
+        let counted = Sleepers::new(sleepers.collect());
+        let sleepers = &counted.0;
         {
             let mut queues = self.queues.lock();
             for word in words {
@@ -115,7 +148,7 @@ impl Futexes {
                     return Err(Errno::EAGAIN.into());
                 }
             }
-            for sleeper in &sleepers {
+            for sleeper in sleepers {
                 queues.entry(*sleeper.key.lock()).or_default().push(Arc::clone(sleeper));
             }
         }
@@ -123,7 +156,7 @@ impl Futexes {
         loop {
             let interrupted = task.interrupted();
             if woken().is_some() || interrupted || deadline.passed() {
-                self.leave(&sleepers);
+                self.leave(sleepers);
                 // Woken in the last moment: that counts.
                 return match woken() {
                     Some(index) => Ok(index),
@@ -173,7 +206,7 @@ impl Futexes {
             queues.remove(&from);
         }
         for sleeper in moved {
-            *sleeper.key.lock() = to;
+            sleeper.move_to(to);
             queues.entry(to).or_default().push(sleeper);
         }
         Ok((woken, count))

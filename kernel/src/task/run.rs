@@ -20,6 +20,7 @@ mod number {
     pub const GETEUID: u32 = 107;
     pub const GETEGID: u32 = 108;
     pub const GETTID: u32 = 186;
+    pub const FUTEX: u32 = 202;
 }
 
 /// The calls whose first or second argument, counted from zero, points to what they begin with: a path, or a few bytes; or to
@@ -137,7 +138,7 @@ impl CurrentTask {
         let unmapped = *credentials.user_namespace == *UserNamespace::root();
         let ids = ids.map(|(number, id)| (number, unmapped.then_some(id)));
         // Who runs when is the host's matter.
-        let pids = [pids[0], pids[1], (number::SCHED_YIELD, Some(0))];
+        let pids = [pids[0], pids[1], (number::SCHED_YIELD, Some(0)), (number::FUTEX, Some(0))];
         let watched = self.calls_are_watched();
         let pids = pids.map(|(number, pid)| (number, pid.filter(|_| !watched)));
         let ids = ids.map(|(number, id)| (number, id.filter(|_| !watched)));

@@ -129,7 +129,9 @@ impl StubContext {
         [PRISTINE, RESTORED].iter().for_each(|set| slot.memory().store(*set, 0));
         slot.field(OWN).store(0, Ordering::Relaxed);
         [MASK, ROBUST_LIST].iter().for_each(|own| slot.memory().store(*own, 0));
-        [ALLOWED, HAZARD].iter().for_each(|field| slot.field(*field).store(0, Ordering::SeqCst));
+        [ALLOWED, HAZARD, WATCH, WATCHED]
+            .iter()
+            .for_each(|field| slot.field(*field).store(0, Ordering::SeqCst));
         let interrupt = Arc::new(Interrupt {
             wanted: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
@@ -384,6 +386,17 @@ impl StubContext {
         Ok(COMMAND_RESUME)
     }
 
+    /// Says whether the guest may watch words that it is about to wait for.
+    fn let_watch(&self) {
+        let slot = self.slot();
+        let (watch, watched) = (slot.field(WATCH), slot.field(WATCHED));
+        let (left, watched) = (watch.load(Ordering::Relaxed), watched.load(Ordering::Relaxed));
+        let may = self.habits.watch(&self.space.shared.spinning, (left, watched));
+        if may != left {
+            watch.store(may, Ordering::Relaxed);
+        }
+    }
+
     /// Resumes the guest once.
     fn resume(&mut self) -> Result<Option<Event>, Gone> {
         self.trap = None;
@@ -415,6 +428,7 @@ impl StubContext {
             self.slot().field(DELIVERY).store(length as u32, Ordering::Relaxed);
         }
         self.slot().field(PENDING).store(self.pending.get() as u32, Ordering::Relaxed);
+        self.let_watch();
         self.post(command);
         self.interrupt.unanswered.store(0, Ordering::Relaxed);
         let rules = &self.space.shared.spinning;
@@ -729,7 +743,7 @@ impl Context for StubContext {
 
     fn set_answer(&mut self, number: u32, answer: Option<u32>) {
         let number = number as usize;
-        if number < ANSWER_COUNT {
+        if number < ANSWER_COUNT && (number as i64 != libc::SYS_futex || self.space.common().is_some()) {
             let answer = answer.and_then(|answer| answer.checked_add(1)).unwrap_or(0);
             self.slot().field(ANSWERS + 4 * number).store(answer, Ordering::Relaxed);
         }

@@ -286,9 +286,9 @@ impl DirectFiles for Space {
         let Some(number) = directs.number(file) else { return false };
         let table = match directs.table.get() {
             Some(table) => table,
-            None => match self.first_slot() {
-                Ok(slot) => directs.table.get_or_init(|| slot),
-                Err(_) => return false,
+            None => match self.common() {
+                Some(slot) => directs.table.get_or_init(|| Arc::clone(slot)),
+                None => return false,
             },
         };
         table.memory().double_word(place(fd)).store(entry(fd, number, uses), Ordering::SeqCst);

@@ -89,7 +89,7 @@ fn uses(file: &Arc<OwnedFd>, context: &mut StubContext, fd: u32, uses: Uses) -> 
 }
 
 /// A guest whose site has been patched.
-fn patched(platform: &super::StubPlatform, code: &[u8]) -> StubContext {
+pub(super) fn patched(platform: &super::StubPlatform, code: &[u8]) -> StubContext {
     let mut context = platform.shared.create().expect("a new address space");
     let length = (code.len() as u64).next_multiple_of(PAGE);
     context.memory(&[anonymous(CODE, length, RW), anonymous(DATA, DATA_SIZE, RW)]).expect("mappings");
@@ -315,7 +315,7 @@ fn files_are_closed_when_their_descriptors_are_unless_a_thread_uses_them() {
     assert_eq!(numbers(&context), [DIRECT_BOTH.start, DIRECT_WRITE.start]);
     assert_eq!(call(&mut copy, [3, DATA, 10, 0]), (DONE, 10));
     // A thread that claims to use a file keeps its number from being used for another.
-    SlotsOf::new(context.process_id()).claim(DIRECT_BOTH.start);
+    SlotsOf::new(context.process_id()).set_field(HAZARD, DIRECT_BOTH.start);
     space.revoke(4);
     context.keep_direct(&|file| !Arc::ptr_eq(file, &files[1]));
     assert_eq!(call(&mut context, [4, DATA, 10, 0]).0, 17);
@@ -331,32 +331,38 @@ fn files_are_closed_when_their_descriptors_are_unless_a_thread_uses_them() {
 }
 
 /// The slots of a stub, seen from outside.
-struct SlotsOf(File);
+pub(super) struct SlotsOf(File);
 
 impl SlotsOf {
-    fn new(process: i32) -> SlotsOf {
+    pub(super) fn new(process: i32) -> SlotsOf {
         let memory = File::options().read(true).write(true).open(format!("/proc/{process}/mem"));
         SlotsOf(memory.expect("the memory of a child"))
     }
 
-    fn write(&self, address: u64, bytes: &[u8]) {
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) {
         use std::os::unix::fs::FileExt as _;
         self.0.write_all_at(bytes, address).expect("written");
     }
 
-    /// Writes a claim into the slot of the first thread that has one.
-    fn claim(&self, number: u32) {
+    /// A field of the slot of the first thread that has one.
+    pub(super) fn field(&self, offset: usize) -> u32 {
+        self.word(self.slot() + offset as u64)
+    }
+
+    pub(super) fn set_field(&self, offset: usize, value: u32) {
+        self.write(self.slot() + offset as u64, &value.to_ne_bytes());
+    }
+
+    fn slot(&self) -> u64 {
+        let used = |slot: &u64| self.word(slot + MAGIC as u64) == MAGIC_VALUE;
+        (0..8).map(slot_address).find(used).expect("a slot")
+    }
+
+    fn word(&self, address: u64) -> u32 {
         use std::os::unix::fs::FileExt as _;
-        for index in 0..8 {
-            let slot = slot_address(index);
-            let mut magic = [0; 4];
-            self.0.read_exact_at(&mut magic, slot + MAGIC as u64).expect("a slot");
-            if u32::from_ne_bytes(magic) == MAGIC_VALUE {
-                self.write(slot + HAZARD as u64, &number.to_ne_bytes());
-                return;
-            }
-        }
-        panic!("no slot");
+        let mut bytes = [0; 4];
+        self.0.read_exact_at(&mut bytes, address).expect("a slot");
+        u32::from_ne_bytes(bytes)
     }
 }
 
@@ -367,7 +373,7 @@ fn numbers_that_are_claimed_get_no_other_file() {
     let files: Vec<_> = (0..DIRECT_READ.len() + 1).map(|_| open(&counting(10).0)).collect();
     let space = uses(&files[0], &mut context, 3, Uses::READ);
     let slots = SlotsOf::new(context.process_id());
-    slots.claim(DIRECT_READ.start);
+    slots.set_field(HAZARD, DIRECT_READ.start);
     context.keep_direct(&|_| false);
     // Not closed as long as it is claimed, nor given away.
     context.interrupter().interrupt();
@@ -377,7 +383,7 @@ fn numbers_that_are_claimed_get_no_other_file() {
         // The last takes another's place, if it can.
         let made = context.make_direct(file, Uses::READ);
         assert!(made || index + 1 == DIRECT_READ.len(), "{index}");
-        slots.claim(DIRECT_READ.start);
+        slots.set_field(HAZARD, DIRECT_READ.start);
     }
     let first = std::fs::read_link(format!("/proc/{}/fd/{}", context.process_id(), DIRECT_READ.start));
     let expected =
@@ -391,7 +397,7 @@ fn numbers_that_are_claimed_get_no_other_file() {
     assert!(space.publish(OWNER, 3, &files[0], Uses::READ));
     assert_eq!(call(&mut context, [3, DATA, 10, 0]), (DONE, 10));
     // Whoever waits for calls does not wait for ever.
-    slots.claim(DIRECT_READ.start);
+    slots.set_field(HAZARD, DIRECT_READ.start);
     let start = Instant::now();
     space.wait_for_calls(start + Duration::from_millis(10));
     assert!(start.elapsed() >= Duration::from_millis(10) && start.elapsed() < Duration::from_secs(2));

@@ -15,6 +15,7 @@
 //! kernel copies a field once and then checks it.
 
 use std::ops::Range;
+use std::time::Duration;
 
 /// The numbers of descriptors that a stub may read files by. Zero is that of a file that is being mapped.
 pub const FILES: Range<u32> = 1..5;
@@ -184,6 +185,24 @@ pub const DIRECT_MAX: usize = 4 << 20;
 pub const FEATURES: usize = 0x1c0;
 /// Where a thread that is used again tells how much processor time it has used before, as `struct timespec`.
 pub const CLOCK: usize = 0x1c8;
+/// For how many ticks of the time-stamp counter `futex(2)` may watch a word before it waits for it. The stub sets it to zero
+/// when it has watched in vain.
+pub const WATCH: usize = 0x1d8;
+/// How much of that lies between two looks: two to the power of minus this.
+pub const WATCH_SHIFT: u32 = 5;
+/// How often it has not been in vain.
+pub const WATCHED: usize = 0x1dc;
+/// Who waits no longer than that does not watch.
+pub const WATCH_SHORT: Duration = Duration::from_micros(100);
+/// In the first slot, for all threads: how many threads wait, or are about to, for words of the process's own memory, in
+/// [`WAITERS_COUNT`] groups. See [`waiters`].
+pub const WAITERS: usize = 0x400;
+/// How many groups there are.
+pub const WAITERS_COUNT: usize = 256;
+/// The group of an address is its lower half times this, modulo 2³², shifted right by [`WAITERS_SHIFT`].
+pub const WAITERS_FACTOR: u32 = 0x9e37_79b1;
+/// See [`WAITERS_FACTOR`].
+pub const WAITERS_SHIFT: u32 = 32 - WAITERS_COUNT.ilog2();
 /// See [`MAGIC`]. No address, no small number.
 pub const MAGIC_VALUE: u32 = 0xb5c3_97e1;
 
@@ -247,6 +266,7 @@ pub const COMMAND_COPY_OUT: u32 = 10;
 const _: () = assert!(BUILT_FPU.is_multiple_of(64));
 const _: () = assert!(TABLE == POINTERS + POINTER_COUNT && TABLE + 8 * ENTRIES <= BUILT_UCONTEXT);
 const _: () = assert!(DIRECT.end < 256 && ENTRIES.is_power_of_two());
+const _: () = assert!(WATCHED + 4 <= WAITERS && WAITERS + 4 * WAITERS_COUNT <= ANSWERS);
 const _: () = assert!(PENDING == DELIVERY + 4 && DELIVERY.is_multiple_of(8));
 
 /// Size of a record for `COMMAND_CALLS`.
@@ -262,6 +282,11 @@ pub const INTERRUPT_SIGNAL: i32 = libc::SIGUSR1;
 /// The address in the stub of slot `index`.
 pub fn slot_address(index: usize) -> u64 {
     SLOTS + (index * SLOT_SIZE) as u64
+}
+
+/// Where in the first slot it stands how many threads wait for words of the group of `address`.
+pub fn waiters(address: u64) -> usize {
+    WAITERS + 4 * ((address as u32).wrapping_mul(WAITERS_FACTOR) >> WAITERS_SHIFT) as usize
 }
 
 /// The initial stack pointer of a thread that starts on slot `index`.

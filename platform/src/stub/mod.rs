@@ -57,6 +57,8 @@ mod common;
 #[cfg(test)]
 mod direct_tests;
 #[cfg(test)]
+mod futex_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod patch_tests;

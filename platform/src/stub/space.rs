@@ -118,6 +118,8 @@ pub struct Space {
     pub residents: Residents,
     /// The open files that guest threads use by themselves.
     pub directs: Directs,
+    /// See [`Space::common`].
+    common: OnceLock<Option<Arc<Slot>>>,
     runners: Runners,
     /// Whether it ever had a second thread.
     threaded: AtomicBool,
@@ -154,6 +156,7 @@ impl Space {
             holds: AtomicBool::new(false),
             residents: Residents::default(),
             directs: Directs::default(),
+            common: OnceLock::new(),
             runners: Runners::default(),
             threaded: AtomicBool::new(false),
         })
@@ -240,9 +243,14 @@ impl Space {
     }
 
     /// The first slot, whoever uses it.
-    pub fn first_slot(&self) -> SysResult<Arc<Slot>> {
+    fn first_slot(&self) -> SysResult<Arc<Slot>> {
         let used = self.threads.lock().used.iter().find(|slot| slot.index == 0).cloned();
         used.map_or_else(|| self.memory.slot(0), Ok)
+    }
+
+    /// The first slot, where what all threads share lies; `None` for good if that cannot be mapped when it is needed first.
+    pub fn common(&self) -> Option<&Arc<Slot>> {
+        self.common.get_or_init(|| self.first_slot().ok()).as_ref()
     }
 
     /// Gives back a slot that no thread was started on.
@@ -391,6 +399,18 @@ impl AddressSpace for Space {
         }
         let length = bytes.len().min(usize::try_from(GUEST.end - address).unwrap_or(usize::MAX));
         self.with_pid(|pid| host::process::write_memory(pid, address, &bytes[..length])).unwrap_or(0)
+    }
+
+    fn count_waiter(&self, address: u64, waits: bool) {
+        // Without it no thread has been told that it may look.
+        if let Some(slot) = self.common() {
+            let count = slot.field(waiters(address));
+            if waits {
+                count.fetch_add(1, Ordering::SeqCst);
+            } else {
+                count.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
     }
 
     fn usage(&self) -> MemoryUsage {

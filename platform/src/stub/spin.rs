@@ -40,6 +40,12 @@ const CROWDED: u32 = 3;
 const PAUSES: [u64; 2] = [20, 1000];
 /// So many successes in a row make up for all failures.
 const SUCCESSES: u32 = 256;
+/// So many words that changed while they were watched make up for all that did not.
+const WATCHED_OFTEN: u32 = 8;
+/// A wait of less than that, in units of [`LIMIT`], is hardly longer than one that is watched to its end; and how often in a row
+/// that is thought.
+const MISSED: u64 = 4;
+const MISSES: u32 = 8;
 
 /// What all guest threads of a platform share.
 #[derive(Debug)]
@@ -225,6 +231,12 @@ pub struct Habits {
     waking: Pause,
     /// Whether the first move may come early.
     early: Cell<bool>,
+    /// For how long the guest may watch a word before it waits for it, and how often it has not been in vain.
+    watches: Cell<u32>,
+    watched: Cell<u32>,
+    /// How often in a row that has been too short by little.
+    misses: Cell<u32>,
+    watching: Pause,
 }
 
 impl Habits {
@@ -332,6 +344,35 @@ impl Habits {
         } else {
             self.waking.succeeded();
         }
+    }
+
+    /// For how many ticks the guest may watch a word of its memory that another thread is to change, before it waits for it. `seen` is
+    /// what the stub says: how many are left to it of those that it had, and how often the word has changed meanwhile.
+    #[inline]
+    pub fn watch(&self, rules: &Spinning, (left, watched): (u32, u32)) -> u32 {
+        let granted = self.watches.get();
+        // Leave that has not been used stays: at most, it is used in vain once.
+        if granted == 0 || left == 0 { self.watch_anew(rules, granted != 0, watched) } else { granted }
+    }
+
+    fn watch_anew(&self, rules: &Spinning, in_vain: bool, watched: u32) -> u32 {
+        let now = host::process::time_stamp();
+        if in_vain {
+            let often = watched.wrapping_sub(self.watched.replace(watched)) >= WATCHED_OFTEN;
+            if often {
+                self.watching.next.set(0);
+            }
+            // Who has slept for a short while after that has missed somebody who did not watch, and may the next time.
+            let missed = now.wrapping_sub(self.noticed.get()) < MISSED * rules.limit;
+            let misses = if often { 0 } else { self.misses.get() } + 1;
+            self.misses.set(if missed && misses < MISSES { misses } else { 0 });
+            if self.misses.get() == 0 {
+                self.watching.failed(now, rules.limit);
+            }
+        }
+        let watches = rules.processors > 1 && self.watching.is_over(now) && !rules.is_crowded(now);
+        self.watches.set(if watches { u32::try_from(rules.limit).unwrap_or(0) } else { 0 });
+        self.watches.get()
     }
 
     /// The kernel thread goes to sleep for something else than its guest.
@@ -525,6 +566,51 @@ mod tests {
         refused.blocks();
         assert!(!here(&refused, &rules));
         assert_eq!(refused.woken.get(), None);
+    }
+
+    #[test]
+    fn who_has_watched_in_vain_does_not_for_a_while() {
+        let rules = rules();
+        let limit = u32::try_from(rules.limit).expect("small");
+        let habits = Habits::default();
+        let long_ago = || host::process::time_stamp().wrapping_sub(100 * rules.limit);
+        let over = |habits: &Habits| {
+            habits.watching.since.set(long_ago().wrapping_sub(habits.watching.length.get()))
+        };
+        assert_eq!(habits.watch(&rules, (0, 0)), limit);
+        // What is left says that it has not watched, or not in vain.
+        assert_eq!(habits.watch(&rules, (limit, 5)), limit);
+        // In vain, though others come soon after: a few times it may have been bad luck.
+        for _ in 1..MISSES {
+            habits.noticed.set(host::process::time_stamp());
+            assert_eq!(habits.watch(&rules, (0, 5)), limit);
+        }
+        habits.noticed.set(host::process::time_stamp());
+        assert_eq!(habits.watch(&rules, (0, 5)), 0);
+        assert_eq!(habits.watch(&rules, (0, 5)), 0);
+        let pause = habits.watching.length.get();
+        over(&habits);
+        assert_eq!(habits.watch(&rules, (0, 5)), limit);
+        // When nobody comes for long, it is in vain at once, and longer than before.
+        habits.noticed.set(long_ago());
+        assert_eq!(habits.watch(&rules, (0, 6)), 0);
+        assert_eq!(habits.watching.length.get(), 2 * pause);
+        // If it has often been of use since, it was an accident.
+        over(&habits);
+        assert_eq!(habits.watch(&rules, (0, 6)), limit);
+        habits.noticed.set(long_ago());
+        assert_eq!(habits.watch(&rules, (0, 6 + WATCHED_OFTEN)), 0);
+        assert_eq!(habits.watching.length.get(), pause);
+    }
+
+    #[test]
+    fn nobody_watches_where_no_processor_is_free() {
+        let habits = Habits::default();
+        let one = Spinning { processors: 1, ..rules() };
+        assert_eq!(habits.watch(&one, (0, 0)), 0);
+        let mut crowded = rules();
+        crowded.machine.crowded = CROWDED.into();
+        assert_eq!(habits.watch(&crowded, (0, 0)), 0);
     }
 
     #[test]
