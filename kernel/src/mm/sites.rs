@@ -21,8 +21,11 @@ use super::vma::{Backing, Protection, Vma, VmaFlags};
 const WORTH: u32 = 8;
 /// and in how many processes at most for each of these: so often is an instruction executed that pays.
 const PROCESSES: u32 = 2;
-/// After how many traps in a mapping the known instructions in it are changed.
+/// After how many traps in a mapping the known instructions in it are changed,
 const PATIENCE: u32 = 3;
+/// unless of so many mappings all but a part have come to that: then after the first.
+const EAGER: u32 = 16;
+const EXCEPTIONS: u32 = 8;
 /// Instructions of one file that are counted, and those of them that are known.
 const COUNTED_MAX: usize = 256;
 const KNOWN_MAX: usize = 64;
@@ -37,6 +40,9 @@ pub struct CallSites(Mutex<Option<Box<Known>>>);
 struct Known {
     /// How many mappings of it there have been in which an instruction has trapped.
     mappings: u32,
+    /// and in how many of them some have, while they were counted: since then all are changed after the first.
+    patient: u32,
+    eager: bool,
     /// How often the instructions have trapped that are not known.
     traps: HashMap<u64, u32>,
     /// Those that are worth changing, in the order in which that turned out.
@@ -44,17 +50,24 @@ struct Known {
 }
 
 impl CallSites {
-    /// Notes a mapping in which an instruction has trapped.
-    fn note_mapping(&self) {
+    /// Notes that for the `traps`th time an instruction has trapped in a mapping; returns for how many it is to be waited.
+    fn note_mapping(&self, traps: u32) -> u32 {
         let mut known = self.0.lock();
-        let mappings = &mut known.get_or_insert_default().mappings;
-        *mappings = mappings.saturating_add(1);
+        let Known { mappings, patient, eager, .. } = &mut **known.get_or_insert_default();
+        if traps == 1 {
+            *mappings = mappings.saturating_add(1);
+        }
+        if traps == PATIENCE && !*eager {
+            *patient = patient.saturating_add(1);
+            *eager = *mappings >= EAGER && *patient >= *mappings - *mappings / EXCEPTIONS;
+        }
+        if *eager { 1 } else { PATIENCE }
     }
 
     /// Notes a trap; whether the instruction is worth knowing from now on.
     fn note(&self, offset: u64) -> bool {
         let mut known = self.0.lock();
-        let Known { mappings, traps, worth } = &mut **known.get_or_insert_default();
+        let Known { mappings, traps, worth, .. } = &mut **known.get_or_insert_default();
         if traps.len() >= COUNTED_MAX && !traps.contains_key(&offset) {
             return false;
         }
@@ -107,21 +120,21 @@ struct Mapping {
 }
 
 impl Mappings {
-    /// Notes a trap in the mapping that begins at `start`; whether it is the first there.
-    fn note(&mut self, start: u64) -> bool {
+    /// Notes a trap in the mapping that begins at `start`; returns how many there have been.
+    fn note(&mut self, start: u64) -> u32 {
         if self.0.len() >= MAPPINGS_MAX && !self.0.contains_key(&start) {
             self.0.clear();
         }
         let mapping = self.0.entry(start).or_default();
         mapping.traps = mapping.traps.saturating_add(1);
-        mapping.traps == 1
+        mapping.traps
     }
 
     /// Whether it is time to change the known instructions there, of which there are `count`: those before the one that is
-    /// returned have been changed, and the others are to be.
-    fn due(&mut self, start: u64, count: usize) -> Option<usize> {
+    /// returned have been changed, and the others are to be. `patience` is how many traps it takes.
+    fn due(&mut self, start: u64, count: usize, patience: u32) -> Option<usize> {
         let mapping = self.0.get_mut(&start)?;
-        let due = mapping.done < count && mapping.traps >= PATIENCE;
+        let due = mapping.done < count && mapping.traps >= patience;
         due.then(|| std::mem::replace(&mut mapping.done, count))
     }
 }
@@ -136,9 +149,7 @@ impl MemoryMap {
         let Backing::File { file, offset } = &vma.backing else { return };
         let Some(inode) = file.inode() else { return };
         let (sites, place) = (&inode.common().call_sites, offset + (code.start - vma.start));
-        if vmas.mappings.note(vma.start) {
-            sites.note_mapping();
-        }
+        let patience = sites.note_mapping(vmas.mappings.note(vma.start));
         if sites.note(place)
             && let Some(site) = context.call_site()
         {
@@ -147,7 +158,7 @@ impl MemoryMap {
         let (mapping, protection) = (vma.start..vma.end, vma.protection.bits());
         let mut hot = context.hot_call().is_some();
         // Whether it works is merely a matter of speed.
-        if let Some(done) = vmas.mappings.due(vma.start, sites.count()) {
+        if let Some(done) = vmas.mappings.due(vma.start, sites.count(), patience) {
             let known = sites.within(&mapping, *offset, done);
             hot &= known.iter().all(|(address, _)| *address != code.start);
             let _ = context.patch_known(protection, &known);
@@ -183,7 +194,7 @@ mod tests {
         let sites = CallSites::default();
         let learned: Vec<bool> = (0..2 * WORTH)
             .map(|_| {
-                sites.note_mapping();
+                sites.note_mapping(1);
                 trap(&sites, 0x100)
             })
             .collect();
@@ -196,7 +207,7 @@ mod tests {
     fn what_few_processes_execute_does_not() {
         let sites = CallSites::default();
         for process in 0..1000 {
-            sites.note_mapping();
+            sites.note_mapping(1);
             assert!(process % 3 != 0 || !trap(&sites, 0x100) || process < 3 * WORTH);
             assert!(!trap(&sites, 0x200) || process < WORTH);
         }
@@ -236,18 +247,39 @@ mod tests {
     #[test]
     fn a_mapping_is_due_once_it_has_trapped_some_times_and_when_more_are_known() {
         let mut mappings = Mappings::default();
-        let first: Vec<bool> = (0..PATIENCE - 1).map(|_| mappings.note(0x1000)).collect();
-        assert_eq!(first, [true, false]);
-        assert_eq!(mappings.due(0x1000, 5), None);
+        let traps: Vec<u32> = (0..PATIENCE - 1).map(|_| mappings.note(0x1000)).collect();
+        assert_eq!(traps, [1, 2]);
+        assert_eq!(mappings.due(0x1000, 5, PATIENCE), None);
         mappings.note(0x1000);
-        assert_eq!(mappings.due(0x1000, 0), None);
-        assert_eq!(mappings.due(0x1000, 5), Some(0));
-        assert_eq!(mappings.due(0x1000, 5), None);
-        assert_eq!(mappings.due(0x1000, 6), Some(5));
+        assert_eq!(mappings.due(0x1000, 0, PATIENCE), None);
+        assert_eq!(mappings.due(0x1000, 5, PATIENCE), Some(0));
+        assert_eq!(mappings.due(0x1000, 5, PATIENCE), None);
+        assert_eq!(mappings.due(0x1000, 6, PATIENCE), Some(5));
         // A copy goes on from there; another mapping begins.
-        assert_eq!(mappings.clone().due(0x1000, 7), Some(6));
-        assert_eq!(mappings.due(0x2000, 7), None);
+        assert_eq!(mappings.clone().due(0x1000, 7, PATIENCE), Some(6));
+        assert_eq!(mappings.due(0x2000, 7, PATIENCE), None);
+        assert_eq!(mappings.note(0x3000), 1);
+        assert_eq!(mappings.due(0x3000, 7, 1), Some(0));
         (0..1000).for_each(|start| _ = mappings.note(start));
         assert!(mappings.0.len() <= MAPPINGS_MAX);
+    }
+
+    #[test]
+    fn a_file_of_which_nearly_all_processes_make_several_calls_is_changed_at_the_first() {
+        let process =
+            |sites: &CallSites, traps: u32| (1..=traps).map(|count| sites.note_mapping(count)).last();
+        let (busy, idle) = (CallSites::default(), CallSites::default());
+        for number in 0..EAGER {
+            assert_eq!(
+                process(&busy, if number == 3 { 1 } else { 5 }),
+                Some(if number + 1 < EAGER { PATIENCE } else { 1 })
+            );
+            assert_eq!(process(&idle, if number % 4 == 0 { 1 } else { 5 }), Some(PATIENCE));
+        }
+        assert_eq!(busy.note_mapping(1), 1);
+        assert_eq!(idle.note_mapping(1), PATIENCE);
+        // One call is all that is seen from then on.
+        (0..1000).for_each(|_| assert_eq!(process(&busy, 1), Some(1)));
+        (0..1000).for_each(|_| assert_eq!(process(&idle, 2), Some(PATIENCE)));
     }
 }

@@ -377,8 +377,10 @@ impl StubContext {
 
     /// Puts the guest's state where the stub takes it from; returns the command that resumes it.
     fn prepare(&mut self) -> SysResult<u32> {
-        if self.stop.get() == Stop::Call && frame::store_call(self.slot(), &self.registers, &self.called) {
-            return Ok(COMMAND_RETURN);
+        if self.stop.get() == Stop::Call
+            && let Some(command) = frame::store_call(self.slot(), &self.registers, &self.called)
+        {
+            return Ok(command);
         }
         let frame = self.frame()?;
         frame::store(self.slot(), frame, &self.registers);

@@ -169,14 +169,14 @@ pub fn load_call(slot: &Slot, registers: &mut Registers) {
 }
 
 /// Puts the registers where a return from a patched call takes them from, unless they are such that only a signal frame
-/// can restore them, given what [`load_call`] has returned; returns whether that was so.
-pub fn store_call(slot: &Slot, registers: &Registers, loaded: &Registers) -> bool {
+/// can restore them, given what [`load_call`] has returned; returns the command that does it.
+pub fn store_call(slot: &Slot, registers: &Registers, loaded: &Registers) -> Option<u32> {
     let fixed = |registers: &Registers| {
-        let &Registers { rcx, r11, eflags, cs, ss, fs_base, gs_base, .. } = registers;
-        [rcx, r11, eflags, cs, ss, fs_base, gs_base]
+        let &Registers { rcx, r11, eflags, cs, ss, gs_base, .. } = registers;
+        [rcx, r11, eflags, cs, ss, gs_base]
     };
     if fixed(registers) != fixed(loaded) {
-        return false;
+        return None;
     }
     let store = |offset, value| slot.memory().store(offset, value);
     store(FAST_R15, registers.r15);
@@ -194,7 +194,11 @@ pub fn store_call(slot: &Slot, registers: &Registers, loaded: &Registers) -> boo
     store(FAST_RDI, registers.rdi);
     store(FAST_RIP, registers.rip);
     store(FAST_RSP, registers.rsp);
-    true
+    if registers.fs_base == loaded.fs_base {
+        return Some(COMMAND_RETURN);
+    }
+    store(FS_BASE, canonical(registers.fs_base));
+    Some(COMMAND_RETURN_FS)
 }
 
 /// Puts in `to` what [`store_call`] takes to be there.

@@ -262,6 +262,8 @@ pub const COMMAND_MATERIALISE: u32 = 8;
 pub const COMMAND_COPY_IN: u32 = 9;
 /// Copy the buffer to guest memory: the same arguments and result.
 pub const COMMAND_COPY_OUT: u32 = 10;
+/// [`COMMAND_RETURN`] with another FS base, from `FS_BASE`.
+pub const COMMAND_RETURN_FS: u32 = 11;
 
 const _: () = assert!(BUILT_FPU.is_multiple_of(64));
 const _: () = assert!(TABLE == POINTERS + POINTER_COUNT && TABLE + 8 * ENTRIES <= BUILT_UCONTEXT);

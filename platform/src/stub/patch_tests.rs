@@ -363,6 +363,31 @@ fn every_interrupt_gets_through() {
 }
 
 #[test]
+fn an_fs_base_is_set_on_the_way_back() {
+    let platform = platform();
+    let mut context = start(&platform, moves());
+    patch_next(&mut *context);
+    syscall(&mut *context);
+    let interrupter = context.interrupter();
+    for (round, base) in [DATA, 0x1234, 1 << 46, u64::MAX, u64::MAX << 47, 0].into_iter().enumerate() {
+        context.registers_mut().fs_base = base;
+        // An interrupt on the way changes nothing.
+        if round % 2 == 0 {
+            interrupter.interrupt();
+            assert_eq!(context.run(), Event::Interrupted);
+        }
+        for _ in 0..3 {
+            assert_eq!(syscall(&mut *context), 39);
+            assert_eq!(context.registers().fs_base, base);
+        }
+    }
+    // What cannot be one is none.
+    context.registers_mut().fs_base = 1 << 47;
+    assert_eq!(syscall(&mut *context), 39);
+    assert_eq!(context.registers().fs_base, 0);
+}
+
+#[test]
 fn a_gs_base_of_the_guests_own_costs_speed_only() {
     let platform = platform();
     let mut context = start(&platform, moves());

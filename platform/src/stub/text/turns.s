@@ -78,6 +78,8 @@ nacelle_stub_request:
     je .Lspawn
     cmp eax, {COMMAND_EXIT}
     je .Lexit
+    cmp eax, {COMMAND_RETURN_FS}
+    je .Lreturn_fs
     cmp eax, {COMMAND_MATERIALISE}
     je .Lmaterialise
     mov rax, -38
@@ -102,7 +104,10 @@ nacelle_stub_request:
     mov eax, {RT_SIGRETURN}
     syscall
     ud2
-    // Return from a patched call.
+    // Return from a patched call, and by the way set the FS base.
+.Lreturn_fs:
+    mov rax, [rbx + {FS_BASE}]
+    wrfsbase rax
 .Lreturn:
     cmp dword ptr [rbx + {INTERRUPTED}], 0
     jne .Lresume_interrupted
