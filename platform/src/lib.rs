@@ -35,7 +35,7 @@ pub trait Platform: Send + Sync {
     fn create(&self) -> SysResult<Box<dyn Context>>;
 
     /// A platform whose address spaces are in other control groups of the host, which are given by their `cgroup.procs` open
-    /// for writing; everything else is shared with this one.
+    /// for writing, and have not what others are preloaded with ([`Context::preload`]); everything else is shared with this one.
     ///
     /// # Errors
     /// `EOPNOTSUPP` where there are no processes to be moved; what the host says.
@@ -351,6 +351,19 @@ pub trait Context: Send {
     fn patch(&mut self, protection: u32) -> SysResult<bool> {
         let _ = protection;
         Ok(false)
+    }
+
+    /// Notes that a file has been mapped privately; whether that happens in so many address spaces that new ones had better have the
+    /// file from the beginning.
+    fn is_worth_preloading(&mut self, file: &Arc<OwnedFd>) -> bool {
+        let _ = file;
+        false
+    }
+
+    /// Has address spaces from the same source ([`Platform::create`]) have the file from the beginning, so that mapping it is quicker.
+    /// Guest code in any of them may then see what is in the file.
+    fn preload(&mut self, file: &Arc<OwnedFd>) {
+        let _ = file;
     }
 
     /// Sets what the call `number` returns in this thread without an event, if it comes from patched code; `None` for

@@ -194,7 +194,9 @@ impl Supervisor {
         restrict::set_sysctls(&namespaces, &spec.sysctl)?;
         let groups: Vec<_> =
             spec.cgroups.iter().map(|group| descriptors.take(*group)).collect::<Result<_, _>>()?;
-        let platform = (!groups.is_empty()).then(|| self.platform.within(groups)).transpose();
+        // What the programs of one container are made ready with is not for those of others.
+        let first = self.table.lock().root.as_deref() == Some(&*spec.id);
+        let platform = (!first || !groups.is_empty()).then(|| self.platform.within(groups)).transpose();
         let channels = spec.gofer.iter().map(|channel| descriptors.take(*channel));
         let gofer = gofer::Client::connect(channels.collect::<Result<_, _>>()?)
             .map_err(failed("cannot talk to the gofer"))?;

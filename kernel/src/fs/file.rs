@@ -108,6 +108,23 @@ impl File {
         })
     }
 
+    /// Whether it belongs to the image that the container began with, and there to those which anybody may read.
+    pub fn is_public(&self) -> bool {
+        let Place::Path(place) = &self.place else { return false };
+        let lets_others = |place: &PathRef, right: u32| {
+            let metadata = place.existing().and_then(|inode| inode.metadata_for_access());
+            metadata.is_ok_and(|metadata| metadata.mode & right == right)
+        };
+        let mut above = place.parent();
+        while let Some(directory) = above {
+            if !Arc::ptr_eq(&directory.mount, &place.mount) || !lets_others(&directory, 0o001) {
+                return false;
+            }
+            above = directory.parent();
+        }
+        place.mount.parent().is_none() && self.ops.is_of_image() && lets_others(place, 0o004)
+    }
+
     /// A file without a name in the tree.
     pub fn anonymous(name: impl Into<String>, ops: Arc<dyn OpenFile>, flags: OpenFlags) -> Arc<File> {
         File::new(Place::Anonymous { name: name.into(), inode: None }, ops, flags)
@@ -465,5 +482,74 @@ impl Drop for File {
     fn drop(&mut self) {
         self.notify(if self.flags().writable() { Mask::CLOSE_WRITE } else { Mask::CLOSE_NOWRITE });
         super::locks::release_description(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::fs::hostfs::{HostFs, Writing};
+    use crate::fs::memfs::MemFs;
+    use crate::fs::mount::{MountFlags, MountNamespace};
+    use crate::user::UserReader;
+
+    #[test]
+    fn what_anybody_may_read_of_the_image_is_public() {
+        let image = tempfile::tempdir().expect("a directory");
+        let put = |path: &str, mode: u32| {
+            let path = image.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("one")).expect("directories");
+            std::fs::write(&path, "text").expect("a file");
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("a mode");
+        };
+        let set = |path: &str, mode: u32| {
+            std::fs::set_permissions(image.path().join(path), PermissionsExt::from_mode(mode))
+                .expect("a mode");
+        };
+        set("", 0o755);
+        put("lib/all", 0o644);
+        put("lib/some", 0o640);
+        put("lib/run", 0o711);
+        put("lib/changed", 0o644);
+        put("home/own/all", 0o777);
+        set("lib", 0o711);
+        set("home", 0o755);
+        set("home/own", 0o750);
+        std::fs::create_dir(image.path().join("volume")).expect("a directory");
+        let lower = || {
+            HostFs::new(std::fs::File::open(image.path()).expect("it").into(), Writing::ReadOnly).expect("it")
+        };
+        let root = MemFs::merged(lower().root_inode()).expect("a layer");
+        let mounts = MountNamespace::new(root, "none", MountFlags::empty());
+        let find = |from: PathRef, path: &str| {
+            path.split('/').fold(from, |PathRef { mount, dentry }, name| {
+                let dentry = dentry.lookup(&*mount.file_system, name.as_bytes()).expect("a name");
+                PathRef { mount, dentry }
+            })
+        };
+        let at = |path: &str| find(mounts.root(), path);
+        let open = |place: PathRef, flags: OpenFlags| {
+            let ops = place.existing().ok().and_then(|inode| inode.open(None, flags).ok()).expect("opened");
+            File::new(Place::Path(place), ops, flags)
+        };
+        let public = |path: &str| open(at(path), OpenFlags::empty()).is_public();
+        assert!(public("lib/all") && public("lib/changed"));
+        // By its own mode, or by that of a directory above it.
+        assert!(!public("lib/some") && !public("lib/run") && !public("home/own/all"));
+        // What was changed is not the image's any more.
+        let changed = open(at("lib/changed"), OpenFlags::empty());
+        let writable = open(at("lib/changed"), OpenFlags::RDWR);
+        writable.ops().write_at(&writable, 0, &mut UserReader::buffer(b"else")).expect("written");
+        assert!(!changed.is_public() && !public("lib/changed"));
+        // Nor is what another file system shows, or what has no name.
+        let volume = mounts.mount(at("volume"), lower(), "none", MountFlags::empty()).expect("mounted");
+        let inside = open(find(volume.root_place(), "lib/all"), OpenFlags::empty());
+        assert!(public("lib/all") && !inside.is_public());
+        let inode = at("lib/all").existing().expect("it");
+        let ops = Arc::clone(&inode).open(None, OpenFlags::empty()).expect("opened");
+        let place = Place::Anonymous { name: String::new(), inode: Some(inode) };
+        assert!(!File::new(place, ops, OpenFlags::empty()).is_public());
     }
 }

@@ -615,6 +615,11 @@ pub trait OpenFile: Any + Send + Sync {
         None
     }
 
+    /// Whether it is a file of its own on the host that nobody changes, and that is there for as long as the container.
+    fn is_of_image(&self) -> bool {
+        false
+    }
+
     /// What a guest maps when it maps this file (`shared` and `writable` say how). `ENODEV` if it cannot be mapped.
     fn map(&self, _file: &File, _shared: bool, _writable: bool) -> SysResult<Mappable> {
         Err(Errno::ENODEV)

@@ -52,6 +52,16 @@ pub const PIE_BASE: u64 = 0x5555_5555_4000;
 pub trait Mapper {
     /// Carries out one operation, or notes it.
     fn change(&mut self, operation: MemoryOp<'_>) -> SysResult<()>;
+
+    /// Takes note that a file has been mapped, privately, as this one of the host's.
+    fn note(&mut self, file: &Arc<File>, host: &Arc<OwnedFd>);
+}
+
+/// Has new address spaces have a file from the beginning that many map, if anybody may see it.
+fn consider_preloading(context: &mut (dyn Context + '_), file: &File, host: &Arc<OwnedFd>) {
+    if context.is_worth_preloading(host) && file.is_public() {
+        context.preload(host);
+    }
 }
 
 impl Mapper for dyn Context + '_ {
@@ -64,6 +74,10 @@ impl Mapper for dyn Context + '_ {
             }
             _ => self.memory(&[operation]),
         }
+    }
+
+    fn note(&mut self, file: &Arc<File>, host: &Arc<OwnedFd>) {
+        consider_preloading(self, file, host);
     }
 }
 
@@ -92,6 +106,8 @@ type MappedFile = (Arc<OwnedFd>, u64);
 #[derive(Default)]
 pub struct Plan {
     operations: Vec<(MemoryOp<'static>, Option<MappedFile>)>,
+    /// The files, and what they are on the host.
+    files: Vec<(Arc<File>, Arc<OwnedFd>)>,
 }
 
 impl Plan {
@@ -102,7 +118,9 @@ impl Plan {
             .iter()
             .map(|(operation, file)| operation.with_file(file.as_ref().map(|(file, offset)| (file, *offset))))
             .collect();
-        context.memory(&operations)
+        context.memory(&operations)?;
+        self.files.iter().for_each(|(file, host)| consider_preloading(context, file, host));
+        Ok(())
     }
 }
 
@@ -114,6 +132,12 @@ impl Mapper for Plan {
         };
         self.operations.push((operation.with_file(None), file));
         Ok(())
+    }
+
+    fn note(&mut self, file: &Arc<File>, host: &Arc<OwnedFd>) {
+        if self.files.iter().all(|(_, known)| !Arc::ptr_eq(known, host)) {
+            self.files.push((Arc::clone(file), Arc::clone(host)));
+        }
     }
 }
 
@@ -286,6 +310,9 @@ impl MemoryMap {
             file,
         };
         context.change(operation)?;
+        if let (false, Some((file, _)), Mappable::Host { fd, .. }) = (shared, &request.file, &mappable) {
+            context.note(file, fd);
+        }
         vmas.set.insert(Vma {
             start: range.start,
             end: range.end,

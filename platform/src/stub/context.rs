@@ -15,8 +15,9 @@ use super::frame;
 use super::layout::*;
 use super::memory;
 use super::patch::{self, Heat, Site};
+use super::preloaded;
 use super::slot::{Gone, Slot};
-use super::space::{Space, Thread};
+use super::space::{Born, Space, Thread};
 use super::spin::Habits;
 use crate::{
     AddressSpace, CallSite, Context, DefaultActions, Description, DirectFiles, Event, Fault, Interrupter,
@@ -171,6 +172,11 @@ impl StubContext {
         self.habits = Habits::of_program();
     }
 
+    /// Says what the process was born with.
+    pub fn born(&self, born: Born) {
+        let _ = self.space.born.set(born);
+    }
+
     /// Whether the process has ended.
     pub fn is_dead(&self) -> bool {
         self.space.dead.load(Ordering::SeqCst)
@@ -200,6 +206,9 @@ impl StubContext {
         space.directs.inherit(&directs, &self.space.directs);
         space.files.lock().clone_from(&held);
         space.holds.store(held.is_some(), Ordering::Relaxed);
+        if let Some(born) = self.space.born.get() {
+            let _ = space.born.set(born.clone());
+        }
         drop((sites, residents, directs, held));
         if self.stop.get() != Stop::Call {
             return Ok(StubContext::new(space, thread, self.registers, &self.fpu_bytes()));
@@ -522,12 +531,20 @@ impl Context for StubContext {
             return self.calls(&[]);
         }
         operations.iter().try_for_each(|operation| self.undo_patches(operation))?;
-        if operations.iter().all(|operation| !operation.needs_file()) {
-            return memory::batches(operations, &mut None, |batch| self.change_memory(batch));
+        let space = self.space.clone();
+        let born = space.born_with();
+        let has_file = |operation: &MemoryOp<'_>| match operation {
+            MemoryOp::Map { file: Some((file, _)), shared, .. } => {
+                !shared && preloaded::number(born, file).is_some()
+            }
+            _ => true,
+        };
+        if operations.iter().all(has_file) {
+            return memory::batches(operations, &mut None, born, |batch| self.change_memory(batch));
         }
         // A file has the same number in all threads of the process.
         let mut held = self.space.files.lock();
-        let result = memory::batches(operations, &mut held, |batch| self.change_memory(batch));
+        let result = memory::batches(operations, &mut held, born, |batch| self.change_memory(batch));
         if result.is_err() {
             // Of what is held all can be mapped.
             *held = None;
@@ -543,8 +560,11 @@ impl Context for StubContext {
         let empties = |operation: &MemoryOp<'_>| matches!(operation, MemoryOp::Advise { advice, .. } if *advice == libc::MADV_DONTNEED.cast_unsigned());
         let alone = self.space.is_single();
         let suitable = self.space.shared.mapping_lasts && (alone || operations.iter().all(empties));
-        let calls =
-            if suitable { memory::calls_without_asking(operations, &self.space.files.lock()) } else { None };
+        let calls = if suitable {
+            memory::calls_without_asking(operations, &self.space.files.lock(), self.space.born_with())
+        } else {
+            None
+        };
         let Some(mut calls) = calls else { return self.memory(operations) };
         if !alone {
             // Others may have unmapped it meanwhile.
@@ -710,6 +730,19 @@ impl Context for StubContext {
     fn trapped_call(&mut self) -> Option<Range<u64>> {
         let Trap { after, .. } = self.trap.filter(|trap| trap.heat != Heat::Old)?;
         Some(patch::window(after)).filter(|window| GUEST.start <= window.start && window.end <= GUEST.end)
+    }
+
+    fn is_worth_preloading(&mut self, file: &Arc<OwnedFd>) -> bool {
+        self.space
+            .born
+            .get()
+            .is_some_and(|born| preloaded::number(&born.files, file).is_none() && born.pool.note(file))
+    }
+
+    fn preload(&mut self, file: &Arc<OwnedFd>) {
+        if let Some(born) = self.space.born.get() {
+            born.pool.want(file);
+        }
     }
 
     fn hot_call(&mut self) -> Option<Range<u64>> {

@@ -90,7 +90,7 @@ fn uses(file: &Arc<OwnedFd>, context: &mut StubContext, fd: u32, uses: Uses) -> 
 
 /// A guest whose site has been patched.
 pub(super) fn patched(platform: &super::StubPlatform, code: &[u8]) -> StubContext {
-    let mut context = platform.shared.create().expect("a new address space");
+    let mut context = platform.shared.create(None).expect("a new address space");
     let length = (code.len() as u64).next_multiple_of(PAGE);
     context.memory(&[anonymous(CODE, length, RW), anonymous(DATA, DATA_SIZE, RW)]).expect("mappings");
     assert_eq!(context.space().write(CODE, code), code.len());

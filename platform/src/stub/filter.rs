@@ -28,7 +28,7 @@
 
 use libc::sock_filter;
 
-use super::layout::{DIRECT, DIRECT_BOTH, DIRECT_READ, DIRECT_WRITE, FILES, SLOTS_FILE};
+use super::layout::{DIRECT, DIRECT_BOTH, DIRECT_READ, DIRECT_WRITE, FILES, PRELOADED, SLOTS_FILE};
 
 const RET_ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const RET_TRAP: u32 = libc::SECCOMP_RET_TRAP;
@@ -147,10 +147,12 @@ pub fn program(text: u64, length: usize) -> Vec<sock_filter> {
         rules.if_equal(u32::MAX, RET_ALLOW);
         rules.ret(RET_NOTIFY);
         rules.push(AND, 0, 0, libc::MAP_TYPE.cast_unsigned());
-        rules.push(EQUAL, 0, 4, libc::MAP_PRIVATE.cast_unsigned());
+        rules.push(EQUAL, 0, 8, libc::MAP_PRIVATE.cast_unsigned());
         rules.load(argument(4));
         rules.if_equal(0, RET_ALLOW);
-        rules.ret(RET_NOTIFY);
+        rules.unless_at_least(PRELOADED.start, RET_NOTIFY);
+        rules.if_at_least(PRELOADED.end, RET_NOTIFY);
+        rules.ret(RET_ALLOW);
         rules.push(EQUAL, 0, 3, libc::MAP_SHARED.cast_unsigned());
         rules.load(argument(4));
         rules.if_equal(SLOTS_FILE, RET_ALLOW);
@@ -271,7 +273,19 @@ mod tests {
         assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x11, SLOTS_FILE.into(), 0]), RET_ALLOW);
         assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x12, SLOTS_FILE.into(), 0]), RET_NOTIFY);
         assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x13, SLOTS_FILE.into(), 0]), RET_NOTIFY);
-        assert_eq!(stub(libc::SYS_mmap, [0, 0, 3, 0x11, u64::from(SLOTS_FILE) + 1, 0]), RET_NOTIFY);
+        // What it was born with it may map privately, and that is all.
+        for number in 0..100u64 {
+            let born = PRELOADED.contains(&(number as u32));
+            let (private, shared) = ([0, 0, 5, 0x12, number, 0], [0, 0, 3, 0x11, number, 0]);
+            let allowed = if born || number == 0 { RET_ALLOW } else { RET_NOTIFY };
+            assert_eq!(stub(libc::SYS_mmap, private), allowed, "{number}");
+            assert!(!born || stub(libc::SYS_mmap, shared) == RET_NOTIFY);
+            for call in
+                [libc::SYS_read, libc::SYS_pread64, libc::SYS_write, libc::SYS_pwrite64, libc::SYS_lseek]
+            {
+                assert!(!born || stub(call, [number, 0, 0, 0, 0, 0]) == RET_KILL, "{call} {number}");
+            }
+        }
         for number in (0..DIRECT.end + 8).chain([u32::MAX]) {
             let (reads, writes) = (DIRECT_READ.start..DIRECT_BOTH.end, DIRECT_BOTH.start..DIRECT_WRITE.end);
             for (call, allowed) in [

@@ -31,6 +31,9 @@ pub const DIRECT: Range<u32> = DIRECT_READ.start..DIRECT_WRITE.end;
 /// The number of the descriptor that a forked stub maps its slots by, before it does anything else.
 pub const SLOTS_FILE: u32 = DIRECT.end;
 
+/// The numbers of files that a stub may map privately, and has from the beginning.
+pub const PRELOADED: Range<u32> = SLOTS_FILE + 1..SLOTS_FILE + 9;
+
 /// The addresses that guest mappings may use.
 pub const GUEST: Range<u64> = 0x2_0000..0x7ff0_0000_0000;
 /// Where trampolines lie: within reach of a jump of programs that are linked to a low address, and of what is mapped

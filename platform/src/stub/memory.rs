@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use abi::{Errno, SysResult};
 
 use super::layout::*;
+use super::preloaded::{self, Files};
 use super::resident::{is, may_stay_open};
 use crate::{Description, MemoryOp};
 
@@ -99,15 +100,16 @@ impl<'a> Batch<'a> {
 }
 
 /// Translates the operations and hands them on in batches. A shared mapping of a file begins one: the stub asks for it with
-/// the call that makes it. `held` is what fd 0 is, as long as no batch fails.
+/// the call that makes it. `held` is what fd 0 is, as long as no batch fails, and `born` what the process was born with.
 pub fn batches(
     operations: &[MemoryOp<'_>],
     held: &mut Held,
+    born: &Files,
     mut run: impl FnMut(&Batch<'_>) -> SysResult<()>,
 ) -> SysResult<()> {
     let mut batch = Batch::default();
     for operation in operations {
-        let (call, file) = match translate(operation) {
+        let (call, file) = match translate(operation, born) {
             Ok(translated) => translated,
             Err(error) => {
                 finish(&mut batch, held, &mut run)?;
@@ -144,32 +146,35 @@ fn finish<'a>(
     if batch.calls.is_empty() { Ok(()) } else { run(&batch) }
 }
 
-/// The calls for operations that are few and need no file but the one that is held, `None` if these do not.
-pub fn calls_without_asking(operations: &[MemoryOp<'_>], held: &Held) -> Option<Vec<Call>> {
+/// The calls for operations that are few and need no file but the one that is held, and those that the process was born with;
+/// `None` if these do not.
+pub fn calls_without_asking(operations: &[MemoryOp<'_>], held: &Held, born: &Files) -> Option<Vec<Call>> {
     const FEW: usize = 8;
-    let call = |operation| match translate(operation) {
+    let call = |operation| match translate(operation, born) {
         Ok((call, file)) if file.is_none_or(|file| is(held.as_ref(), file)) => Some(call),
         _ => None,
     };
     if operations.len() > FEW { None } else { operations.iter().map(call).collect() }
 }
 
-fn translate<'a>(operation: &MemoryOp<'a>) -> SysResult<(Call, Option<&'a Arc<OwnedFd>>)> {
+/// The call for an operation, and the file that is to be its fd 0.
+fn translate<'a>(operation: &MemoryOp<'a>, born: &Files) -> SysResult<(Call, Option<&'a Arc<OwnedFd>>)> {
     let call = |number: i64, [a, b, c, d, e, f]: [u64; 6]| [number as u64, a, b, c, d, e, f, 0];
     Ok(match *operation {
         MemoryOp::Map { address, length, protection, shared, flags, file } => {
             check(address, length)?;
             let kind = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
             let mut flags = flags & !IMPLIED | (kind | libc::MAP_FIXED).cast_unsigned();
+            let has = file.filter(|_| !shared).and_then(|(file, _)| preloaded::number(born, file));
             let (fd, offset) = match file {
-                Some((_, offset)) => (0, offset),
+                Some((_, offset)) => (has.unwrap_or(0).into(), offset),
                 None => {
                     flags |= libc::MAP_ANONYMOUS.cast_unsigned();
                     (u64::MAX, 0)
                 }
             };
             let arguments = [address, length, protection.into(), flags.into(), fd, offset];
-            (call(libc::SYS_mmap, arguments), file.map(|(file, _)| file))
+            (call(libc::SYS_mmap, arguments), file.filter(|_| has.is_none()).map(|(file, _)| file))
         }
         MemoryOp::Unmap { address, length } => {
             check(address, length)?;

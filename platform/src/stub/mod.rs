@@ -41,6 +41,7 @@ mod memory;
 mod movable;
 mod notify;
 mod patch;
+mod preloaded;
 mod reaper;
 mod resident;
 mod slot;
@@ -77,9 +78,10 @@ use context::StubContext;
 use frame::FpuFormat;
 use layout::*;
 use notify::Notifications;
+use preloaded::Preloaded;
 use reaper::Reaper;
 use slot::{Gone, Slot};
-use space::{SlotMemory, Space, Thread};
+use space::{Born, SlotMemory, Space, Thread};
 use spin::Spinning;
 
 /// The host system calls that this backend makes after construction, for the sandbox's own allow-list. Memory
@@ -133,6 +135,8 @@ const POOL: usize = 2;
 /// Address spaces that wait for a program.
 #[derive(Debug, Default)]
 struct Pool {
+    /// What they are born with.
+    preloaded: Arc<Preloaded>,
     /// What they are copied from, if not the zygote.
     mother: Option<Mother>,
     state: Mutex<PoolState>,
@@ -151,17 +155,24 @@ struct Mother {
 
 impl Mother {
     /// A fresh address space in the groups.
-    fn copy(&self, shared: &Arc<Shared>) -> SysResult<StubContext> {
+    fn copy(&self, shared: &Arc<Shared>, preloaded: &Arc<Preloaded>) -> SysResult<StubContext> {
         let mut context = self.context.lock();
         // The host may have killed it for want of memory in its group.
         if context.as_ref().is_none_or(StubContext::is_dead) {
-            let fresh = shared.create()?;
+            let fresh = shared.create(None)?;
+            // What those of the zygote's pool may see is not for others.
+            fresh.close(&PRELOADED.collect::<Vec<_>>());
+            preloaded.forget();
             for group in &self.groups {
                 host::rustix::io::write(group, fresh.process_id().to_string().as_bytes())?;
             }
             *context = Some(fresh);
         }
-        context.as_ref().ok_or(Errno::ESRCH)?.copy()
+        let mother = context.as_ref().ok_or(Errno::ESRCH)?;
+        let state = preloaded.give(|file, number| mother.give_file(file, number));
+        let copy = mother.copy()?;
+        copy.born(Born { pool: Arc::clone(preloaded), files: state.given() });
+        Ok(copy)
     }
 }
 
@@ -326,11 +337,11 @@ impl Platform for StubPlatform {
     }
 
     fn within(&self, groups: Vec<OwnedFd>) -> SysResult<Arc<dyn Platform>> {
-        let mother = Mother { groups, context: Mutex::default() };
+        let (mother, preloaded) = (Mother { groups, context: Mutex::default() }, Arc::default());
         // What is wrong with the groups is told now.
-        let first = mother.copy(&self.shared)?;
+        let first = mother.copy(&self.shared, &preloaded)?;
         let state = Mutex::new(PoolState { ready: vec![first], closed: false });
-        let pool = Pool { mother: Some(mother), state, ..Pool::default() };
+        let pool = Pool { mother: Some(mother), preloaded, state, ..Pool::default() };
         Ok(Arc::new(StubPlatform::with_pool(self.shared.clone(), pool).map_err(|_| Errno::EAGAIN)?))
     }
 
@@ -370,8 +381,10 @@ impl Pool {
     }
 
     fn make(&self, shared: &Arc<Shared>) -> SysResult<StubContext> {
-        let mut context =
-            self.mother.as_ref().map_or_else(|| shared.create(), |mother| mother.copy(shared))?;
+        let mut context = match &self.mother {
+            Some(mother) => mother.copy(shared, &self.preloaded),
+            None => shared.create(Some(&self.preloaded)),
+        }?;
         context.expect_program();
         Ok(context)
     }
@@ -403,9 +416,13 @@ impl Pool {
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Shared {
-    /// A fresh address space, forked from the zygote.
-    fn create(self: &Arc<Shared>) -> SysResult<StubContext> {
+    /// A fresh address space, forked from the zygote; with what is preloaded there, if it is to run a program.
+    fn create(self: &Arc<Shared>, preloaded: Option<&Arc<Preloaded>>) -> SysResult<StubContext> {
         let zygote = self.zygote.lock();
+        let born = preloaded.map(|pool| {
+            let state = pool.give(|file, number| self.give_zygote(&zygote, file, number));
+            Born { pool: Arc::clone(pool), files: state.given() }
+        });
         let caller = (zygote.pid.as_raw_nonzero().get(), zygote.pidfd.as_fd());
         let (space, thread) = self.clone_process(&zygote.slot, caller, &|| {
             zygote.wait().map_err(|Gone| Errno::ESRCH)?;
@@ -413,7 +430,29 @@ impl Shared {
             u64::try_from(result).map_err(|_| Errno::from_raw(i32::try_from(-result).unwrap_or(0)))
         })?;
         drop(zygote);
+        if let Some(born) = born {
+            let _ = space.born.set(born);
+        }
         Ok(StubContext::new(space, thread, Registers::initial(), self.fpu.initial()))
+    }
+
+    /// Gives the zygote a copy of a descriptor, with this number; whether it has it.
+    fn give_zygote(&self, zygote: &Zygote, file: &Arc<OwnedFd>, number: u32) -> bool {
+        let thread = zygote.pid.as_raw_nonzero().get();
+        let expecting = self.notifications.calls_of(thread);
+        let memory = zygote.slot.memory();
+        std::iter::once(libc::SYS_mmap as u64).chain(memory::ASK).chain([0]).enumerate().for_each(
+            |(index, word)| {
+                memory.store(BUFFER + 8 * index, word);
+            },
+        );
+        zygote.slot.field(COUNT).store(1, Ordering::Relaxed);
+        zygote.slot.post(COMMAND_CALLS, 0);
+        let asked = expecting.call(Some(zygote.pidfd.as_fd()), libc::SYS_mmap, &memory::ASK);
+        let given = asked.and_then(|call| expecting.answer_with(&call, file.as_fd(), number)).is_ok();
+        drop(expecting);
+        // A zygote that has not made the call is none any more, as whoever copies it will hear.
+        given && zygote.wait().is_ok() && zygote.slot.result() >= 0
     }
 
     /// Makes the thread behind `parent`, which waits for a command, fork a process; `outcome` waits for its report. The

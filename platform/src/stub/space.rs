@@ -17,6 +17,7 @@ use super::direct::Directs;
 use super::layout::*;
 use super::memory::Held;
 use super::patch::Sites;
+use super::preloaded::{self, Preloaded};
 use super::resident::Residents;
 use super::slot::Slot;
 use crate::{AddressSpace, MemoryUsage, RangeUsage};
@@ -118,6 +119,9 @@ pub struct Space {
     pub residents: Residents,
     /// The open files that guest threads use by themselves.
     pub directs: Directs,
+    /// The files that it was born with, and where it is told what others had better be born with; unset for processes that never
+    /// run a program.
+    pub born: OnceLock<Born>,
     /// See [`Space::common`].
     common: OnceLock<Option<Arc<Slot>>>,
     runners: Runners,
@@ -125,7 +129,23 @@ pub struct Space {
     threaded: AtomicBool,
 }
 
+/// What a process was born with.
+#[derive(Clone, Debug)]
+pub struct Born {
+    /// That of those that are made now.
+    pub pool: Arc<Preloaded>,
+    /// Its own.
+    pub files: Arc<preloaded::Files>,
+}
+
 impl Space {
+    /// The files that the process was born with.
+    pub fn born_with(&self) -> &preloaded::Files {
+        const NOTHING: &preloaded::Files =
+            &[const { None }; PRELOADED.end as usize - PRELOADED.start as usize];
+        self.born.get().map_or(NOTHING, |born| &born.files)
+    }
+
     /// Takes charge of a new process whose main thread uses `slot`.
     pub fn new(
         shared: Arc<Shared>,
@@ -156,6 +176,7 @@ impl Space {
             holds: AtomicBool::new(false),
             residents: Residents::default(),
             directs: Directs::default(),
+            born: OnceLock::new(),
             common: OnceLock::new(),
             runners: Runners::default(),
             threaded: AtomicBool::new(false),

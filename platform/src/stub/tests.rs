@@ -1,5 +1,6 @@
 //! The backend with guest code assembled by hand.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
@@ -199,7 +200,7 @@ fn page_of(byte: u8) -> Arc<OwnedFd> {
 fn a_file_that_is_mapped_is_kept_for_more_until_another_is_or_the_kernel_closes_it() {
     let platform = platform();
     let shared = &platform.shared;
-    let mut guest = shared.create().expect("an address space");
+    let mut guest = shared.create(None).expect("an address space");
     guest.memory(&[map(CODE, 1, 7)]).expect("memory");
     assert_eq!(guest.space().write(CODE, CALL_LOOP), CALL_LOOP.len());
     guest.registers_mut().rip = CODE;
@@ -260,7 +261,7 @@ fn tempfile() -> std::fs::File {
 
 #[test]
 fn a_stub_tells_the_most_memory_that_it_has_had() {
-    let mut context = platform().shared.create().expect("an address space");
+    let mut context = platform().shared.create(None).expect("an address space");
     let size = 4 << 20;
     context.memory(&[map(DATA, size / 4096, libc::PROT_READ | libc::PROT_WRITE)]).expect("memory");
     assert_eq!(context.space().write(DATA, &vec![1; size as usize]), size as usize);
@@ -395,4 +396,72 @@ fn nothing_is_left_of_a_thousand_spaces() {
         assert_eq!(guest.run(), Event::Syscall);
     }
     assert!(descriptors() < before + 40, "{} descriptors, {before} before", descriptors());
+}
+
+#[test]
+fn processes_are_born_with_what_many_have_mapped() {
+    let platform = platform();
+    let shared = &platform.shared;
+    let contents: Vec<u8> = (0..8192u32).map(|index| (index / 7) as u8).collect();
+    let path = std::env::temp_dir().join(format!("nacelle-preloaded-{}", std::process::id()));
+    std::fs::write(&path, &contents).expect("a file");
+    let file: Arc<OwnedFd> = Arc::new(std::fs::File::open(&path).expect("it").into());
+    let same = std::fs::metadata(&path).expect("it").ino();
+    std::fs::remove_file(&path).expect("removed");
+    // Whether the process of a context has the file open under a number that it was born with.
+    let has = |guest: &StubContext| {
+        let mut numbers = layout::PRELOADED;
+        numbers.any(|number| {
+            let path = format!("/proc/{}/fd/{number}", guest.process_id());
+            std::fs::metadata(path).is_ok_and(|status| status.ino() == same)
+        })
+    };
+    let maps = |guest: &mut dyn Context| {
+        let operation = |address, shared, offset| {
+            let file = Some((&file, offset));
+            MemoryOp::Map { address, length: 4096, protection: 1, shared, flags: 0, file }
+        };
+        // At once, later, and shared as ever.
+        guest
+            .memory(&[operation(DATA, false, 4096), map(DATA + 8192, 1, 3), operation(DATA + 16384, true, 0)])
+            .expect("maps");
+        guest.memory_later(&[operation(DATA + 4096, false, 0)]).expect("maps");
+        guest.registers_mut().rip = CODE;
+        guest.memory(&[map(CODE, 1, 7)]).expect("memory");
+        assert_eq!(guest.space().write(CODE, CALL_LOOP), CALL_LOOP.len());
+        assert_eq!(guest.run(), Event::Syscall);
+        for (address, offset) in [(DATA, 4096), (DATA + 4096, 0), (DATA + 16384, 0)] {
+            let mut bytes = [0; 4096];
+            assert_eq!(guest.space().read(address, &mut bytes), 4096);
+            assert_eq!(bytes, contents[offset..offset + 4096], "{address:#x}");
+        }
+        let worth = guest.is_worth_preloading(&file);
+        if worth {
+            guest.preload(&file);
+        }
+        worth
+    };
+    let mother =
+        Pool { mother: Some(Mother { groups: Vec::new(), context: Mutex::default() }), ..Pool::default() };
+    for pool in [Pool::default(), mother] {
+        let make = || pool.make(shared).expect("an address space");
+        let before = make();
+        let worth = (0..100).position(|_| maps(&mut make())).expect("worth it");
+        assert!(worth > 0);
+        let mut born = make();
+        assert!(has(&born) && !has(&before));
+        assert!(!maps(&mut born), "it is there");
+        let mut copy = born.copy().expect("a copy");
+        assert!(has(&copy));
+        assert!(!maps(&mut copy));
+        // Those who are older go on as before, and others do not get it.
+        let mut before = before;
+        maps(&mut before);
+        let mut other = Pool::default().make(shared).expect("an address space");
+        maps(&mut other);
+    }
+    // The zygote has it by now. What is copied from another process has it not.
+    let other =
+        Pool { mother: Some(Mother { groups: Vec::new(), context: Mutex::default() }), ..Pool::default() };
+    assert!(!has(&other.make(shared).expect("an address space")));
 }

@@ -426,6 +426,11 @@ impl OpenFile for OpenContent {
         Ok(Mappable::Host { fd, delta: 0 })
     }
 
+    fn is_of_image(&self) -> bool {
+        matches!(self.lower, Some(LowerContent::Host(_)))
+            && self.node.file().is_ok_and(|content| matches!(*content.read(), Content::Lower(_)))
+    }
+
     fn write_sealed(&self) -> bool {
         self.node.seals().intersects(Seals::NO_WRITE)
     }

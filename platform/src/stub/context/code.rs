@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_told_and_stops_nothing() {
         let platform = platform();
-        let mut context = platform.shared.create().expect("a stub");
+        let mut context = platform.shared.create(None).expect("a stub");
         let file = host::rustix::fs::memfd_create("code", host::rustix::fs::MemfdFlags::CLOEXEC);
         let file = Arc::new(file.expect("a file"));
         let map = MemoryOp::Map {

@@ -204,7 +204,7 @@ impl StubContext {
     }
 
     /// Gives the stub a copy of a descriptor, with this number; whether it has it.
-    pub(super) fn give_file(&self, file: &Arc<OwnedFd>, number: u32) -> bool {
+    pub fn give_file(&self, file: &Arc<OwnedFd>, number: u32) -> bool {
         let mut ask = [0; 8];
         ask[0] = libc::SYS_mmap as u64;
         ask[1..7].copy_from_slice(&memory::ASK);
@@ -222,7 +222,7 @@ impl StubContext {
     }
 
     /// Closes files in the stub.
-    pub(super) fn close(&self, numbers: &[u32]) {
+    pub fn close(&self, numbers: &[u32]) {
         // A stub that does not is gone.
         let _ = self.calls(&numbers.iter().map(closing).collect::<Vec<_>>());
     }
@@ -393,7 +393,7 @@ mod tests {
 
     /// A thread that waits for commands, whatever the machine does.
     fn context() -> StubContext {
-        let mut context = platform().shared.create().expect("an address space");
+        let mut context = platform().shared.create(None).expect("an address space");
         let map = MemoryOp::Map {
             address: DATA,
             length: LENGTH,
