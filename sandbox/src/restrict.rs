@@ -1,6 +1,7 @@
 //! What a container's specification adds to its tree and takes from it when all is mounted: device nodes, paths that
 //! show nothing, paths that cannot be changed; and settings of its namespaces.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -61,7 +62,8 @@ fn find(namespace: &Arc<MountNamespace>, path: &str) -> Option<PathRef> {
     let top = namespace.root();
     let state = FsState { namespace: Arc::clone(namespace), root: top.clone(), cwd: top.clone(), umask: 0 };
     let credentials = Credentials::new(0, 0);
-    let found = Walker::new(state, &credentials, None, Walk::FOLLOW).walk(top, path.as_bytes());
+    let found =
+        Walker::new(&state, &credentials, None, Walk::FOLLOW).walk(Cow::Borrowed(&top), path.as_bytes());
     found.ok().map(|found| found.place).filter(|place| place.inode().is_some())
 }
 
@@ -98,8 +100,8 @@ fn make_node(namespace: &Arc<MountNamespace>, device: &DeviceSpec) -> Result<(),
     let top = namespace.root();
     let state = FsState { namespace: Arc::clone(namespace), root: top.clone(), cwd: top, umask: 0 };
     let credentials = Credentials::new(0, 0);
-    let walker = Walker::new(state, &credentials, None, Walk::CREATE);
-    let place = walker.walk(directory.clone(), name.as_bytes()).map_err(SysError::errno)?.place;
+    let walker = Walker::new(&state, &credentials, None, Walk::CREATE);
+    let place = walker.walk(Cow::Borrowed(&directory), name.as_bytes()).map_err(SysError::errno)?.place;
     if place.inode().is_some() {
         return Ok(());
     }
@@ -111,6 +113,6 @@ fn make_node(namespace: &Arc<MountNamespace>, device: &DeviceSpec) -> Result<(),
     };
     let new =
         NewFile { kind, mode: device.mode & 0o7777, uid: device.uid, gid: device.gid, acls: Acls::default() };
-    place.dentry.instantiate(directory.existing()?.create(name.as_bytes(), &new)?);
+    place.dentry.instantiate(Arc::clone(directory.existing()?).create(name.as_bytes(), &new)?);
     Ok(())
 }

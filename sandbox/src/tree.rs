@@ -1,5 +1,6 @@
 //! A container's tree of files, put together from its specification.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::Errno;
@@ -65,7 +66,7 @@ pub fn build(
             .map_err(failed(format!("cannot make the mount point {destination}")))?;
         if let (true, MountKind::Memory { size, mode }) = (mount.copy_up, &mount.kind) {
             let options = MemOptions { size: *size, mode: *mode, ..MemOptions::default() };
-            let copied = place.existing().and_then(|directory| MemFs::copy_of(&directory, options));
+            let copied = place.existing().and_then(|directory| MemFs::copy_of(directory, options));
             let copied = copied.map_err(failed(format!("cannot copy what is at {destination}")))?;
             file_system = copied.map_or(file_system, |copy| copy as _);
         }
@@ -233,13 +234,13 @@ fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> 
             continue;
         }
         let place = way.last().unwrap_or(&top).clone();
-        let walker = Walker::new(state.clone(), &credentials, None, Walk::CREATE);
-        let found = walker.walk(place.clone(), &part).map_err(SysError::errno)?.place;
+        let walker = Walker::new(&state, &credentials, None, Walk::CREATE);
+        let mut found = walker.walk(Cow::Borrowed(&place), &part).map_err(SysError::errno)?.place;
         match found.inode() {
             None => {
                 let kind = if file && rest.is_empty() { NewKind::Regular } else { NewKind::Directory };
                 let new = NewFile { kind, mode: 0o755, uid: 0, gid: 0, acls: Acls::default() };
-                found.dentry.instantiate(place.existing()?.create(&part, &new)?);
+                found.dentry = found.dentry.instantiate(Arc::clone(place.existing()?).create(&part, &new)?);
             }
             Some(inode) if inode.file_type() == FileType::Symlink => {
                 links += 1;

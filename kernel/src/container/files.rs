@@ -1,5 +1,6 @@
 //! A container's files, for others than its processes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::fs::OpenFlags;
@@ -49,14 +50,14 @@ impl Container {
         let root = self.mounts.root();
         let state =
             FsState { namespace: Arc::clone(&self.mounts), root: root.clone(), cwd: root.clone(), umask: 0 };
-        let found = Walker::new(state, &credentials, None, Walk::FOLLOW).walk(root, path);
+        let found = Walker::new(&state, &credentials, None, Walk::FOLLOW).walk(Cow::Borrowed(&root), path);
         let place = found.map_err(SysError::errno)?.place;
         let inode = place.existing()?;
         // Files there tell of whoever reads them.
         if place.mount.file_system.name() == "proc" {
             return Err(Errno::EOPNOTSUPP);
         }
-        if let Some(text) = cgroup::text_outside(&inode, self, &*self.kernel()?) {
+        if let Some(text) = cgroup::text_outside(inode, self, &*self.kernel()?) {
             return Ok(ReadableFile::Text(text));
         }
         match inode.file_type() {
@@ -64,7 +65,7 @@ impl Container {
             FileType::Directory => return Err(Errno::EISDIR),
             _ => return Err(Errno::EINVAL),
         }
-        let ops = inode.open(None, OpenFlags::empty()).map_err(SysError::errno)?;
+        let ops = Arc::clone(inode).open(None, OpenFlags::empty()).map_err(SysError::errno)?;
         Ok(ReadableFile::Open(File::new(Place::Path(place), ops, OpenFlags::empty())))
     }
 }

@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::{Errno, SysResult};
 use parking_lot::{Mutex, RwLock};
@@ -39,7 +39,8 @@ struct Remembered {
 /// A name in a file system.
 pub struct Dentry {
     place: RwLock<Place>,
-    inode: RwLock<Option<InodeRef>>,
+    /// What it stands for, from when that is known: a name that comes to stand for something else gets another dentry.
+    inode: OnceLock<InodeRef>,
     children: Mutex<HashMap<Box<[u8]>, Arc<Dentry>, Keyed>>,
     /// Set when the name was looked up again since it was last considered for being forgotten.
     used: AtomicBool,
@@ -47,6 +48,8 @@ pub struct Dentry {
     deleted: AtomicBool,
     /// How many mounts lie on it, in all trees of mounts.
     mounts: AtomicUsize,
+    /// Set once something was mounted on a name in it.
+    had_mounts_below: AtomicBool,
     /// Set when that was the file's last name, so that the file ends with the dentry.
     last: AtomicBool,
 }
@@ -101,11 +104,12 @@ impl Dentry {
     fn new(name: Box<[u8]>, parent: Option<Arc<Dentry>>, inode: Option<InodeRef>) -> Arc<Dentry> {
         Arc::new(Dentry {
             place: RwLock::new(Place { name, parent }),
-            inode: RwLock::new(inode),
+            inode: inode.map_or_else(OnceLock::new, OnceLock::from),
             children: Mutex::default(),
             used: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
             mounts: AtomicUsize::new(0),
+            had_mounts_below: AtomicBool::new(false),
             last: AtomicBool::new(false),
         })
     }
@@ -121,8 +125,8 @@ impl Dentry {
     }
 
     /// What the name stands for; `None` if it is missing.
-    pub fn inode(&self) -> Option<InodeRef> {
-        self.inode.read().clone()
+    pub fn inode(&self) -> Option<&InodeRef> {
+        self.inode.get()
     }
 
     /// Whether the name was removed.
@@ -132,19 +136,18 @@ impl Dentry {
 
     /// The child called `name`, which may be missing (no inode): from the cache, or from the file system.
     pub fn lookup(self: &Arc<Dentry>, fs: &dyn FileSystem, name: &[u8]) -> SysResult<Arc<Dentry>> {
-        let known = self.children.lock().get(name).cloned();
-        if let Some(child) = known.as_ref().filter(|_| fs.cacheable()) {
+        let mut known = self.children.lock().get(name).cloned();
+        if let Some(child) = known.take_if(|_| fs.cacheable()) {
             child.used.store(true, Ordering::Relaxed);
-            return Ok(Arc::clone(child));
+            return Ok(child);
         }
         let inode = self.inode().ok_or(Errno::ENOENT)?;
-        let still_is =
-            |child: &Dentry| child.inode.read().as_ref().is_some_and(|child| child.still_is(name, &inode));
+        let still_is = |child: &Dentry| child.inode().is_some_and(|child| child.still_is(name, inode));
         if let Some(child) = known.filter(|child| still_is(child)) {
             child.used.store(true, Ordering::Relaxed);
             return Ok(child);
         }
-        match inode.lookup(name) {
+        match Arc::clone(inode).lookup(name) {
             Ok(inode) => Ok(self.found(fs, name, Some(inode))),
             Err(Errno::ENOENT) => Ok(self.found(fs, name, None)),
             Err(error) => Err(error),
@@ -158,11 +161,10 @@ impl Dentry {
         name: &[u8],
     ) -> SysResult<(Arc<Dentry>, Option<OpenFileRef>)> {
         let inode = self.inode().ok_or(Errno::ENOENT)?;
-        let regular = |child: &Arc<Dentry>| {
-            child.inode.read().as_ref().is_some_and(|inode| inode.file_type() == FileType::Regular)
-        };
+        let regular =
+            |child: &Arc<Dentry>| child.inode().is_some_and(|inode| inode.file_type() == FileType::Regular);
         let expected = self.children.lock().get(name).is_some_and(regular);
-        match inode.lookup_opened(name, expected)? {
+        match Arc::clone(inode).lookup_opened(name, expected)? {
             Some((inode, file)) => Ok((self.found(fs, name, Some(inode)), Some(file))),
             None => Ok((self.lookup(fs, name)?, None)),
         }
@@ -179,7 +181,7 @@ impl Dentry {
         let mut children = self.children.lock();
         if let Some(child) = children.get(name) {
             // Somebody else was faster; or, in a file system that changes by itself, the name is known already.
-            let same = match (&*child.inode.read(), &found) {
+            let same = match (child.inode(), &found) {
                 (Some(old), Some(new)) => cacheable || child.has_mounts() || Arc::ptr_eq(old, new),
                 (None, None) => true,
                 _ => cacheable,
@@ -206,7 +208,8 @@ impl Dentry {
 
     /// Whether something is mounted on the child called `name`.
     pub fn has_mounts_on(&self, name: &[u8]) -> bool {
-        self.children.lock().get(name).is_some_and(|child| child.has_mounts())
+        self.had_mounts_below.load(Ordering::SeqCst)
+            && self.children.lock().get(name).is_some_and(|child| child.has_mounts())
     }
 
     /// Leaves its directory's table if nobody but the caller uses it, and no name below it is remembered. False if it
@@ -240,6 +243,7 @@ impl Dentry {
         self.mounts.fetch_add(1, Ordering::SeqCst);
         if let Some(parent) = self.parent().filter(|_| !self.is_deleted()) {
             parent.children.lock().insert(self.name(), Arc::clone(self));
+            parent.had_mounts_below.store(true, Ordering::SeqCst);
         }
     }
 
@@ -262,11 +266,16 @@ impl Dentry {
         if path.is_empty() { b"/".to_vec() } else { path }
     }
 
-    /// Makes the name stand for a new file.
-    pub fn instantiate(&self, inode: InodeRef) {
-        *self.inode.write() = Some(inode);
-        self.deleted.store(false, Ordering::Relaxed);
-        self.last.store(false, Ordering::Relaxed);
+    /// Makes the name, which was missing, stand for a new file. Returns the dentry that does so from now on: another one if
+    /// somebody else had made and removed a file of that name meanwhile, whose dentry this stays.
+    pub fn instantiate(self: &Arc<Dentry>, inode: InodeRef) -> Arc<Dentry> {
+        let Err(inode) = self.inode.set(inode) else { return Arc::clone(self) };
+        let Place { name, parent } = self.place.read().clone();
+        let fresh = Dentry::new(name.clone(), parent.clone(), Some(inode));
+        let replaced = parent.and_then(|parent| parent.children.lock().insert(name, Arc::clone(&fresh)));
+        drop(replaced);
+        REMEMBERED.add(&fresh);
+        fresh
     }
 
     /// The name was removed from its directory: whoever still holds the dentry keeps the file; a new, missing one takes
@@ -316,6 +325,7 @@ impl Dentry {
         }
         *self.place.write() = Place { name: name.into(), parent: Some(Arc::clone(parent)) };
         let replaced = parent.children.lock().insert(name.into(), Arc::clone(self));
+        parent.had_mounts_below.fetch_or(self.has_mounts(), Ordering::SeqCst);
         drop(replaced);
     }
 
@@ -325,6 +335,7 @@ impl Dentry {
         for (dentry, place) in [(self, other_place), (other, place)] {
             if let Some(parent) = &place.parent {
                 parent.children.lock().insert(place.name.clone(), Arc::clone(dentry));
+                parent.had_mounts_below.fetch_or(dentry.has_mounts(), Ordering::SeqCst);
             }
             *dentry.place.write() = place;
         }
@@ -436,6 +447,22 @@ mod tests {
         assert!(Arc::ptr_eq(&children[&b"held"[..]], &held));
         drop(children);
         assert!(Arc::ptr_eq(&held.lookup(&Endless, b"below").unwrap(), &below));
+        root.forget_all();
+    }
+
+    #[test]
+    fn a_file_that_was_removed_keeps_its_dentry_when_its_name_gets_another() {
+        let root = Dentry::root(Endless.root());
+        let missing = Dentry::new(b"name"[..].into(), Some(Arc::clone(&root)), None);
+        root.children.lock().insert(b"name"[..].into(), Arc::clone(&missing));
+        let [first, second] = [(); 2].map(|()| Arc::new(Everything::default()) as InodeRef);
+        // Two make it at once; between them, it is removed.
+        let made = missing.instantiate(Arc::clone(&first));
+        made.unlinked(true);
+        let again = missing.instantiate(Arc::clone(&second));
+        assert!(Arc::ptr_eq(made.inode().unwrap(), &first) && made.is_deleted());
+        assert!(Arc::ptr_eq(again.inode().unwrap(), &second) && !again.is_deleted());
+        assert!(Arc::ptr_eq(&root.children.lock()[&b"name"[..]], &again));
         root.forget_all();
     }
 

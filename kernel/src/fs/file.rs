@@ -159,10 +159,10 @@ impl File {
     }
 
     /// The inode, if the file has one.
-    pub fn inode(&self) -> Option<InodeRef> {
+    pub fn inode(&self) -> Option<&InodeRef> {
         match &self.place {
             Place::Path(path) => path.inode(),
-            Place::Anonymous { inode, .. } => inode.clone(),
+            Place::Anonymous { inode, .. } => inode.as_ref(),
         }
     }
 
@@ -395,7 +395,7 @@ impl File {
             }
             from.limit(usize::try_from(limit - position).unwrap_or(usize::MAX));
         }
-        if !checked && privileges::drop_all(&inode, &task.credentials())? {
+        if !checked && privileges::drop_all(inode, &task.credentials())? {
             self.unprivileged.store(state, Ordering::Relaxed);
         }
         Ok(())
@@ -531,7 +531,11 @@ mod tests {
         };
         let at = |path: &str| find(mounts.root(), path);
         let open = |place: PathRef, flags: OpenFlags| {
-            let ops = place.existing().ok().and_then(|inode| inode.open(None, flags).ok()).expect("opened");
+            let ops = place
+                .existing()
+                .ok()
+                .and_then(|inode| Arc::clone(inode).open(None, flags).ok())
+                .expect("opened");
             File::new(Place::Path(place), ops, flags)
         };
         let public = |path: &str| open(at(path), OpenFlags::empty()).is_public();
@@ -547,7 +551,7 @@ mod tests {
         let volume = mounts.mount(at("volume"), lower(), "none", MountFlags::empty()).expect("mounted");
         let inside = open(find(volume.root_place(), "lib/all"), OpenFlags::empty());
         assert!(public("lib/all") && !inside.is_public());
-        let inode = at("lib/all").existing().expect("it");
+        let inode = Arc::clone(at("lib/all").existing().expect("it"));
         let ops = Arc::clone(&inode).open(None, OpenFlags::empty()).expect("opened");
         let place = Place::Anonymous { name: String::new(), inode: Some(inode) };
         assert!(!File::new(place, ops, OpenFlags::empty()).is_public());

@@ -608,10 +608,10 @@ impl Inode for HostInode {
         };
         self.kind == FileType::Directory
             && self.place.read().as_ref().is_some_and(there)
-            && self.standing.known().is_some()
+            && self.standing.stands()
     }
 
-    fn look(self: Arc<Self>, name: &[u8]) -> SysResult<Option<Looked>> {
+    fn look(&self, name: &[u8]) -> SysResult<Option<Looked>> {
         let directory = self.directory()?;
         if self.kind != FileType::Directory || !directory.is_held() {
             return Ok(None);
@@ -619,10 +619,13 @@ impl Inode for HostInode {
         let (attributes, directory) = directory.look_up(name_of(name)?)?;
         let kind = FileType::from_mode(attributes.mode);
         if kind == FileType::Regular {
-            self.shared.looked_at.note(&self, name);
+            self.shared.looked_at.note(self, name);
         }
         Ok(Some(match kind {
-            FileType::Symlink => Looked::Link(self.known_child(name, &attributes, directory)),
+            FileType::Symlink => {
+                let own = self.this.upgrade().ok_or(Errno::ESTALE)?;
+                Looked::Link(own.known_child(name, &attributes, directory))
+            }
             _ => Looked::Metadata(Box::new(metadata_of(&attributes))),
         }))
     }

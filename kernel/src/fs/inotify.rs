@@ -389,9 +389,9 @@ fn watched() -> bool {
 /// Whether somebody watches the file, or the directory that it was opened in.
 pub(super) fn hears_of(file: &File) -> bool {
     let watched_inode =
-        |inode: Option<InodeRef>| inode.is_some_and(|inode| !inode.common().watches.list.lock().is_empty());
-    let parent = || file.path().and_then(|path| path.dentry.parent()).and_then(|parent| parent.inode());
-    watched() && (watched_inode(file.inode()) || watched_inode(parent()))
+        |inode: Option<&InodeRef>| inode.is_some_and(|inode| !inode.common().watches.list.lock().is_empty());
+    let parent = || file.path().and_then(|path| path.dentry.parent());
+    watched() && (watched_inode(file.inode()) || parent().is_some_and(|parent| watched_inode(parent.inode())))
 }
 
 /// What an event is about, besides its kind.
@@ -439,12 +439,12 @@ pub fn notify(dentry: &Dentry, mask: Mask) {
         return;
     }
     let Some(inode) = dentry.inode() else { return };
-    let mask = mask | directory_bit(&inode);
+    let mask = mask | directory_bit(inode);
     let unlinked = dentry.is_deleted();
-    if let Some(directory) = dentry.parent().and_then(|parent| parent.inode()) {
+    if let Some(directory) = dentry.parent().and_then(|parent| parent.inode().cloned()) {
         send(&directory, mask, Details { name: &dentry.name(), unlinked, ..Details::default() });
     }
-    send(&inode, mask, Details { unlinked, ..Details::default() });
+    send(inode, mask, Details { unlinked, ..Details::default() });
 }
 
 /// Something happened to the name `name` in a directory, of a file of type `kind`.

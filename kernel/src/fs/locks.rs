@@ -243,7 +243,7 @@ fn lock(
     if matches!(owner, Owner::Description(_)) && argument.pid != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let (start, end) = range(file, &inode, &argument)?;
+    let (start, end) = range(file, inode, &argument)?;
     let locks = &inode.common().locks;
     let exclusive = match argument.kind {
         F_RDLCK => false,

@@ -326,7 +326,7 @@ pub trait Inode: Any + Send + Sync {
 
     /// What the file called `name` in this directory is like, for who wants to know no more; `None` where that takes as
     /// much as looking it up.
-    fn look(self: Arc<Self>, _name: &[u8]) -> SysResult<Option<Looked>> {
+    fn look(&self, _name: &[u8]) -> SysResult<Option<Looked>> {
         Ok(None)
     }
 

@@ -131,6 +131,12 @@ impl<T: Copy> Standing<T> {
         is_still(epoch).then_some(seen)
     }
 
+    /// Whether its name stands for it still.
+    pub fn stands(&self) -> bool {
+        let epoch = self.state.lock().seen.as_ref().map(|(epoch, _)| *epoch);
+        epoch.is_some_and(is_still)
+    }
+
     /// Notes that the directory was found by its name in `parent`, and was like `seen`, which the host has been asked for in
     /// the epoch `before`. Returns whether both had better be watched.
     pub fn was_found(&self, parent: &Standing<T>, seen: T, before: u64) -> bool {

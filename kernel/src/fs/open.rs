@@ -1,5 +1,6 @@
 //! Opening files: what stands between a path and an open file description.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::fs::{OpenFlags, S_ISGID};
@@ -57,8 +58,7 @@ pub fn open_executable_in(
     credentials: &Credentials,
     path: &[u8],
 ) -> SyscallResult<Arc<File>> {
-    let start = state.cwd.clone();
-    let found = Walker::new(state.clone(), credentials, None, Walk::FOLLOW).walk(start, path)?;
+    let found = Walker::new(state, credentials, None, Walk::FOLLOW).walk(Cow::Borrowed(&state.cwd), path)?;
     open_program(Place::Path(found.place), credentials, None)
 }
 
@@ -69,7 +69,7 @@ fn open_program(
 ) -> SyscallResult<Arc<File>> {
     let inode = match &place {
         Place::Path(place) => place.existing()?,
-        Place::Anonymous { inode, .. } => inode.clone().ok_or(Errno::EACCES)?,
+        Place::Anonymous { inode, .. } => inode.as_ref().ok_or(Errno::EACCES)?,
     };
     let refused = matches!(&place, Place::Path(place) if place.mount.flags().contains(MountFlags::NO_EXEC));
     match inode.file_type() {
@@ -77,9 +77,9 @@ fn open_program(
         FileType::Symlink => return Err(Errno::ELOOP.into()),
         _ => return Err(Errno::EACCES.into()),
     }
-    check(&inode, credentials, Access::EXECUTE)?;
-    let guard = TextGuard::run(&inode)?;
-    let ops = inode.open(task, OpenFlags::empty())?;
+    check(inode, credentials, Access::EXECUTE)?;
+    let guard = TextGuard::run(inode)?;
+    let ops = Arc::clone(inode).open(task, OpenFlags::empty())?;
     let file = File::new(place, ops, OpenFlags::LARGEFILE);
     file.set_text_use(Some(guard));
     file.notify(Mask::OPEN);
@@ -161,7 +161,7 @@ pub fn open_with(
             }
         }
     };
-    let inode = place.existing()?;
+    let inode = Arc::clone(place.existing()?);
     if creates && found_directory(&inode) && !flags.contains(OpenFlags::DIRECTORY) {
         return Err(Errno::EISDIR.into());
     }
@@ -266,10 +266,10 @@ fn open_temporary(
         return Err(Errno::ENOTDIR.into());
     }
     let credentials = task.credentials();
-    check(&inode, &credentials, Access::WRITE | Access::EXECUTE)?;
+    check(inode, &credentials, Access::WRITE | Access::EXECUTE)?;
     check_writable(&parent)?;
     let kind = NewKind::Regular;
-    let (mode, acls) = permissions_of_new(task, &inode, &kind, mode & 0o7777);
+    let (mode, acls) = permissions_of_new(task, inode, &kind, mode & 0o7777);
     let (uid, gid) = (credentials.fs_uid, credentials.fs_gid);
     let file = inode.create_unnamed(&NewFile { kind, mode, uid, gid, acls })?;
     let name = format!("#{}", file.common().id);
@@ -293,7 +293,7 @@ fn permissions_of_new(task: &CurrentTask, directory: &InodeRef, kind: &NewKind, 
     // Linux applies it to the names of sockets in any case.
     let mode = match default {
         Some(_) if *kind != NewKind::Socket => mode,
-        _ => mode & !task.fs().get().umask,
+        _ => mode & !task.fs_state().umask,
     };
     match default {
         Some(default) => Acls::inherited(&default, mode, *kind == NewKind::Directory),
@@ -332,8 +332,8 @@ fn make_at(
         return Err(Errno::ENOENT.into());
     }
     check_writable(parent)?;
-    check(&directory, &credentials, Access::WRITE | Access::EXECUTE)?;
-    let (mut mode, acls) = permissions_of_new(task, &directory, &kind, mode & 0o7777);
+    check(directory, &credentials, Access::WRITE | Access::EXECUTE)?;
+    let (mut mode, acls) = permissions_of_new(task, directory, &kind, mode & 0o7777);
     let mut gid = credentials.fs_gid;
     if metadata.mode & S_ISGID != 0 {
         gid = metadata.gid;
@@ -343,10 +343,10 @@ fn make_at(
     }
     privileges::mode_set(mode);
     let inode =
-        Arc::clone(&directory).create(name, &NewFile { kind, mode, uid: credentials.fs_uid, gid, acls })?;
+        Arc::clone(directory).create(name, &NewFile { kind, mode, uid: credentials.fs_uid, gid, acls })?;
     let kind = inode.file_type();
-    dentry.instantiate(inode);
-    inotify::notify_entry(&directory, name, kind, Mask::CREATE);
+    let dentry = dentry.instantiate(inode);
+    inotify::notify_entry(directory, name, kind, Mask::CREATE);
     Ok(PathRef { mount: Arc::clone(&parent.mount), dentry })
 }
 

@@ -33,12 +33,12 @@ pub struct PathRef {
 
 impl PathRef {
     /// What is there; `None` for a name that stands for nothing.
-    pub fn inode(&self) -> Option<InodeRef> {
+    pub fn inode(&self) -> Option<&InodeRef> {
         self.dentry.inode()
     }
 
     /// What is there: `ENOENT` for a name that stands for nothing.
-    pub fn existing(&self) -> SysResult<InodeRef> {
+    pub fn existing(&self) -> SysResult<&InodeRef> {
         self.inode().ok_or(Errno::ENOENT)
     }
 
@@ -97,7 +97,7 @@ impl PathRef {
 
 /// What `CLONE_FS` shares: root, working directory, umask.
 pub struct FsContext {
-    inner: Mutex<FsState>,
+    inner: Mutex<Arc<FsState>>,
 }
 
 /// The contents of an [`FsContext`].
@@ -116,17 +116,17 @@ pub struct FsState {
 impl FsContext {
     /// A context of its own.
     pub fn new(state: FsState) -> FsContext {
-        FsContext { inner: Mutex::new(state) }
+        FsContext { inner: Mutex::new(Arc::new(state)) }
     }
 
-    /// A copy of what it holds now.
-    pub fn get(&self) -> FsState {
-        self.inner.lock().clone()
+    /// What it holds now.
+    pub fn get(&self) -> Arc<FsState> {
+        Arc::clone(&self.inner.lock())
     }
 
     /// Changes it.
     pub fn update<T>(&self, change: impl FnOnce(&mut FsState) -> T) -> T {
-        change(&mut self.inner.lock())
+        change(Arc::make_mut(&mut self.inner.lock()))
     }
 }
 
@@ -175,7 +175,9 @@ pub struct Found {
 
 /// Walks paths for a task, or for the kernel at its start.
 pub struct Walker<'a> {
-    state: FsState,
+    state: &'a FsState,
+    /// The root directory, where that is not the task's.
+    own_root: Option<PathRef>,
     credentials: &'a Credentials,
     task: Option<&'a CurrentTask>,
     flags: Walk,
@@ -185,16 +187,20 @@ pub struct Walker<'a> {
 impl<'a> Walker<'a> {
     /// A walk with these credentials.
     pub fn new(
-        state: FsState,
+        state: &'a FsState,
         credentials: &'a Credentials,
         task: Option<&'a CurrentTask>,
         flags: Walk,
     ) -> Walker<'a> {
-        Walker { state, credentials, task, flags, links: 0 }
+        Walker { state, own_root: None, credentials, task, flags, links: 0 }
+    }
+
+    fn root(&self) -> &PathRef {
+        self.own_root.as_ref().unwrap_or(&self.state.root)
     }
 
     /// Walks `path` from `start`.
-    pub fn walk(mut self, start: PathRef, path: &[u8]) -> SyscallResult<Found> {
+    pub fn walk(mut self, start: Cow<'_, PathRef>, path: &[u8]) -> SyscallResult<Found> {
         if path.is_empty() && !self.flags.contains(Walk::EMPTY) {
             return Err(Errno::ENOENT.into());
         }
@@ -202,15 +208,14 @@ impl<'a> Walker<'a> {
             if self.flags.contains(Walk::BENEATH) && path.starts_with(b"/") {
                 return Err(Errno::EXDEV.into());
             }
-            self.state.root = start.clone();
+            self.own_root = Some(PathRef::clone(&start));
         }
-        let start = match path.first() {
-            Some(b'/') if !start.same(&self.state.root) => self.state.root.clone(),
-            _ => start,
-        };
         let mut rest = Rest { path: Cow::Borrowed(path), at: 0 };
         let mut slash = path.ends_with(b"/");
-        let mut at = start;
+        let mut at = match path.first() {
+            Some(b'/') if !start.same(self.root()) => Cow::Owned(self.root().clone()),
+            _ => start,
+        };
         let mut opened = None;
         while let Some(component) = rest.next() {
             let last = rest.is_empty();
@@ -219,12 +224,12 @@ impl<'a> Walker<'a> {
             if inode.file_type() != FileType::Directory {
                 return Err(Errno::ENOTDIR.into());
             }
-            check(&inode, self.credentials, Access::EXECUTE)?;
+            check(inode, self.credentials, Access::EXECUTE)?;
             if component == b"." {
                 continue;
             }
             if component == b".." {
-                at = self.up(at)?;
+                at = Cow::Owned(self.up(at.into_owned())?);
                 continue;
             }
             if component.len() > NAME_MAX {
@@ -239,7 +244,8 @@ impl<'a> Walker<'a> {
                     if slash && metadata.file_type() != FileType::Directory {
                         return Err(Errno::ENOTDIR.into());
                     }
-                    return Ok(Found { place: at, looked: Some(metadata), opened: None, name: None, slash });
+                    let place = at.into_owned();
+                    return Ok(Found { place, looked: Some(metadata), opened: None, name: None, slash });
                 }
                 Some(Looked::Link(link)) => at.dentry.found(file_system, component, Some(link)),
                 None if last && self.asks_anew(Walk::READ, &at, component) => {
@@ -249,41 +255,44 @@ impl<'a> Walker<'a> {
                 }
                 None => at.dentry.lookup(file_system, component)?,
             };
-            let next = self.state.namespace.top(PathRef { mount: Arc::clone(&at.mount), dentry });
-            if !Arc::ptr_eq(&next.mount, &at.mount) {
-                if self.flags.contains(Walk::NO_MOUNTS) {
-                    return Err(Errno::EXDEV.into());
-                }
-                // Something has been mounted on it just now.
+            let mounted = self.mounted_on(&at, &dentry)?;
+            if mounted.is_some() {
+                // Just now.
                 opened = None;
             }
-            let Some(inode) = next.inode() else {
-                if last && self.flags.contains(Walk::CREATE) {
-                    let name = Some(component.to_vec());
-                    return Ok(Found { place: next, looked: None, opened: None, name, slash });
-                }
-                return Err(Errno::ENOENT.into());
-            };
-            if inode.file_type() == FileType::Symlink && follows {
-                match self.link(&inode)? {
-                    Link::Place(place) => at = place,
+            let found = mounted.as_ref().map_or(&dentry, |place| &place.dentry).inode();
+            let missing = found.is_none();
+            if let Some(inode) = found.filter(|inode| inode.file_type() == FileType::Symlink && follows) {
+                match self.link(inode)? {
+                    Link::Place(place) => at = Cow::Owned(place),
                     Link::Path(target) => {
                         slash |= last && target.ends_with(b"/");
                         if target.starts_with(b"/") {
-                            at = self.state.root.clone();
+                            at = Cow::Owned(self.root().clone());
                         }
                         rest.insert(&target);
                     }
                 }
                 continue;
             }
-            at = next;
+            at = Cow::Owned(match (mounted, at) {
+                (Some(place), _) => place,
+                (None, Cow::Owned(at)) => PathRef { dentry, ..at },
+                (None, Cow::Borrowed(at)) => PathRef { mount: Arc::clone(&at.mount), dentry },
+            });
+            if missing {
+                if last && self.flags.contains(Walk::CREATE) {
+                    let (name, place) = (Some(component.to_vec()), at.into_owned());
+                    return Ok(Found { place, looked: None, opened: None, name, slash });
+                }
+                return Err(Errno::ENOENT.into());
+            }
         }
-        let is_directory = at.inode().is_some_and(|inode| inode.file_type() == FileType::Directory);
-        if slash && !is_directory {
+        let is_directory = || at.inode().is_some_and(|inode| inode.file_type() == FileType::Directory);
+        if slash && !is_directory() {
             return Err(Errno::ENOTDIR.into());
         }
-        Ok(Found { place: at, looked: None, opened, name: None, slash })
+        Ok(Found { place: at.into_owned(), looked: None, opened, name: None, slash })
     }
 
     /// Whether the walk is made for this purpose, and what the last component stands for is asked for anew. Where names are
@@ -294,8 +303,22 @@ impl<'a> Walker<'a> {
             && !at.dentry.has_mounts_on(component)
     }
 
+    /// What is to be seen where something is mounted on a name in the directory `at`: `EXDEV` where mounts are not crossed.
+    fn mounted_on(&self, at: &PathRef, dentry: &Arc<Dentry>) -> SysResult<Option<PathRef>> {
+        if !dentry.has_mounts() {
+            return Ok(None);
+        }
+        let below = PathRef { mount: Arc::clone(&at.mount), dentry: Arc::clone(dentry) };
+        let top = self.state.namespace.top(below);
+        match Arc::ptr_eq(&top.mount, &at.mount) {
+            true => Ok(None),
+            false if self.flags.contains(Walk::NO_MOUNTS) => Err(Errno::EXDEV),
+            false => Ok(Some(top)),
+        }
+    }
+
     fn up(&self, at: PathRef) -> SysResult<PathRef> {
-        if at.same(&self.state.root) {
+        if at.same(self.root()) {
             return if self.flags.contains(Walk::BENEATH) { Err(Errno::EXDEV) } else { Ok(at) };
         }
         let parent = at.parent().unwrap_or_else(|| at.clone());
@@ -368,28 +391,38 @@ impl Rest<'_> {
 
 impl CurrentTask {
     /// The directory that a relative path starts from: `EBADF`, `ENOTDIR`.
-    fn base(&self, state: &FsState, directory: Fd, path: &[u8]) -> SysResult<PathRef> {
+    fn base<'s>(&self, state: &'s FsState, directory: Fd, path: &[u8]) -> SysResult<Cow<'s, PathRef>> {
         if path.starts_with(b"/") {
-            return Ok(state.root.clone());
+            return Ok(Cow::Borrowed(&state.root));
         }
         if directory == Fd::CWD {
-            return Ok(state.cwd.clone());
+            return Ok(Cow::Borrowed(&state.cwd));
         }
         let file = self.file(directory)?;
         match file.path() {
-            Some(place) => Ok(place.clone()),
+            Some(place) => Ok(Cow::Owned(place.clone())),
             None => Err(Errno::ENOTDIR),
         }
     }
 
     /// Walks a path as `*at` calls do.
     pub fn walk(&self, directory: Fd, path: &[u8], flags: Walk) -> SyscallResult<Found> {
+        self.walk_as(&self.credentials(), directory, path, flags)
+    }
+
+    /// [`CurrentTask::walk`] for a caller who has the task's credentials at hand.
+    pub fn walk_as(
+        &self,
+        credentials: &Credentials,
+        directory: Fd,
+        path: &[u8],
+        flags: Walk,
+    ) -> SyscallResult<Found> {
         let _moment = freshness::begin();
         // Where the directory is the root, absolute paths begin there too.
-        let state = self.fs().get();
+        let state = self.fs_state();
         let start = self.base(&state, directory, if flags.contains(Walk::IN_ROOT) { b"" } else { path })?;
-        let credentials = self.credentials();
-        Walker::new(state, &credentials, Some(self), flags).walk(start, path)
+        Walker::new(&state, credentials, Some(self), flags).walk(start, path)
     }
 
     /// The file that a path names, which must exist.
@@ -418,15 +451,15 @@ impl CurrentTask {
         }
         let _moment = freshness::begin();
         let walked = if head.is_empty() { Walk::FOLLOW | Walk::EMPTY } else { Walk::FOLLOW };
-        let state = self.fs().get();
+        let state = self.fs_state();
         let start = self.base(&state, directory, path)?;
         let credentials = self.credentials();
-        let parent = Walker::new(state, &credentials, Some(self), walked).walk(start, head)?.place;
+        let parent = Walker::new(&state, &credentials, Some(self), walked).walk(start, head)?.place;
         let inode = parent.existing()?;
         if inode.file_type() != FileType::Directory {
             return Err(Errno::ENOTDIR.into());
         }
-        check(&inode, &credentials, Access::EXECUTE)?;
+        check(inode, &credentials, Access::EXECUTE)?;
         if name == b"." || name == b".." {
             return Err(SysError::Errno(error));
         }

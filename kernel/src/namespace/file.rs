@@ -37,7 +37,7 @@ impl AnyNamespace {
         Some(match name {
             "cgroup" => AnyNamespace::Cgroup(Arc::clone(&own.cgroup)),
             "ipc" => AnyNamespace::Ipc(Arc::clone(&own.ipc)),
-            "mnt" => AnyNamespace::Mount(task.fs().get().namespace),
+            "mnt" => AnyNamespace::Mount(Arc::clone(&task.fs_state().namespace)),
             "net" => AnyNamespace::Network(Arc::clone(&own.network)),
             "pid" => AnyNamespace::Pid(Arc::clone(&task.group.pid_namespace)),
             "pid_for_children" => AnyNamespace::Pid(Arc::clone(&own.pid_for_children)),

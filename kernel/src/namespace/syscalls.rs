@@ -61,7 +61,7 @@ impl CurrentTask {
 
     /// `EPERM` if the root directory is not that of the tree of mounts: a new user namespace would be a way out.
     fn check_not_in_chroot(&self) -> SysResult<()> {
-        let state = self.fs().get();
+        let state = self.fs_state();
         let root = &state.root;
         let whole = Arc::ptr_eq(&root.dentry, &root.mount.root)
             && root.mount.parent().is_none()
@@ -71,9 +71,9 @@ impl CurrentTask {
 
     /// Root, working directory and umask of a task, in a copy of the tree of mounts if `flags` ask for one.
     pub(crate) fn fs_state_for(&self, flags: CloneFlags, owner: &Arc<UserNamespace>) -> FsState {
-        let state = self.fs().get();
+        let state = self.fs_state();
         if !flags.contains(CloneFlags::NEWNS) {
-            return state;
+            return FsState::clone(&state);
         }
         let (namespace, find) = state.namespace.copy(owner);
         FsState { namespace, root: find(&state.root), cwd: find(&state.cwd), umask: state.umask }

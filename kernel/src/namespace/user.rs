@@ -105,6 +105,11 @@ impl UserNamespace {
         Arc::clone(&ROOT)
     }
 
+    /// Whether it is [`UserNamespace::root`].
+    pub fn is_root(&self) -> bool {
+        self.parent.is_none()
+    }
+
     /// The credentials of a task that makes a namespace and is in it: no ids are mapped, and it may do everything in
     /// it.
     ///

@@ -360,14 +360,15 @@ impl Endpoint {
                 names.get(&(self.kind, name.clone())).and_then(Weak::upgrade)
             }
             Address::Name(Name::Path(path)) => {
-                let inode = task.resolve(Fd::CWD, path, Walk::FOLLOW)?.existing()?;
-                check(&inode, &task.credentials(), Access::WRITE)?;
+                let inode = task.resolve(Fd::CWD, path, Walk::FOLLOW)?;
+                let inode = inode.existing()?;
+                check(inode, &task.credentials(), Access::WRITE)?;
                 if inode.file_type() != FileType::Socket {
                     return Err(Errno::ECONNREFUSED.into());
                 }
                 let found = inode.common().socket.lock().upgrade();
                 if found.as_ref().is_none_or(|found| found.state.lock().closed) {
-                    return self.find_outside(task, &*inode, path);
+                    return self.find_outside(task, &**inode, path);
                 }
                 found
             }

@@ -133,7 +133,7 @@ impl Credentials {
 
     /// Whether the task may use the capability now on all files, whomever they belong to.
     pub fn has_over_all(&self, capability: Capability) -> bool {
-        self.has_own(capability) && *self.user_namespace == *UserNamespace::root()
+        self.has_own(capability) && self.user_namespace.is_root()
     }
 
     /// The kernel's id of the user namespace's root user; `None` if it is not mapped.

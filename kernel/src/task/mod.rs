@@ -16,6 +16,7 @@ use platform::{Context, Interrupter};
 
 use crate::Kernel;
 use crate::container::Container;
+use crate::fs::path::FsState;
 use crate::fs::{FdTable, File, FsContext};
 use crate::mm::MemoryMap;
 use crate::namespace::{Namespaces, PidNamespace};
@@ -347,6 +348,11 @@ impl Task {
     /// Root, working directory and umask.
     pub fn fs(&self) -> Arc<FsContext> {
         Arc::clone(&self.fs.lock())
+    }
+
+    /// What [`Task::fs`] holds now.
+    pub fn fs_state(&self) -> Arc<FsState> {
+        self.fs.lock().get()
     }
 
     /// Replaces root, working directory and umask by a context of its own (`unshare(2)`).

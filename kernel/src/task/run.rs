@@ -1,13 +1,12 @@
 //! The loop that drives a guest thread.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::signal::{SigInfo, Signal};
 use platform::{Event, Fault, Pointed};
 
 use super::{CurrentTask, ExitStatus};
 use crate::error::{Restart, SysError};
-use crate::namespace::UserNamespace;
 use crate::ptrace::TraceEvent;
 use crate::signal;
 
@@ -57,6 +56,12 @@ const POINTERS: [(u32, usize, Pointed); 26] = [
 /// The calls that make threads: `clone`, `vfork`, `clone3`.
 const SPAWNING: [u32; 3] = [56, 58, 435];
 
+/// Whether the flag is set, which it then is no longer. Mostly it is not, and to read it takes no more than that: whoever sets
+/// one interrupts the thread after that, which the platform notices.
+fn take(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::SeqCst) && flag.swap(false, Ordering::SeqCst)
+}
+
 impl CurrentTask {
     /// Runs the guest thread until it ends. Called on its kernel thread; the caller then takes the task down.
     pub fn run(&self) {
@@ -70,7 +75,7 @@ impl CurrentTask {
     fn run_guest(&self) {
         let mut restart = None;
         loop {
-            if self.attention.swap(false, Ordering::SeqCst) || restart.is_some() {
+            if take(&self.attention) || restart.is_some() {
                 self.settle_delivery();
                 self.park_while_paused();
                 signal::deliver(self, restart.take());
@@ -80,7 +85,7 @@ impl CurrentTask {
                 self.trace_event(TraceEvent::Exit, status.unsigned_abs().into());
                 return;
             }
-            if self.identity_changed.swap(false, Ordering::Relaxed) {
+            if take(&self.identity_changed) {
                 self.set_answers();
             }
             let event = self.run_to_event();
@@ -135,7 +140,7 @@ impl CurrentTask {
         ];
         let pids = pids.map(|(number, pid)| (number, Some(pid.cast_unsigned())));
         // Elsewhere ids are what a map says, which others may write at any time.
-        let unmapped = *credentials.user_namespace == *UserNamespace::root();
+        let unmapped = credentials.user_namespace.is_root();
         let ids = ids.map(|(number, id)| (number, unmapped.then_some(id)));
         // Who runs when is the host's matter.
         let pids = [pids[0], pids[1], (number::SCHED_YIELD, Some(0)), (number::FUTEX, Some(0))];

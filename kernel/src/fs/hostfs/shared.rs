@@ -84,14 +84,14 @@ impl LookedAt {
     }
 
     /// Notes that a name in a directory stood for a regular file.
-    pub(super) fn note(&self, directory: &Arc<HostInode>, name: &[u8]) {
-        self.directory.store(Arc::as_ptr(directory).addr(), Ordering::Relaxed);
+    pub(super) fn note(&self, directory: &HostInode, name: &[u8]) {
+        self.directory.store(std::ptr::from_ref(directory).addr(), Ordering::Relaxed);
         self.name.store(Self::ends(name), Ordering::Relaxed);
     }
 
     /// Whether that was the last.
-    pub(super) fn is(&self, directory: &Arc<HostInode>, name: &[u8]) -> bool {
-        self.directory.load(Ordering::Relaxed) == Arc::as_ptr(directory).addr()
+    pub(super) fn is(&self, directory: &HostInode, name: &[u8]) -> bool {
+        self.directory.load(Ordering::Relaxed) == std::ptr::from_ref(directory).addr()
             && self.name.load(Ordering::Relaxed) == Self::ends(name)
     }
 }

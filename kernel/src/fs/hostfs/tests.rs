@@ -92,8 +92,8 @@ fn walk(root: &Arc<Dentry>, fs: &HostFs, path: &str) -> (bool, usize) {
     let (mut at, mut asked) = (Arc::clone(root), 0);
     for name in path.split('/') {
         let inode = at.inode().unwrap();
-        let child = at.children_for_tests().get(name.as_bytes()).and_then(|child| child.inode());
-        asked += usize::from(!child.is_some_and(|child| child.still_is(name.as_bytes(), &inode)));
+        let child = at.children_for_tests().get(name.as_bytes()).and_then(|child| child.inode().cloned());
+        asked += usize::from(!child.is_some_and(|child| child.still_is(name.as_bytes(), inode)));
         at = at.lookup(fs, name.as_bytes()).unwrap();
         if at.inode().is_none_or(|inode| inode.file_type() != FileType::Directory) {
             return (false, asked);
@@ -252,7 +252,7 @@ fn what_is_expected_to_be_a_file_is_opened_as_it_is_now() {
                 assert!(matches!(fs.root_inode().look(b"file"), Ok(Some(Looked::Metadata(_)))));
                 None
             } else {
-                root.lookup(&*fs, b"file").unwrap().inode()
+                root.lookup(&*fs, b"file").unwrap().inode().cloned()
             };
             if *kind != FileType::Regular {
                 std::fs::remove_file(path("file")).unwrap();
@@ -264,7 +264,7 @@ fn what_is_expected_to_be_a_file_is_opened_as_it_is_now() {
             assert_eq!(inode.file_type(), *kind);
             assert_eq!(opened.is_some(), content.is_some(), "{kind:?}");
             if let (Some(before), Some("content")) = (&before, content) {
-                assert!(std::ptr::addr_eq(Arc::as_ptr(before), Arc::as_ptr(&inode)));
+                assert!(std::ptr::addr_eq(Arc::as_ptr(before), Arc::as_ptr(inode)));
             }
             if let Some(opened) = opened {
                 let file = File::new(
@@ -332,11 +332,11 @@ fn an_offset_goes_over_to_the_host_once() {
     std::fs::remove_file(place.path().join("file")).unwrap();
     let shared_inode = file.inode().unwrap();
     drop(other);
-    let again = Arc::clone(&shared_inode).open(None, OpenFlags::RDWR);
+    let again = Arc::clone(shared_inode).open(None, OpenFlags::RDWR);
     if let Ok(ops) = again {
         assert!(ops.own_description().is_none());
         let again = File::new(
-            Place::Anonymous { name: String::new(), inode: Some(shared_inode) },
+            Place::Anonymous { name: String::new(), inode: Some(Arc::clone(shared_inode)) },
             ops,
             OpenFlags::RDWR,
         );

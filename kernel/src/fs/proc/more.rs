@@ -62,7 +62,7 @@ fn sched(task: &Task, pids: &PidNamespace) -> String {
 }
 
 fn mountstats(task: &Task) -> String {
-    let state = task.fs().get();
+    let state = task.fs_state();
     let mut text = String::new();
     for mount in state.namespace.mounts() {
         let place = PathRef { mount: Arc::clone(&mount), dentry: Arc::clone(&mount.root) };

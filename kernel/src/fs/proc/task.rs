@@ -332,7 +332,7 @@ fn status(kernel: &Kernel, pids: &PidNamespace, task: &Task, thread: bool, reade
          Seccomp:\t{}\nSeccomp_filters:\t{}\nCpus_allowed:\t{}\nCpus_allowed_list:\t{}\nMems_allowed:\t1\n\
          Mems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n",
         task.comm(),
-        task.fs().get().umask,
+        task.fs_state().umask,
         pids.number(task.group.pid),
         uid(c.uid),
         uid(c.effective_uid),
@@ -432,7 +432,7 @@ fn limits(task: &Task) -> String {
 /// The lines of `maps`, one for each mapping.
 fn maps(task: &Task, reader: Option<&Task>) -> Vec<Vec<u8>> {
     let Some(memory) = task.memory() else { return Vec::new() };
-    let root = reader.map_or_else(|| task.fs().get().root, |reader| reader.fs().get().root);
+    let root = reader.map_or_else(|| task.fs_state(), |reader| reader.fs_state()).root.clone();
     let mut lines = Vec::new();
     let mut line = |start: u64, end: u64, flags: &str, offset: u64, device: u64, inode: u64, name: &[u8]| {
         let (major, minor) = split_device(device);
@@ -488,7 +488,7 @@ fn escape(path: &[u8]) -> Vec<u8> {
 }
 
 fn mounts(task: &Task, with_ids: bool) -> Vec<u8> {
-    let state = task.fs().get();
+    let state = task.fs_state();
     let mut text = Vec::new();
     for mount in state.namespace.mounts() {
         let place = PathRef { mount: Arc::clone(&mount), dentry: Arc::clone(&mount.root) };
@@ -545,7 +545,7 @@ fn file(kernel: &Kernel, pid: Pid, fd: i32, reader: Option<&CurrentTask>) -> Sys
 }
 
 fn root_of(reader: Option<&Task>, task: &Task) -> PathRef {
-    reader.map_or_else(|| task.fs().get().root, |reader| reader.fs().get().root)
+    reader.map_or_else(|| task.fs_state(), |reader| reader.fs_state()).root.clone()
 }
 
 /// The permission bits of `fd/N`: what the file was opened for.
@@ -578,10 +578,10 @@ fn place_of(file: &File, reader: &CurrentTask) -> SyscallResult<PathRef> {
         Place::Anonymous { .. } => {
             // A file without a place gets one for the occasion: opening it opens the same object again.
             let inode = file.inode().ok_or(Errno::ENXIO)?;
-            let root = reader.fs().get().root;
-            let name = file_name(file, &root);
-            let dentry = crate::fs::dentry::Dentry::detached(&name, &root.dentry, inode);
-            Ok(PathRef { mount: root.mount, dentry })
+            let root = &reader.fs_state().root;
+            let name = file_name(file, root);
+            let dentry = crate::fs::dentry::Dentry::detached(&name, &root.dentry, Arc::clone(inode));
+            Ok(PathRef { mount: Arc::clone(&root.mount), dentry })
         }
     }
 }
@@ -604,10 +604,10 @@ pub fn descriptor_info(kernel: &Kernel, pid: Pid, fd: i32) -> SysResult<Vec<u8>>
 pub fn link_place(kernel: &Kernel, pid: Pid, name: &str, reader: &CurrentTask) -> SyscallResult<PathRef> {
     let task = task(kernel, pid)?;
     check_access(&task, Some(reader))?;
-    let state = task.fs().get();
+    let state = task.fs_state();
     match name {
-        "cwd" => Ok(state.cwd),
-        "root" => Ok(state.root),
+        "cwd" => Ok(state.cwd.clone()),
+        "root" => Ok(state.root.clone()),
         _ => {
             let memory = task.memory().ok_or(Errno::ENOENT)?;
             let executable = memory.layout.lock().executable.clone().ok_or(Errno::ENOENT)?;
@@ -624,10 +624,10 @@ pub fn link_name(kernel: &Kernel, pid: Pid, name: &str, reader: Option<&CurrentT
         check_access(&task, Some(reader))?;
         let memory = task.memory().ok_or(Errno::ENOENT)?;
         let executable = memory.layout.lock().executable.clone().ok_or(Errno::ENOENT)?;
-        return Ok(file_name(&executable, &reader.fs().get().root));
+        return Ok(file_name(&executable, &reader.fs_state().root));
     }
     let place = link_place(kernel, pid, name, reader).map_err(crate::error::SysError::errno)?;
-    Ok(place.display(&reader.fs().get().root).0)
+    Ok(place.display(&reader.fs_state().root).0)
 }
 
 /// The namespace that a link in `ns` stands for.
@@ -644,8 +644,8 @@ pub fn namespace(
 
 /// A place for the occasion at which a namespace can be opened and bound.
 pub fn namespace_place(reader: &CurrentTask, namespace: AnyNamespace) -> PathRef {
-    let root = reader.fs().get().root;
+    let root = &reader.fs_state().root;
     let name = namespace.name();
     let dentry = crate::fs::dentry::Dentry::detached(name.as_bytes(), &root.dentry, namespace.inode());
-    PathRef { mount: root.mount, dentry }
+    PathRef { mount: Arc::clone(&root.mount), dentry }
 }

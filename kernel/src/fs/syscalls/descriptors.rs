@@ -100,7 +100,7 @@ pub fn fcntl(task: &CurrentTask, fd: Fd, command: i32, argument: u64) -> Syscall
         }
         GETPIPE_SZ => Ok(pipe_of(&file)?.capacity() as u64),
         SETPIPE_SZ => Ok(pipe_of(&file)?.set_capacity(argument as u32 as usize)? as u64),
-        GET_SEALS => Ok(MemFs::seals(&file.inode().ok_or(Errno::EINVAL)?)?.bits().into()),
+        GET_SEALS => Ok(MemFs::seals(file.inode().ok_or(Errno::EINVAL)?)?.bits().into()),
         ADD_SEALS => add_seals(task, &file, argument),
         _ => Err(Errno::EINVAL.into()),
     }
@@ -118,7 +118,7 @@ fn add_seals(task: &CurrentTask, file: &File, seals: u64) -> SyscallResult<u64> 
         let tasks = task.kernel.tasks.all();
         tasks.iter().filter_map(|task| task.memory()).any(|memory| memory.may_write(id))
     };
-    MemFs::add_seals(&inode, seals, mapped)?;
+    MemFs::add_seals(inode, seals, mapped)?;
     Ok(0)
 }
 

@@ -106,10 +106,10 @@ fn removable(
     parent: &PathRef,
     name: &[u8],
 ) -> SyscallResult<(InodeRef, PathRef, InodeRef)> {
-    let directory = parent.existing()?;
+    let directory = Arc::clone(parent.existing()?);
     let dentry = parent.dentry.lookup(&*parent.mount.file_system, name)?;
     let place = PathRef { mount: Arc::clone(&parent.mount), dentry };
-    let inode = place.existing()?;
+    let inode = Arc::clone(place.existing()?);
     let credentials = task.credentials();
     check_writable(parent)?;
     check(&directory, &credentials, Access::WRITE | Access::EXECUTE)?;
@@ -117,7 +117,7 @@ fn removable(
     if !credentials.has_over_all(Capability::FOWNER) {
         check_sticky(&directory.metadata()?, &inode.metadata()?, &credentials)?;
     }
-    if task.fs().get().namespace.is_mount_point(&place) {
+    if task.fs_state().namespace.is_mount_point(&place) {
         return Err(Errno::EBUSY.into());
     }
     Ok((directory, place, inode))
@@ -216,12 +216,12 @@ pub fn linkat(
     }
     check_writable(&parent)?;
     let directory = parent.existing()?;
-    check(&directory, &task.credentials(), Access::WRITE | Access::EXECUTE)?;
-    directory.link(&name, &inode)?;
-    inotify::notify_inode(&inode, Mask::ATTRIB);
+    check(directory, &task.credentials(), Access::WRITE | Access::EXECUTE)?;
+    directory.link(&name, inode)?;
+    inotify::notify_inode(inode, Mask::ATTRIB);
     let kind = inode.file_type();
-    dentry.instantiate(inode);
-    inotify::notify_entry(&directory, &name, kind, Mask::CREATE);
+    dentry.instantiate(Arc::clone(inode));
+    inotify::notify_entry(directory, &name, kind, Mask::CREATE);
     Ok(())
 }
 
@@ -286,7 +286,7 @@ pub fn renameat2(
         if mode == RenameMode::Exchange {
             return Err(Errno::ENOENT.into());
         }
-        check(&new_parent.existing()?, &task.credentials(), Access::WRITE | Access::EXECUTE)?;
+        check(new_parent.existing()?, &task.credentials(), Access::WRITE | Access::EXECUTE)?;
     }
     let to = new_parent.existing()?;
     let replaced = target.inode();
@@ -294,12 +294,12 @@ pub fn renameat2(
         Some(replaced) => replaced.file_type() == FileType::Directory || replaced.metadata()?.links <= 1,
         None => false,
     };
-    Arc::clone(&from).rename(&old_name, &to, &new_name, mode)?;
+    Arc::clone(&from).rename(&old_name, to, &new_name, mode)?;
     if mode == RenameMode::Exchange {
         source.dentry.exchanged(&target);
-        inotify::notify_move((&from, &old_name), (&to, &new_name), &inode, None);
+        inotify::notify_move((&from, &old_name), (to, &new_name), &inode, None);
         if let Some(other) = &replaced {
-            inotify::notify_move((&to, &new_name), (&from, &old_name), other, None);
+            inotify::notify_move((to, &new_name), (&from, &old_name), other, None);
         }
         return Ok(());
     }
@@ -307,7 +307,7 @@ pub fn renameat2(
         target.unlinked(last);
     }
     source.dentry.moved(&new_parent.dentry, &new_name);
-    inotify::notify_move((&from, &old_name), (&to, &new_name), &inode, replaced.as_ref());
+    inotify::notify_move((&from, &old_name), (to, &new_name), &inode, replaced);
     Ok(())
 }
 
@@ -425,7 +425,7 @@ fn enter(task: &CurrentTask, place: PathRef) -> SyscallResult<PathRef> {
     if inode.file_type() != FileType::Directory {
         return Err(Errno::ENOTDIR.into());
     }
-    check(&inode, &task.credentials(), Access::EXECUTE)?;
+    check(inode, &task.credentials(), Access::EXECUTE)?;
     Ok(place)
 }
 
@@ -458,7 +458,7 @@ pub fn chroot(task: &CurrentTask, path: UserPath) -> SyscallResult<()> {
 
 /// `getcwd(2)`.
 pub fn getcwd(task: &CurrentTask, buffer: u64, size: usize) -> SyscallResult<usize> {
-    let state = task.fs().get();
+    let state = task.fs_state();
     if state.cwd.dentry.is_deleted() {
         return Err(Errno::ENOENT.into());
     }

@@ -44,12 +44,13 @@ pub fn inotify_add_watch(task: &CurrentTask, fd: Fd, path: UserPath, mask: Mask)
     let inotify = file.ops().downcast_ref::<Inotify>().ok_or(Errno::EINVAL)?;
     let path = task.read_path(path)?;
     let walk = if mask.contains(Mask::DONT_FOLLOW) { Walk::empty() } else { Walk::FOLLOW };
-    let inode = task.resolve(Fd::CWD, &path, walk)?.existing()?;
+    let place = task.resolve(Fd::CWD, &path, walk)?;
+    let inode = place.existing()?;
     if mask.contains(Mask::ONLY_DIRECTORY) && inode.file_type() != FileType::Directory {
         return Err(Errno::ENOTDIR.into());
     }
-    check(&inode, &task.credentials(), Access::READ)?;
-    Ok(inotify.watch(&inode, mask)?)
+    check(inode, &task.credentials(), Access::READ)?;
+    Ok(inotify.watch(inode, mask)?)
 }
 
 /// `inotify_rm_watch(2)`.

@@ -99,7 +99,7 @@ impl CurrentTask {
 
     /// The task's tree of mounts.
     pub(super) fn mounts(&self) -> Arc<MountNamespace> {
-        self.fs().get().namespace
+        Arc::clone(&self.fs_state().namespace)
     }
 }
 
@@ -298,7 +298,7 @@ fn remount(
 fn bind(namespace: &MountNamespace, source: &PathRef, target: PathRef, deep: bool) -> SysResult<()> {
     let source = namespace.top(source.clone());
     // What is in another tree or in none cannot be bound, but for namespaces, which are in none.
-    let namespace_file = source.inode().is_some_and(|inode| crate::namespace::of_inode(&inode).is_some());
+    let namespace_file = source.inode().is_some_and(|inode| crate::namespace::of_inode(inode).is_some());
     if !namespace.contains(&source.mount) && !namespace_file {
         return Err(Errno::EINVAL);
     }
@@ -354,7 +354,7 @@ pub fn umount2(task: &CurrentTask, path: UserPath, flags: Flags) -> SyscallResul
 /// `pivot_root(2)`.
 pub fn pivot_root(task: &CurrentTask, new_root: UserPath, put_old: UserPath) -> SyscallResult<()> {
     task.may_mount()?;
-    let state = task.fs().get();
+    let state = task.fs_state();
     let directory = |path: UserPath| -> SyscallResult<PathRef> {
         let path = task.read_path(path)?;
         let place = task.resolve(Fd::CWD, &path, Walk::FOLLOW)?;

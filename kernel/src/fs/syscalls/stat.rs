@@ -1,5 +1,6 @@
 //! What is known of files and file systems, and changing it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::Errno;
@@ -19,8 +20,8 @@ use crate::fs::text::TextGuard;
 use crate::fs::{File, FileSystem, FileType, InodeRef, Metadata, PathRef, SetAttributes};
 use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
-use crate::task::CurrentTask;
 use crate::task::credentials::Capability;
+use crate::task::{Credentials, CurrentTask};
 use crate::user::{UserPath, UserPtr};
 
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
@@ -30,8 +31,7 @@ const AT_NO_AUTOMOUNT: u32 = 0x800;
 const AT_EMPTY_PATH: u32 = 0x1000;
 const AT_STATX_SYNC: u32 = 0x6000;
 
-fn to_stat(task: &CurrentTask, metadata: &Metadata) -> Stat {
-    let credentials = task.credentials();
+fn to_stat(credentials: &Credentials, metadata: &Metadata) -> Stat {
     Stat {
         dev: metadata.device,
         ino: metadata.inode,
@@ -80,21 +80,27 @@ struct Seen {
 }
 
 /// The file that a path, or with `AT_EMPTY_PATH` a descriptor, names.
-fn look(task: &CurrentTask, directory: Fd, path: &[u8], flags: u32) -> SyscallResult<Seen> {
+fn look(
+    task: &CurrentTask,
+    credentials: &Credentials,
+    directory: Fd,
+    path: &[u8],
+    flags: u32,
+) -> SyscallResult<Seen> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 && directory != Fd::CWD {
         let file = task.file(directory)?;
         let mount = file.path().map(|place| Arc::clone(&place.mount));
-        return Ok(Seen { metadata: file_metadata(&file)?, mount, inode: file.inode() });
+        return Ok(Seen { metadata: file_metadata(&file)?, mount, inode: file.inode().cloned() });
     }
     let mut walk = if flags & AT_SYMLINK_NOFOLLOW != 0 { Walk::LOOK } else { Walk::LOOK | Walk::FOLLOW };
     walk.set(Walk::EMPTY, flags & AT_EMPTY_PATH != 0);
     let _moment = freshness::begin();
-    let found = task.walk(directory, path, walk)?;
+    let found = task.walk_as(credentials, directory, path, walk)?;
     let (metadata, inode) = match found.looked {
         Some(metadata) => (*metadata, None),
         None => {
             let inode = found.place.existing()?;
-            (inode.metadata()?, Some(inode))
+            (inode.metadata()?, Some(Arc::clone(inode)))
         }
     };
     Ok(Seen { metadata, mount: Some(found.place.mount), inode })
@@ -112,8 +118,9 @@ pub fn newfstatat(
         return Err(Errno::EINVAL.into());
     }
     let path = if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { Vec::new() } else { task.read_path(path)? };
-    let Seen { metadata, .. } = look(task, directory, &path, flags.0)?;
-    Ok(task.write_result_object(buffer, &to_stat(task, &metadata))?)
+    let credentials = task.credentials();
+    let Seen { metadata, .. } = look(task, &credentials, directory, &path, flags.0)?;
+    Ok(task.write_result_object(buffer, &to_stat(&credentials, &metadata))?)
 }
 
 /// `stat(2)`.
@@ -129,7 +136,7 @@ pub fn lstat(task: &CurrentTask, path: UserPath, buffer: UserPtr<Stat>) -> Sysca
 /// `fstat(2)`.
 pub fn fstat(task: &CurrentTask, fd: Fd, buffer: UserPtr<Stat>) -> SyscallResult<()> {
     let metadata = file_metadata(&*task.file(fd)?)?;
-    Ok(task.write_result_object(buffer, &to_stat(task, &metadata))?)
+    Ok(task.write_result_object(buffer, &to_stat(&task.credentials(), &metadata))?)
 }
 
 /// `struct statx_timestamp`.
@@ -192,10 +199,10 @@ pub fn statx(
         return Err(Errno::EINVAL.into());
     }
     let path = if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { Vec::new() } else { task.read_path(path)? };
-    let Seen { metadata, mount, .. } = look(task, directory, &path, flags.0)?;
+    let credentials = task.credentials();
+    let Seen { metadata, mount, .. } = look(task, &credentials, directory, &path, flags.0)?;
     let (rdev_major, rdev_minor) = split_device(metadata.rdev);
     let (dev_major, dev_minor) = split_device(metadata.device);
-    let credentials = task.credentials();
     let statx = Statx {
         mask: BASIC
             | if metadata.born.is_some() { BTIME } else { 0 }
@@ -234,7 +241,8 @@ pub fn faccessat2(
         return Err(Errno::EINVAL.into());
     }
     let path = task.read_path(path)?;
-    let Seen { metadata, mount, inode } = look(task, directory, &path, flags.0)?;
+    let credentials = task.credentials();
+    let Seen { metadata, mount, inode } = look(task, &credentials, directory, &path, flags.0)?;
     if mode == 0 {
         return Ok(());
     }
@@ -244,15 +252,18 @@ pub fn faccessat2(
     if let Some(mount) = mount.filter(|_| access.contains(Access::WRITE) && !special) {
         check_mount_writable(&mount)?;
     }
-    let mut credentials = (*task.credentials()).clone();
-    if flags.0 & AT_EACCESS == 0 {
-        // By the real ids, and the capabilities that they would have.
-        credentials.fs_uid = credentials.uid;
-        credentials.fs_gid = credentials.gid;
-        credentials.effective =
-            if credentials.is_root_user(credentials.uid) { credentials.permitted } else { 0 };
+    if flags.0 & AT_EACCESS != 0 {
+        return Ok(check_with(&metadata, inode.as_ref(), &credentials, access)?);
     }
-    Ok(check_with(&metadata, inode.as_ref(), &credentials, access)?)
+    // By the real ids, and the capabilities that they would have.
+    let (fs_uid, fs_gid) = (credentials.uid, credentials.gid);
+    let effective = if credentials.is_root_user(fs_uid) { credentials.permitted } else { 0 };
+    let same = (fs_uid, fs_gid, effective) == (credentials.fs_uid, credentials.fs_gid, credentials.effective);
+    let real = match same {
+        true => Cow::Borrowed(&*credentials),
+        false => Cow::Owned(Credentials { fs_uid, fs_gid, effective, ..(*credentials).clone() }),
+    };
+    Ok(check_with(&metadata, inode.as_ref(), &real, access)?)
 }
 
 /// `faccessat(2)`.
@@ -283,7 +294,7 @@ fn change(
     let place = task.resolve(directory, &path, walk)?;
     check_writable(&place)?;
     let inode = place.existing()?;
-    let attributes = change(task, &inode, &inode.metadata()?)?;
+    let attributes = change(task, inode, &inode.metadata()?)?;
     inode.set_attributes(&attributes)?;
     privileges::mode_set(attributes.mode.unwrap_or(0));
     inotify::notify(&place.dentry, attribute_mask(&attributes));
@@ -302,7 +313,7 @@ fn change_file(
         check_writable(place)?;
     }
     let inode = file.inode().ok_or(Errno::EINVAL)?;
-    let attributes = change(task, &inode, &inode.metadata()?)?;
+    let attributes = change(task, inode, &inode.metadata()?)?;
     inode.set_attributes(&attributes)?;
     privileges::mode_set(attributes.mode.unwrap_or(0));
     file.notify(attribute_mask(&attributes));
@@ -535,9 +546,9 @@ pub fn truncate(task: &CurrentTask, path: UserPath, length: i64) -> SyscallResul
         _ => return Err(Errno::EINVAL.into()),
     }
     check_writable(&place)?;
-    check(&inode, &task.credentials(), Access::WRITE)?;
-    let _writer = TextGuard::write(&inode)?;
-    resize(task, &inode, length)?;
+    check(inode, &task.credentials(), Access::WRITE)?;
+    let _writer = TextGuard::write(inode)?;
+    resize(task, inode, length)?;
     inotify::notify(&place.dentry, Mask::MODIFY);
     Ok(())
 }
@@ -550,7 +561,7 @@ pub fn ftruncate(task: &CurrentTask, fd: Fd, length: i64) -> SyscallResult<()> {
     if !file.flags().writable() {
         return Err(Errno::EINVAL.into());
     }
-    resize(task, &inode, length)?;
+    resize(task, inode, length)?;
     file.notify(Mask::MODIFY);
     Ok(())
 }

@@ -25,7 +25,7 @@ type Target = (InodeRef, Option<PathRef>);
 fn by_path(task: &CurrentTask, path: UserPath, walk: Walk) -> SyscallResult<Target> {
     let path = task.read_path(path)?;
     let place = task.resolve(Fd::CWD, &path, walk)?;
-    Ok((place.existing()?, Some(place)))
+    Ok((Arc::clone(place.existing()?), Some(place)))
 }
 
 fn by_fd(task: &CurrentTask, fd: Fd) -> SyscallResult<Target> {
@@ -33,7 +33,7 @@ fn by_fd(task: &CurrentTask, fd: Fd) -> SyscallResult<Target> {
     if file.flags().contains(abi::fs::OpenFlags::PATH) {
         return Err(Errno::EBADF.into());
     }
-    Ok((file.inode().ok_or(Errno::EOPNOTSUPP)?, file.path().cloned()))
+    Ok((file.inode().cloned().ok_or(Errno::EOPNOTSUPP)?, file.path().cloned()))
 }
 
 fn read_name(task: &CurrentTask, name: u64) -> SysResult<Vec<u8>> {

@@ -85,7 +85,7 @@ pub fn mq_open(
         None if flags.contains(OpenFlags::CREAT) => {
             check_metadata(&all.root_metadata(), &credentials, Access::WRITE | Access::EXECUTE)?;
             let shape = shape(task, attributes)?;
-            let mode = mode & !task.fs().get().umask & 0o777;
+            let mode = mode & !task.fs_state().umask & 0o777;
             let new = NewFile {
                 kind: NewKind::Regular,
                 mode,
