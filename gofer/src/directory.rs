@@ -82,6 +82,7 @@ impl Directory {
         self.client.is_some() && (nameless || matches!(error, Errno::EACCES | Errno::EPERM))
     }
 
+    #[inline]
     fn local(&self) -> Option<Local<'_>> {
         // What is mounted below may be entered: whoever made the mount has decided whether it is there.
         match &self.access {
@@ -125,6 +126,7 @@ impl Directory {
     }
 
     /// Carries an operation out here, or else has the gofer do it.
+    #[inline]
     fn run<'r, T: for<'a> Wire<'a>>(
         &self,
         here: impl FnOnce(&Local<'_>) -> SysResult<T>,
@@ -142,6 +144,7 @@ impl Directory {
     ///
     /// # Errors
     /// Those of `statx(2)`.
+    #[inline]
     pub fn stat(&self, target: Target<'_>) -> SysResult<Attributes> {
         self.run(|local| local.stat(target), |at| Request::Stat { at, target })
     }

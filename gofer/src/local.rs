@@ -4,7 +4,6 @@
 //! Nothing here follows a symbolic link, and nothing resolves more than one name: whatever changes in the tree
 //! meanwhile, an operation reaches a file that had this name in this directory.
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use abi::fs::{S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
@@ -102,6 +101,7 @@ impl<'a> Local<'a> {
         self.open_with(target, OFlags::PATH)
     }
 
+    #[inline]
     pub fn stat(&self, target: Target<'_>) -> SysResult<Attributes> {
         let (fd, name, flags) = self.named(target);
         Ok(Attributes::from(&sys::statx(fd, name, flags, Attributes::WANTED)?))
@@ -339,29 +339,52 @@ impl<'a> Local<'a> {
     /// Lists the directory from a cookie on, without `.` and `..`, until the entries take `budget` bytes in a message.
     /// Returns the next cookie; no entries are the end.
     pub fn list(&self, cookie: u64, budget: usize) -> SysResult<(Vec<Entry>, u64)> {
-        let fd = self.open_with(Target::Itself, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut reader = Listing::new(fd, cookie)?;
-        let mut entries = Vec::new();
-        let mut room = budget;
-        let mut next = cookie;
-        while room >= ENTRY_MAX {
-            let Some((entry, cookie)) = reader.next()? else { break };
-            room -= entry.name.len() + ENTRY_FIXED;
-            next = cookie;
-            entries.push(entry);
+        let (mut entries, mut room, mut next) = (Vec::new(), budget, cookie);
+        if room >= ENTRY_MAX {
+            self.each_entry(cookie, |entry, cookie| {
+                room -= entry.name.len() + ENTRY_FIXED;
+                next = cookie;
+                entries.push(entry);
+                room >= ENTRY_MAX
+            })?;
         }
         Ok((entries, next))
     }
 
     /// All entries of the directory.
     pub fn list_all(&self) -> SysResult<Vec<Entry>> {
-        let fd = self.open_with(Target::Itself, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut reader = Listing::new(fd, 0)?;
-        let mut entries = Vec::new();
-        while let Some((entry, _)) = reader.next()? {
+        let mut entries = Vec::with_capacity(32);
+        self.each_entry(0, |entry, _| {
             entries.push(entry);
-        }
+            true
+        })?;
         Ok(entries)
+    }
+
+    /// Hands over one entry after the other, with the cookie of the next, until there are no more or `take` wants none.
+    fn each_entry(&self, cookie: u64, mut take: impl FnMut(Entry, u64) -> bool) -> SysResult<()> {
+        let fd = self.open_with(Target::Itself, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        if cookie != 0 {
+            sys::seek(&fd, sys::SeekFrom::Start(cookie))?;
+        }
+        let mut buffer = Vec::with_capacity(32 << 10);
+        let mut raw = sys::RawDir::new(&fd, buffer.spare_capacity_mut());
+        while let Some(entry) = raw.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                sys::FileType::Unknown => 0,
+                known => known.as_raw_mode(),
+            };
+            let next = entry.next_entry_cookie();
+            if !take(Entry { inode: entry.ino(), kind, name: name.to_vec() }, next) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     pub fn sync(&self, target: Target<'_>) -> SysResult<()> {
@@ -378,49 +401,6 @@ impl<'a> Local<'a> {
 /// What an entry takes in a message besides its name, and at most with it.
 const ENTRY_FIXED: usize = 16;
 const ENTRY_MAX: usize = ENTRY_FIXED + NAME_MAX;
-
-/// Reads a directory entry by entry.
-struct Listing {
-    fd: OwnedFd,
-    buffer: Vec<MaybeUninit<u8>>,
-    ready: std::collections::VecDeque<(Entry, u64)>,
-}
-
-impl Listing {
-    fn new(fd: OwnedFd, cookie: u64) -> SysResult<Listing> {
-        if cookie != 0 {
-            sys::seek(&fd, sys::SeekFrom::Start(cookie))?;
-        }
-        Ok(Listing { fd, buffer: vec![MaybeUninit::uninit(); 32 << 10], ready: Default::default() })
-    }
-
-    fn next(&mut self) -> SysResult<Option<(Entry, u64)>> {
-        while self.ready.is_empty() {
-            let mut raw = sys::RawDir::new(&self.fd, &mut self.buffer);
-            let mut any = false;
-            while let Some(entry) = raw.next() {
-                let entry = entry?;
-                any = true;
-                let name = entry.file_name().to_bytes();
-                if name != b"." && name != b".." {
-                    let kind = match entry.file_type() {
-                        sys::FileType::Unknown => 0,
-                        known => known.as_raw_mode(),
-                    };
-                    let cookie = entry.next_entry_cookie();
-                    self.ready.push_back((Entry { inode: entry.ino(), kind, name: name.to_vec() }, cookie));
-                }
-                if raw.is_buffer_empty() {
-                    break;
-                }
-            }
-            if !any {
-                return Ok(None);
-            }
-        }
-        Ok(self.ready.pop_front())
-    }
-}
 
 /// Times for `utimensat(2)`, the missing ones left as they are.
 fn times(changes: &Changes) -> sys::Timestamps {

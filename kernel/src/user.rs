@@ -4,7 +4,9 @@
 //! guest got wrong is `EFAULT`.
 
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -101,6 +103,31 @@ impl<T> UserPtr<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserPath(pub u64);
 
+/// A path that a guest has given: a short one takes no memory of its own.
+pub enum PathText {
+    /// So many of these bytes.
+    Short([u8; SENT_MAX], usize),
+    /// Any.
+    Long(Vec<u8>),
+}
+
+impl Default for PathText {
+    fn default() -> PathText {
+        PathText::Long(Vec::new())
+    }
+}
+
+impl Deref for PathText {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            PathText::Short(bytes, length) => &bytes[..*length],
+            PathText::Long(bytes) => bytes,
+        }
+    }
+}
+
 /// `struct iovec`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -186,12 +213,24 @@ impl CurrentTask {
     /// Copies the zero-terminated string at `address`, without the zero. `ENAMETOOLONG` if there is none within
     /// `limit` bytes.
     pub fn read_string(&self, address: u64, limit: usize) -> SysResult<Vec<u8>> {
+        match self.read_text(address, limit)? {
+            PathText::Short(bytes, length) => Ok(bytes[..length].to_vec()),
+            PathText::Long(bytes) => Ok(bytes),
+        }
+    }
+
+    fn read_text(&self, address: u64, limit: usize) -> SysResult<PathText> {
         let mut early = [0; SENT_MAX];
         let room = limit.min(early.len());
         let sent = self.context.borrow_mut().read_sent(address, &mut early[..room]);
-        if let Some(end) = early[..sent].iter().position(|byte| *byte == 0) {
-            return Ok(early[..end].to_vec());
+        if let Ok(text) = CStr::from_bytes_until_nul(&early[..sent]) {
+            let length = text.count_bytes();
+            return Ok(PathText::Short(early, length));
         }
+        self.read_long_string(address, limit).map(PathText::Long)
+    }
+
+    fn read_long_string(&self, address: u64, limit: usize) -> SysResult<Vec<u8>> {
         let mut string = Vec::new();
         let mut at = address;
         while string.len() < limit {
@@ -214,8 +253,8 @@ impl CurrentTask {
 
     /// Copies a path: `ENAMETOOLONG` from [`PATH_MAX`] bytes on. An empty path is the caller's matter (`ENOENT`,
     /// unless `AT_EMPTY_PATH`).
-    pub fn read_path(&self, path: UserPath) -> SysResult<Vec<u8>> {
-        self.read_string(path.0, PATH_MAX)
+    pub fn read_path(&self, path: UserPath) -> SysResult<PathText> {
+        self.read_text(path.0, PATH_MAX)
     }
 
     /// Copies an `iovec` array: `EINVAL` for too many elements or a total beyond `ssize_t`; the total is cut at

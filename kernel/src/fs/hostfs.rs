@@ -475,6 +475,7 @@ fn access_of(flags: OpenFlags) -> Access {
 }
 
 /// Metadata as the host has it, the owner as [`Owners`] says.
+#[inline]
 fn metadata_of(attributes: &Attributes) -> Metadata {
     let unmapped = UNMAPPED_ARE_ROOT.load(Ordering::Relaxed);
     let id = |id: u32| if unmapped && id == UNMAPPED { 0 } else { id };
@@ -616,7 +617,7 @@ impl Inode for HostInode {
         if self.kind != FileType::Directory || !directory.is_held() {
             return Ok(None);
         }
-        let (attributes, directory) = directory.look_up(name_of(name)?)?;
+        let attributes = directory.stat(Target::Child(name_of(name)?))?;
         let kind = FileType::from_mode(attributes.mode);
         if kind == FileType::Regular {
             self.shared.looked_at.note(self, name);
@@ -624,9 +625,9 @@ impl Inode for HostInode {
         Ok(Some(match kind {
             FileType::Symlink => {
                 let own = self.this.upgrade().ok_or(Errno::ESTALE)?;
-                Looked::Link(own.known_child(name, &attributes, directory))
+                Looked::Link(own.known_child(name, &attributes, None))
             }
-            _ => Looked::Metadata(Box::new(metadata_of(&attributes))),
+            _ => Looked::Metadata(metadata_of(&attributes)),
         }))
     }
 

@@ -668,6 +668,7 @@ impl OpenFile for OpenDirectory {
             names.push((b".".to_vec(), self.node.number, FileType::Directory));
             names.push((b"..".to_vec(), self.node.number, FileType::Directory));
             let directory = self.node.directory()?.lock();
+            names.reserve(directory.entries.len());
             for (name, entry) in &directory.entries {
                 if let Entry::Node(node) = entry {
                     names.push((name.clone(), node.number, node.kind));

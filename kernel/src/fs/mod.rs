@@ -263,7 +263,7 @@ pub struct SetAttributes {
 /// What [`Inode::look`] has found.
 pub enum Looked {
     /// What the stat family tells of it.
-    Metadata(Box<Metadata>),
+    Metadata(Metadata),
     /// A symbolic link, which the caller may want to follow.
     Link(InodeRef),
 }

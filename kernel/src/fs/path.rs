@@ -163,7 +163,7 @@ pub struct Found {
     /// the directory.
     pub place: PathRef,
     /// What the file is like, with [`Walk::LOOK`] where that is known without a place of its own.
-    pub looked: Option<Box<Metadata>>,
+    pub looked: Option<Metadata>,
     /// The file, open for reading, with [`Walk::READ`] where that came with the rest. Whether it may be read is still to be
     /// found out.
     pub opened: Option<OpenFileRef>,

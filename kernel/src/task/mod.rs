@@ -345,6 +345,14 @@ impl Task {
         }
     }
 
+    /// Takes a descriptor out of the table and returns its file: `EBADF`.
+    pub(crate) fn take_file(&self, fd: Fd) -> SysResult<Arc<File>> {
+        match &*self.files.lock() {
+            Some(files) => files.remove(fd),
+            None => Err(abi::Errno::EBADF),
+        }
+    }
+
     /// Root, working directory and umask.
     pub fn fs(&self) -> Arc<FsContext> {
         Arc::clone(&self.fs.lock())

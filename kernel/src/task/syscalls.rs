@@ -179,7 +179,7 @@ pub fn execve(
 ) -> SyscallResult<()> {
     let path = task.read_path(path)?;
     let file = crate::fs::open_executable(task, &path)?;
-    let name = ProgramName { path, base: None, inaccessible: false };
+    let name = ProgramName { path: path.to_vec(), base: None, inaccessible: false };
     run(task, file, name, argv, envp)
 }
 
@@ -204,7 +204,7 @@ pub fn execveat(
     let follow = flags.0 & AT_SYMLINK_NOFOLLOW == 0;
     let file = crate::fs::open_executable_at(task, directory, &path, follow)?;
     let name = if directory == Fd::CWD || path.starts_with(b"/") {
-        ProgramName { path, base: None, inaccessible: false }
+        ProgramName { path: path.to_vec(), base: None, inaccessible: false }
     } else {
         // The program is known by its descriptor, which its interpreter cannot use if it is closed by then.
         let base = match &file.place {

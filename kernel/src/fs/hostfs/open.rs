@@ -129,11 +129,12 @@ impl OpenFile for HostDirectory {
     ) -> SysResult<()> {
         let mut names = self.names.lock();
         if position == 0 {
-            *names = self.inode.names()?;
+            let found = self.inode.names()?;
             let own = self.inode.metadata()?.inode;
-            for (index, name) in [&b"."[..], b".."].into_iter().enumerate() {
-                names.insert(index, (name.to_vec(), own, FileType::Directory));
-            }
+            names.clear();
+            names.reserve(found.len() + 2);
+            names.extend([b".".to_vec(), b"..".to_vec()].map(|name| (name, own, FileType::Directory)));
+            names.extend(found);
         }
         list(&names, position, sink);
         Ok(())

@@ -49,7 +49,7 @@ pub fn symlinkat(task: &CurrentTask, target: UserPath, directory: Fd, path: User
     if slash {
         return Err(Errno::ENOENT.into());
     }
-    make(task, &parent, &name, NewKind::Symlink(target), 0o777).map(drop)
+    make(task, &parent, &name, NewKind::Symlink(target.to_vec()), 0o777).map(drop)
 }
 
 /// `symlink(2)`.
@@ -368,7 +368,7 @@ fn list(
         return Err(Errno::ENOENT.into());
     }
     let size = size.min(1 << 20);
-    let mut bytes: Vec<u8> = Vec::new();
+    let mut bytes: Vec<u8> = Vec::with_capacity(size.min(32 << 10));
     let mut position = file.with_offset(|offset| *offset);
     let mut too_small = false;
     file.ops().read_directory(task, position, &mut |name, inode, kind, next| {
@@ -396,10 +396,12 @@ pub fn getdents64(task: &CurrentTask, fd: Fd, buffer: u64, size: usize) -> Sysca
     list(task, fd, buffer, size, |entry, inode, next, kind, name| {
         let length = (19 + name.len() + 1).next_multiple_of(8);
         let end = entry.len() + length;
-        entry.extend_from_slice(&inode.to_ne_bytes());
-        entry.extend_from_slice(&next.to_ne_bytes());
-        entry.extend_from_slice(&(length as u16).to_ne_bytes());
-        entry.push(kind.directory_type());
+        let mut head = [0; 19];
+        head[..8].copy_from_slice(&inode.to_ne_bytes());
+        head[8..16].copy_from_slice(&next.to_ne_bytes());
+        head[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
+        head[18] = kind.directory_type();
+        entry.extend_from_slice(&head);
         entry.extend_from_slice(name);
         entry.resize(end, 0);
     })

@@ -82,7 +82,7 @@ pub fn openat2(
 
 /// `close(2)`.
 pub fn close(task: &CurrentTask, fd: Fd) -> SyscallResult<()> {
-    let file = task.files().remove(fd)?;
+    let file = task.take_file(fd)?;
     task.descriptor_closed(&file);
     crate::fs::locks::release_process(task.group.pid, &file);
     file.ops().flush(task)?;

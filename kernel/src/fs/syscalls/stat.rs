@@ -22,7 +22,7 @@ use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::task::credentials::Capability;
 use crate::task::{Credentials, CurrentTask};
-use crate::user::{UserPath, UserPtr};
+use crate::user::{PathText, UserPath, UserPtr};
 
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 const AT_EACCESS: u32 = 0x200;
@@ -97,7 +97,7 @@ fn look(
     let _moment = freshness::begin();
     let found = task.walk_as(credentials, directory, path, walk)?;
     let (metadata, inode) = match found.looked {
-        Some(metadata) => (*metadata, None),
+        Some(metadata) => (metadata, None),
         None => {
             let inode = found.place.existing()?;
             (inode.metadata()?, Some(Arc::clone(inode)))
@@ -117,7 +117,8 @@ pub fn newfstatat(
     if flags.0 & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let path = if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { Vec::new() } else { task.read_path(path)? };
+    let path =
+        if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { PathText::default() } else { task.read_path(path)? };
     let credentials = task.credentials();
     let Seen { metadata, .. } = look(task, &credentials, directory, &path, flags.0)?;
     Ok(task.write_result_object(buffer, &to_stat(&credentials, &metadata))?)
@@ -198,7 +199,8 @@ pub fn statx(
     if flags.0 & !known != 0 || flags.0 & AT_STATX_SYNC == AT_STATX_SYNC || mask.0 & 1 << 31 != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let path = if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { Vec::new() } else { task.read_path(path)? };
+    let path =
+        if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { PathText::default() } else { task.read_path(path)? };
     let credentials = task.credentials();
     let Seen { metadata, mount, .. } = look(task, &credentials, directory, &path, flags.0)?;
     let (rdev_major, rdev_minor) = split_device(metadata.rdev);

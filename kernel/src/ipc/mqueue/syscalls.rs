@@ -46,7 +46,7 @@ fn read_name(task: &CurrentTask, name: UserPath) -> SysResult<Vec<u8>> {
         b"." | b".." => Err(Errno::EACCES),
         name if name.contains(&b'/') => Err(Errno::EACCES),
         name if name.len() > 255 => Err(Errno::ENAMETOOLONG),
-        _ => Ok(name),
+        _ => Ok(name.to_vec()),
     }
 }
 
