@@ -19,6 +19,7 @@ const BUFFER: u64 = 0x21_0000;
 const BUFFER_LENGTH: u64 = 64 << 10;
 
 const AT_FDCWD: u64 = (-100i64).cast_unsigned();
+const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 const O_RDWR: u64 = 2;
 const O_CREAT: u64 = 0o100;
 
@@ -223,6 +224,10 @@ fn names(script: &mut Script, place: Place) {
     script.count(in_place("access"), &[call("access", &[PATH, 4])]);
     let open = [call_for(0, "openat", &[AT_FDCWD, PATH, 0]), call_for(0, "close", &[0])];
     script.count(in_place("openat, close"), &open);
+    // As `tar` and `cat` do.
+    let [open, close] = open;
+    let calls = [open, call("fstat", &[0, STRUCTURE]), call_for(4096, "read", &[0, BUFFER, 4096]), close];
+    script.count(in_place("openat, fstat, read, close"), &calls);
     script.write(PATH, &place.path("a/b/c/file"));
     script.count(in_place("stat of a deep path"), &[call("stat", &[PATH, STRUCTURE])]);
     script.write(PATH, &place.path("link"));
@@ -234,6 +239,12 @@ fn names(script: &mut Script, place: Place) {
     let list = call("getdents64", &[0, BUFFER, BUFFER_LENGTH]);
     let end = call_for(0, "getdents64", &[0, BUFFER, BUFFER_LENGTH]);
     script.count(in_place("getdents64 of 20"), &[list, end, call("lseek", &[0, 0, 0])]);
+    // As `find`, `git` and `os.scandir` do of each.
+    script.write(PATH, "file-007");
+    script.count(
+        in_place("newfstatat in a directory"),
+        &[call("newfstatat", &[0, PATH, STRUCTURE, AT_SYMLINK_NOFOLLOW])],
+    );
     script.close(0);
     if !writable {
         return;
