@@ -64,6 +64,8 @@ pub struct Kernel {
     pub gvisor_marker: bool,
     /// Counts calls that are not there.
     pub unimplemented: Unimplemented,
+    /// What the log has been told of programs that have ended by a fault.
+    pub fault_log: crate::signal::FaultLog,
     /// When the kernel started; `sysinfo(2)` and `/proc/uptime` count from here.
     pub boot: std::time::Instant,
 }
@@ -90,6 +92,7 @@ impl Kernel {
             strace: config.strace,
             gvisor_marker: config.gvisor_marker,
             unimplemented: Unimplemented::default(),
+            fault_log: crate::signal::FaultLog::default(),
             boot: std::time::Instant::now(),
         })
     }

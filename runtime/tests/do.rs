@@ -102,6 +102,38 @@ fn a_death_by_signal_is_the_status_of_a_shell() {
     assert_eq!(inside(&["sh", "-c", "kill -ABRT $$"]).status.code(), Some(134));
 }
 
+/// The lines of the log about programs that a fault of their own has ended, with `options` before `do`.
+fn faults_in_log(options: &[&str], perl: &str) -> Vec<String> {
+    let output =
+        nacelle().args(options).args(["do", "--", "perl", "-e", perl]).output().expect("nacelle starts");
+    let log = String::from_utf8_lossy(&output.stderr);
+    log.lines().filter(|line| line.contains(": SIG")).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_log_tells_of_a_fault_that_ends_a_program_where_it_was() {
+    // Reads the text at this address; and the name is one that a terminal would not like.
+    let fault = "$0 = \"\\e[2Jx\"; unpack('p', pack('J', 0x2468))";
+    let lines = faults_in_log(&["--debug"], fault);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with("nacelle: info: \\u{1b}[2Jx["), "{line}");
+    assert!(line.contains("]: SIGSEGV (code 1) at 0x2468 ip 0x"), "{line}");
+    let (_, place) = line.split_once(" error 0x4 in libc.so.6[+0x").expect("the place of the code");
+    assert!(place.ends_with(']'), "{line}");
+    // Not unless one wants to know, and not if somebody has sent the signal.
+    assert_eq!(faults_in_log(&[], fault), [""; 0]);
+    assert_eq!(faults_in_log(&["--debug"], "kill 'SEGV', $$"), [""; 0]);
+}
+
+#[test]
+fn a_guest_cannot_fill_the_log_with_faults() {
+    let start = std::time::Instant::now();
+    let faults = "for (1 .. 40) { if (!fork) { unpack('p', pack('J', 8)) } wait }";
+    let lines = faults_in_log(&["--debug"], faults);
+    let most = 5 * (start.elapsed().as_secs() as usize + 2);
+    assert!((5..=most.min(39)).contains(&lines.len()), "{lines:?}");
+}
+
 #[test]
 fn a_program_that_cannot_be_run_says_so_in_one_line() {
     let missing = inside(&["no-such-program"]);

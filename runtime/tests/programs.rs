@@ -136,7 +136,8 @@ fn run(stage: &Stage, case: &Case, inside: bool) -> Outcome {
     let shell = Path::new("/bin/sh");
     let mut command = if inside {
         let mut command = stage.command(&stage.nacelle(), case.user);
-        command.args(["do", "--"]).arg(shell);
+        // What the sandbox says goes to standard error, and is shown if the case fails.
+        command.args(["--debug", "do", "--"]).arg(shell);
         command
     } else {
         stage.command(shell, case.user)
@@ -149,7 +150,7 @@ fn run(stage: &Stage, case: &Case, inside: bool) -> Outcome {
     outcome
 }
 
-/// The lines that differ, and the last ones on standard error.
+/// The lines that differ, and the last ones on standard error: with those that tell of faults, without others for debuggers.
 fn differences(stage: &Stage, native: &Outcome, inside: &Outcome) -> String {
     let file = |name: &str, text: &str| {
         let path = stage.path().join(name);
@@ -162,8 +163,8 @@ fn differences(stage: &Stage, native: &Outcome, inside: &Outcome) -> String {
     let output = std::process::Command::new("diff").arg("-U1").args(paths).output();
     let lines = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let mut text: String = lines.lines().skip(2).take(60).map(|line| format!("    {line}\n")).collect();
-    let lines: Vec<&str> = inside.error.lines().collect();
-    for line in &lines[lines.len().saturating_sub(10)..] {
+    let lines: Vec<&str> = inside.error.lines().filter(|line| !line.starts_with("nacelle: debug:")).collect();
+    for line in &lines[lines.len().saturating_sub(20)..] {
         text += &format!("  stderr inside: {line}\n");
     }
     text

@@ -765,6 +765,14 @@ impl MemoryMap {
         true
     }
 
+    /// The file that is mapped at `address`, and which byte of it that is.
+    pub fn file_at(&self, address: u64) -> Option<(Arc<File>, u64)> {
+        let vmas = self.vmas.lock();
+        let vma = vmas.set.find(address)?;
+        let Backing::File { file, offset } = &vma.backing else { return None };
+        Some((Arc::clone(file), offset + (address - vma.start)))
+    }
+
     /// What identifies the futex word at `address`; `private` is `FUTEX_PRIVATE_FLAG`. `EFAULT` where nothing is
     /// mapped.
     pub fn futex_key(&self, address: u64, private: bool) -> SysResult<FutexKey> {

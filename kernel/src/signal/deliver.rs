@@ -52,7 +52,7 @@ pub fn deliver(task: &CurrentTask, mut restart: Option<Restart>) {
         let action = task.group.signals.action(signal);
         match action.handler {
             SIG_IGN => {}
-            SIG_DFL => act(task, signal),
+            SIG_DFL => act(task, signal, &info, fault.as_ref()),
             _ => {
                 interrupt_call(task, restart.take(), Some(action));
                 enter_handler(task, signal, action, &info, fault);
@@ -85,11 +85,14 @@ fn next(task: &CurrentTask) -> Option<(SigInfo, Option<platform::Fault>)> {
 }
 
 /// Carries out the default action.
-fn act(task: &CurrentTask, signal: Signal) {
+fn act(task: &CurrentTask, signal: Signal, info: &SigInfo, fault: Option<&platform::Fault>) {
     match default_action(signal) {
         Default_::Ignore | Default_::Continue => {}
         Default_::Terminate => task.exit_group(ExitStatus::Signaled { signal, core: false }),
-        Default_::Core => task.exit_group(ExitStatus::Signaled { signal, core: false }),
+        Default_::Core => {
+            super::fatal::report(task, signal, info, fault);
+            task.exit_group(ExitStatus::Signaled { signal, core: false });
+        }
         Default_::Stop => {
             let orphaned = || {
                 task.kernel.tasks.with(|tree| {

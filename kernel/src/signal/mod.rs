@@ -24,10 +24,12 @@ use crate::wait::{Events, WaitQueue};
 
 mod defaults;
 mod deliver;
+mod fatal;
 mod frame;
 pub mod syscalls;
 
 pub use deliver::deliver;
+pub use fatal::FaultLog;
 
 /// The most signals that one queue holds, whatever the limit says.
 const MAX_QUEUED: usize = 4096;
