@@ -67,8 +67,8 @@ pub struct StubContext {
     described: Cell<Option<Description>>,
     /// How many calls there are in the buffer that are to be made before the guest goes on,
     pending: Cell<usize>,
-    /// and whether they take a while.
-    long: Cell<bool>,
+    /// and whether they write code, the bytes of which follow them. That takes a while.
+    writes_code: Cell<bool>,
 }
 
 impl std::fmt::Debug for StubContext {
@@ -163,7 +163,7 @@ impl StubContext {
             failed: RefCell::default(),
             described: Cell::default(),
             pending: Cell::default(),
-            long: Cell::default(),
+            writes_code: Cell::default(),
         }
     }
 
@@ -446,7 +446,7 @@ impl StubContext {
         let running = rules.guest_runs();
         let slot = self.slot();
         self.habits.place(rules, |place| slot.go(place));
-        let alone = !self.long.take();
+        let alone = !self.writes_code.take();
         if !slot.is_here() {
             self.habits.spin(rules, alone, |ticks| slot.spin(ticks));
         }
@@ -859,6 +859,7 @@ impl StubContext {
             self.sent.set(None);
         }
         let pending = self.pending.take();
+        self.writes_code.set(false);
         if pending > 0 && self.call_recorded(pending).is_err() {
             tracing::warn!(pid = self.space.pid, "the host cannot change a mapping");
             self.space.kill();

@@ -68,6 +68,25 @@ guest_code!(
 /// Calls of a round of it.
 const SEVERAL: u64 = 4;
 
+// Two calls with one nop for both.
+guest_code!(
+    contended,
+    "nop",
+    "nop",
+    "nop",
+    "nop",
+    "2: mov rax, r13",
+    "syscall",
+    "jmp 3f",
+    ".byte 0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0",
+    "3: inc r12",
+    "mov rax, r13",
+    "syscall",
+    "jmp 3f",
+    "3: inc r12",
+    "jmp 2b",
+);
+
 /// Behind the call of [`detours`], and the operand of its nop.
 const AFTER: u64 = CODE + 9;
 const OPERAND: u64 = AFTER + 2 + 4;
@@ -327,9 +346,14 @@ fn a_jump_anywhere_into_a_nop_ends_somehow() {
 
 /// The sites of [`several`], as a process finds them one after the other.
 fn known_sites(platform: &StubPlatform) -> Vec<(u64, CallSite)> {
-    let mut context = guest(platform, several());
+    first_sites(platform, several(), SEVERAL)
+}
+
+/// The first so many sites of a guest.
+fn first_sites(platform: &StubPlatform, code: &[u8], count: u64) -> Vec<(u64, CallSite)> {
+    let mut context = guest(platform, code);
     let mut sites = Vec::new();
-    for _ in 0..SEVERAL {
+    for _ in 0..count {
         let code = context.trapped_call().expect("a call that has trapped");
         sites.push((code.start, context.call_site().expect("a site")));
         syscall(&mut *context);
@@ -355,6 +379,35 @@ fn known_sites_are_patched_all_at_once() {
     syscall(&mut *child);
     drop((context, child));
     assert_eq!(platform.call_counts().patched - before, 100);
+}
+
+#[test]
+fn a_site_is_patched_by_the_call_that_has_others_patched() {
+    let platform = platform();
+    let known = known_sites(&platform);
+    for alone in [true, false] {
+        let mut context = guest(&platform, several());
+        let _other = (!alone).then(|| context.spawn().expect("a thread"));
+        assert_eq!(context.patch_known(RX, &known[1..]), Ok(SEVERAL as usize - 1));
+        assert_eq!(context.patch(RX), Ok(true));
+        for count in 1..101 {
+            let number = syscall(&mut *context);
+            assert_eq!((context.registers().r12, number), (count, if count % 4 == 3 { 0 } else { 39 }));
+            assert_eq!(context.trapped_call(), None);
+        }
+    }
+}
+
+#[test]
+fn a_nop_that_is_about_to_be_changed_serves_no_other_call() {
+    let platform = platform();
+    let known = first_sites(&platform, contended(), 2);
+    let mut context = guest(&platform, contended());
+    assert_eq!(context.patch_known(RX, &known[1..]), Ok(1));
+    assert_eq!(context.patch(RX), Ok(false));
+    for count in 1..100 {
+        assert_eq!((syscall(&mut *context), context.registers().r12), (39, count));
+    }
 }
 
 #[test]

@@ -41,6 +41,10 @@ impl StubContext {
         ends: &[u64],
         mut recognise: impl FnMut(usize, &Code) -> Option<Site>,
     ) -> SysResult<usize> {
+        if self.writes_code.get() {
+            // What other patches leave of the code decides about these; and their bytes lie where the next records would go.
+            self.flush();
+        }
         let space = self.space.clone();
         let mut sites = space.sites.lock();
         let Some(_stopped) = space.stop_others() else { return Err(Errno::EAGAIN) };
@@ -75,8 +79,8 @@ impl StubContext {
         Ok(patches.len())
     }
 
-    /// Writes over code, while no guest code runs in this address space: at once, or when the guest goes on. `protection` is that of
-    /// the mapping that all of it is in, but for what is the platform's.
+    /// Writes over code, while no guest code runs in this address space: at once, or when the guest goes on, for which no other
+    /// code may be waiting. `protection` is that of the mapping that all of it is in, but for what is the platform's.
     fn write_code(&self, pieces: &[(u64, &[u8])], protection: i32, when: When) -> SysResult<()> {
         // Behind what is to be done before.
         let before = match when {
@@ -117,7 +121,7 @@ impl StubContext {
             When::Now => self.call_recorded(count),
             When::Later => {
                 self.pending.set(count);
-                self.long.set(true);
+                self.writes_code.set(true);
                 Ok(())
             }
         }
