@@ -189,6 +189,11 @@ fn contents(script: &mut Script, place: Place) {
     }
     script.bytes(STRUCTURE, &[BUFFER as u32, 0, 8, 0, BUFFER as u32, 0, 8, 0]);
     script.count(in_place("readv 2"), &[call_for(16, "readv", &[0, STRUCTURE, 2])]);
+    script.count(in_place("preadv 2"), &[call_for(16, "preadv", &[0, STRUCTURE, 2, 0])]);
+    if writable {
+        script.set_up(call_for(0, "lseek", &[0, 0, 0]));
+        script.count(in_place("writev 2"), &[call_for(16, "writev", &[0, STRUCTURE, 2])]);
+    }
     script.count(in_place("fstat"), &[call("fstat", &[0, STRUCTURE])]);
     script.count(in_place("lseek"), &[call("lseek", &[0, 0, 2])]);
     if writable {
@@ -277,11 +282,28 @@ fn communication(script: &mut Script) {
             [call_for(result, "write", &[1, BUFFER, length]), call_for(result, "read", &[0, BUFFER, length])];
         script.count(name, &calls);
     }
+    script.bytes(STRUCTURE, &[BUFFER as u32, 0, 8, 0, BUFFER as u32 + 64, 0, 8, 0]);
+    let calls = [call_for(16, "writev", &[1, STRUCTURE, 2]), call_for(16, "readv", &[0, STRUCTURE, 2])];
+    script.count("pipe, 2 pieces there and back", &calls);
+    // What can be written to, and both with a timeout.
+    script.bytes(OTHER, &[2, 0, 1, 0, 0, 0, 0, 0]);
+    script.count("select of 1", &[call_for(1, "select", &[2, 0, OTHER, 0, 0])]);
+    let calls = [call_for(1, "select", &[2, OTHER + 8, OTHER, 0, OTHER + 16])];
+    script.count("select of 2 with a timeout", &calls);
     script.close(0);
     script.close(1);
     script.set_up(call_for(0, "socketpair", &[1, 1, 0, STRUCTURE]));
     let calls = [call_for(1, "write", &[1, BUFFER, 1]), call_for(1, "read", &[0, BUFFER, 1])];
     script.count("socketpair, 1 byte there and back", &calls);
+    let vector = [BUFFER as u32, 0, 8, 0, BUFFER as u32 + 64, 0, 8, 0];
+    script.bytes(STRUCTURE, &vector);
+    for (pieces, name) in [(1, "socketpair, message of 1 piece"), (2, "socketpair, message of 2 pieces")] {
+        script.bytes(OTHER, &[0, 0, 0, 0, STRUCTURE as u32, 0, pieces, 0, 0, 0, 0, 0, 0, 0]);
+        let result = i64::from(pieces) * 8;
+        let calls =
+            [call_for(result, "sendmsg", &[1, OTHER, 0]), call_for(result, "recvmsg", &[0, OTHER, 0])];
+        script.count(name, &calls);
+    }
     script.close(0);
     script.close(1);
     script.set_up(call_for(0, "eventfd2", &[1, 0]));

@@ -16,6 +16,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::task::CurrentTask;
 
+mod vector;
+
+use vector::{Cursor, SMALL_VECTOR};
+
 /// The longest path, with its zero byte (`PATH_MAX`).
 pub const PATH_MAX: usize = 4096;
 /// The largest number of elements of an `iovec` array.
@@ -182,6 +186,33 @@ impl CurrentTask {
         done
     }
 
+    /// Copies guest memory at several places, each an address and a length, one after the other to `buffer`; `EFAULT` unless all
+    /// could be read.
+    pub fn read_several(&self, places: &[(u64, usize)], buffer: &mut [u8]) -> SysResult<()> {
+        if places.len() > 1 && self.context.borrow_mut().read_pieces(places, buffer) {
+            return Ok(());
+        }
+        let mut rest = buffer;
+        places.iter().try_for_each(|&(address, length)| {
+            let (piece, behind) = std::mem::take(&mut rest).split_at_mut(length);
+            rest = behind;
+            self.read_bytes(address, piece)
+        })
+    }
+
+    /// Copies `bytes` to guest memory at several places, likewise.
+    pub fn write_several(&self, places: &[(u64, usize)], bytes: &[u8]) -> SysResult<()> {
+        if places.len() > 1 && self.context.borrow_mut().write_pieces(places, bytes) {
+            return Ok(());
+        }
+        let mut rest = bytes;
+        places.iter().try_for_each(|&(address, length)| {
+            let (piece, behind) = rest.split_at(length);
+            rest = behind;
+            self.write_bytes(address, piece)
+        })
+    }
+
     /// Copies the object at `pointer`.
     pub fn read_object<T: FromBytes + IntoBytes>(&self, pointer: UserPtr<T>) -> SysResult<T> {
         let mut object = T::new_zeroed();
@@ -299,48 +330,6 @@ fn check_range(address: u64, length: u64) -> SysResult<()> {
     if end <= USER_END { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
-/// The position in a vector of guest buffers.
-struct Cursor<'a> {
-    task: &'a CurrentTask,
-    vectors: Vec<IoVec>,
-    index: usize,
-    offset: u64,
-    remaining: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn new(task: &'a CurrentTask, vectors: Vec<IoVec>) -> Cursor<'a> {
-        let remaining = vectors.iter().map(|v| v.length as usize).sum();
-        Cursor { task, vectors, index: 0, offset: 0, remaining }
-    }
-
-    /// The next contiguous piece: address and length, never empty.
-    fn piece(&mut self) -> Option<(u64, usize)> {
-        while let Some(vector) = self.vectors.get(self.index) {
-            if self.offset < vector.length {
-                return Some((vector.base.wrapping_add(self.offset), (vector.length - self.offset) as usize));
-            }
-            self.index += 1;
-            self.offset = 0;
-        }
-        None
-    }
-
-    fn limit(&mut self, count: usize) {
-        self.remaining = self.remaining.min(count);
-        let mut room = count as u64 + self.offset;
-        for vector in &mut self.vectors[self.index..] {
-            vector.length = vector.length.min(room);
-            room -= vector.length;
-        }
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.offset += count as u64;
-        self.remaining -= count;
-    }
-}
-
 enum Destination<'a> {
     Guest(Cursor<'a>),
     Buffer { bytes: &'a mut Vec<u8>, remaining: usize },
@@ -428,7 +417,15 @@ impl<'a> UserWriter<'a> {
                     self.written += data.len();
                     return Ok(data.len());
                 }
-                while done < data.len() {
+                let whole = data.len().min(cursor.remaining);
+                if let Some(pieces) = cursor.pieces(whole)
+                    && cursor.task.context.borrow_mut().write_pieces(&pieces, &data[..whole])
+                {
+                    cursor.advance_over(whole);
+                    done = whole;
+                }
+                // Otherwise one after the other, up to where it ends.
+                while done < whole {
                     let Some((address, length)) = cursor.piece() else { break };
                     let length = length.min(data.len() - done);
                     let written = cursor.task.write_some(address, &data[done..done + length]);
@@ -480,6 +477,10 @@ impl<'a> UserWriter<'a> {
         }
         while let Destination::Guest(cursor) = &mut self.destination {
             let Some((address, length)) = cursor.piece() else { return Ok(self.written - start) };
+            // What comes in small pieces is copied to all of them at once.
+            if length < cursor.remaining && cursor.remaining <= SMALL_VECTOR {
+                break;
+            }
             let at = offset.map(|offset| offset + (self.written - start) as u64);
             let read = cursor.task.context.borrow_mut().read_file(file, at, address, length);
             match read {
@@ -619,7 +620,15 @@ impl<'a> UserReader<'a> {
         let mut done = 0;
         match &mut self.source {
             Source::Guest(cursor) => {
-                while done < buffer.len() {
+                let whole = buffer.len().min(cursor.remaining);
+                if let Some(pieces) = cursor.pieces(whole)
+                    && cursor.task.context.borrow_mut().read_pieces(&pieces, &mut buffer[..whole])
+                {
+                    cursor.advance_over(whole);
+                    done = whole;
+                }
+                // Otherwise one after the other, up to where it ends.
+                while done < whole {
                     let Some((address, length)) = cursor.piece() else { break };
                     let length = length.min(buffer.len() - done);
                     let read = cursor.task.read_some(address, &mut buffer[done..done + length]);
@@ -680,8 +689,8 @@ impl<'a> UserReader<'a> {
         let start = self.taken;
         while let Source::Guest(cursor) = &mut self.source {
             let Some((address, length)) = cursor.piece() else { return Ok(self.taken - start) };
-            // One write is one to everybody who shares the offset.
-            if offset.is_none() && length < cursor.remaining {
+            // One write is one to everybody who shares the offset; and small pieces are copied all at once.
+            if length < cursor.remaining && (offset.is_none() || cursor.remaining <= SMALL_VECTOR) {
                 break;
             }
             let at = offset.map(|offset| offset + (self.taken - start) as u64);

@@ -241,6 +241,28 @@ pub trait Context: Send {
         self.space().read(address, buffer)
     }
 
+    /// Reads guest memory at several places, each an address and a length, one after the other into `buffer`, which has room for
+    /// just that: in one go where that can be. False if not all of it can be read.
+    fn read_pieces(&mut self, pieces: &[(u64, usize)], buffer: &mut [u8]) -> bool {
+        let mut rest = buffer;
+        pieces.iter().all(|&(address, length)| {
+            let (piece, behind) = std::mem::take(&mut rest).split_at_mut(length);
+            rest = behind;
+            self.read(address, piece) == length
+        })
+    }
+
+    /// Writes the bytes to guest memory at several places, likewise. False if not all of it can be written; some of it may have
+    /// been.
+    fn write_pieces(&mut self, pieces: &[(u64, usize)], bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        pieces.iter().all(|&(address, length)| {
+            let (piece, behind) = rest.split_at(length);
+            rest = behind;
+            self.write(address, piece) == length
+        })
+    }
+
     /// Writes guest memory like [`AddressSpace::write`], in the same way.
     fn write(&mut self, address: u64, bytes: &[u8]) -> usize {
         self.space().write(address, bytes)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use abi::Errno;
 use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
+use zerocopy::IntoBytes;
 
 use super::address::{self, Address};
 use super::message::{Ancillary, MessageHeader};
@@ -417,7 +418,7 @@ fn receive_message(
     open: &Open,
     message: UserPtr<MessageHeader>,
     flags: u32,
-) -> SyscallResult<usize> {
+) -> SyscallResult<(MessageHeader, usize)> {
     let mut header = task.read_object(message)?;
     let room = usize::try_from(header.name_length).map_err(|_| Errno::EINVAL)?;
     let mut to = UserWriter::guest(task, vectors(task, &header)?);
@@ -448,8 +449,7 @@ fn receive_message(
         header.flags |= MSG_CTRUNC;
     }
     header.control_length = used;
-    task.write_object(message, &header)?;
-    Ok(returned(&received, flags))
+    Ok((header, returned(&received, flags)))
 }
 
 /// `recvmsg(2)`.
@@ -460,7 +460,9 @@ pub fn recvmsg(
     flags: Flags,
 ) -> SyscallResult<usize> {
     let open = Open::get(task, fd)?;
-    receive_message(task, &open, message, flags.0)
+    let (header, count) = receive_message(task, &open, message, flags.0)?;
+    task.write_result_object(message, &header)?;
+    Ok(count)
 }
 
 /// The place of a message, and of its length, in an array of `struct mmsghdr`.
@@ -506,9 +508,12 @@ pub fn recvmmsg(
     let open = Open::get(task, fd)?;
     let mut call = flags.0 & !MSG_WAITFORONE;
     for index in 0..count.min(MAX_MESSAGES) {
-        let (message, length) = message_at(messages, index);
-        let result = receive_message(task, &open, message, call)
-            .and_then(|received| Ok(task.write_object(length, &(received as u32))?));
+        let (message, _) = message_at(messages, index);
+        let result = receive_message(task, &open, message, call).and_then(|(header, received)| {
+            // The length follows.
+            let both = [header.as_bytes(), &(received as u32).to_ne_bytes()].concat();
+            Ok(task.write_bytes(message.address(), &both)?)
+        });
         match result {
             Ok(()) => {}
             Err(error) if index == 0 => return Err(error),

@@ -28,6 +28,8 @@ enum Kind {
     Read,
     /// Likewise, and the file's offset has gone too far.
     ReadAtOffset(Weak<File>),
+    /// Nothing.
+    Courtesy,
 }
 
 impl CurrentTask {
@@ -47,6 +49,16 @@ impl CurrentTask {
         object: &T,
     ) -> SysResult<()> {
         self.write_result(pointer.address(), object.as_bytes())
+    }
+
+    /// Writes to guest memory as the last thing that a system call does what the guest gets if it can be written.
+    pub fn write_courtesy<T: IntoBytes + Immutable>(&self, pointer: UserPtr<T>, object: &T) {
+        let (address, bytes) = (pointer.address(), object.as_bytes());
+        if self.may_deliver() && self.context.borrow_mut().deliver(address, bytes) {
+            self.deliver(address, bytes.len(), Kind::Courtesy);
+        } else {
+            let _ = self.write_bytes(address, bytes);
+        }
     }
 
     /// Whether results may be written when the guest goes on: nobody looks at its memory before.
@@ -105,7 +117,7 @@ impl CurrentTask {
         let Some(delivery) = self.delivery.take() else { return };
         let done = self.write_rest(&delivery, done);
         let Delivery { length, kind, .. } = delivery;
-        if done >= length {
+        if done >= length || matches!(kind, Kind::Courtesy) {
             return;
         }
         let read = if matches!(kind, Kind::Result) { 0 } else { done };

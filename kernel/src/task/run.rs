@@ -24,7 +24,7 @@ mod number {
 
 /// The calls whose first or second argument, counted from zero, points to what they begin with: a path, or a few bytes; or to
 /// what they write. None of them reads that memory again and again to see whether others have changed it.
-const POINTERS: [(u32, usize, Pointed); 26] = [
+const POINTERS: [(u32, usize, Pointed); 37] = [
     (1, 1, Pointed::Buffer),      // write
     (2, 0, Pointed::Beginning),   // open
     (4, 0, Pointed::Beginning),   // stat
@@ -32,8 +32,13 @@ const POINTERS: [(u32, usize, Pointed); 26] = [
     (7, 0, Pointed::Beginning),   // poll
     (14, 1, Pointed::Beginning),  // rt_sigprocmask
     (18, 1, Pointed::Buffer),     // pwrite64
+    (19, 1, Pointed::Beginning),  // readv
+    (20, 1, Pointed::Beginning),  // writev
     (21, 0, Pointed::Beginning),  // access
+    (23, 1, Pointed::Beginning),  // select
     (44, 1, Pointed::Buffer),     // sendto
+    (46, 1, Pointed::Beginning),  // sendmsg
+    (47, 1, Pointed::Beginning),  // recvmsg
     (76, 0, Pointed::Beginning),  // truncate
     (80, 0, Pointed::Beginning),  // chdir
     (82, 0, Pointed::Beginning),  // rename
@@ -49,6 +54,12 @@ const POINTERS: [(u32, usize, Pointed); 26] = [
     (267, 1, Pointed::Beginning), // readlinkat
     (268, 1, Pointed::Beginning), // fchmodat
     (269, 1, Pointed::Beginning), // faccessat
+    (270, 1, Pointed::Beginning), // pselect6
+    (271, 0, Pointed::Beginning), // ppoll
+    (295, 1, Pointed::Beginning), // preadv
+    (296, 1, Pointed::Beginning), // pwritev
+    (327, 1, Pointed::Beginning), // preadv2
+    (328, 1, Pointed::Beginning), // pwritev2
     (332, 1, Pointed::Beginning), // statx
     (439, 1, Pointed::Beginning), // faccessat2
 ];

@@ -670,6 +670,14 @@ impl Context for StubContext {
         self.copy_out(address, bytes)
     }
 
+    fn read_pieces(&mut self, pieces: &[(u64, usize)], buffer: &mut [u8]) -> bool {
+        self.gather(pieces, buffer)
+    }
+
+    fn write_pieces(&mut self, pieces: &[(u64, usize)], bytes: &[u8]) -> bool {
+        self.scatter(pieces, bytes)
+    }
+
     fn deliver(&mut self, address: u64, bytes: &[u8]) -> bool {
         if !self.may_deliver(address, bytes.len()) {
             return false;

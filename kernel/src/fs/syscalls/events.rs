@@ -53,11 +53,26 @@ fn without_handler<T>(result: SyscallResult<T>) -> SyscallResult<T> {
     }
 }
 
+/// Whether what a call writes to guest memory is the last that it does there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writes {
+    Last,
+    /// What is left of the time follows.
+    BeforeTime,
+}
+
+impl Writes {
+    fn with<T>(timeout: UserPtr<T>) -> Writes {
+        if timeout.is_null() { Writes::Last } else { Writes::BeforeTime }
+    }
+}
+
 fn poll_until(
     task: &CurrentTask,
     fds: UserPtr<PollFd>,
     count: usize,
     deadline: Deadline,
+    writes: Writes,
 ) -> SyscallResult<usize> {
     if count as u64 > task.group.limit(Resource::OpenFiles) || count > 1 << 20 {
         return Err(Errno::EINVAL.into());
@@ -77,7 +92,10 @@ fn poll_until(
     for (place, entry) in places.into_iter().zip(&entries) {
         records[place].revents = entry.found.bits() as u16;
     }
-    task.write_result(fds.address(), records.as_bytes())?;
+    match writes {
+        Writes::Last => task.write_result(fds.address(), records.as_bytes())?,
+        Writes::BeforeTime => task.write_bytes(fds.address(), records.as_bytes())?,
+    }
     Ok(ready)
 }
 
@@ -87,7 +105,7 @@ fn restartable_poll(
     count: usize,
     deadline: Deadline,
 ) -> SyscallResult<usize> {
-    match poll_until(task, fds, count, deadline) {
+    match poll_until(task, fds, count, deadline, Writes::Last) {
         Err(SysError::Restart(_)) => {
             task.set_restart(Box::new(move |task| {
                 restartable_poll(task, fds, count, deadline).map(|ready| ready as u64)
@@ -114,7 +132,9 @@ pub fn ppoll(
 ) -> SyscallResult<usize> {
     let deadline = timespec(task, timeout)?;
     let signals = mask(task, signals, size)?;
-    let result = task.with_temporary_mask(signals, || poll_until(task, fds, count as usize, deadline));
+    let writes = Writes::with(timeout);
+    let result =
+        task.with_temporary_mask(signals, || poll_until(task, fds, count as usize, deadline, writes));
     write_remaining(task, timeout, deadline);
     without_handler(result)
 }
@@ -122,7 +142,7 @@ pub fn ppoll(
 /// Writes back what is left until the deadline. A timeout in read-only memory stays as it is, as in Linux.
 fn write_remaining(task: &CurrentTask, timeout: UserPtr<TimeSpec>, deadline: Deadline) {
     if let (Some(timeout), Some(left)) = (timeout.non_null(), deadline.remaining()) {
-        let _ = task.write_object(timeout, &TimeSpec::from(left));
+        task.write_courtesy(timeout, &TimeSpec::from(left));
     }
 }
 
@@ -138,16 +158,19 @@ fn select_until(
     count: i32,
     sets: [UserPtr<u8>; 3],
     deadline: Deadline,
+    writes: Writes,
 ) -> SyscallResult<usize> {
     let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
     let count = count.min(task.files().capacity().next_multiple_of(64));
     let bytes = count.div_ceil(64) * 8;
-    let mut wanted: [Vec<u8>; 3] = Default::default();
-    for (set, pointer) in wanted.iter_mut().zip(sets) {
-        *set = vec![0; bytes];
-        if let Some(pointer) = pointer.non_null() {
-            task.read_bytes(pointer.address(), set)?;
-        }
+    let given = |index: &usize| !sets[*index].is_null();
+    let places: Vec<(u64, usize)> =
+        (0..3).filter(given).map(|index| (sets[index].address(), bytes)).collect();
+    let mut all = vec![0; bytes * places.len()];
+    task.read_several(&places, &mut all)?;
+    let mut wanted: [Vec<u8>; 3] = std::array::from_fn(|_| vec![0; bytes]);
+    for (index, place) in (0..3).filter(given).zip(0..) {
+        wanted[index].copy_from_slice(&all[place * bytes..(place + 1) * bytes]);
     }
     let bit = |set: &[u8], fd: usize| set[fd / 8] & (1 << (fd % 8)) != 0;
     let mut entries = Vec::new();
@@ -173,10 +196,10 @@ fn select_until(
             }
         }
     }
-    for (set, pointer) in found.iter().zip(sets) {
-        if let Some(pointer) = pointer.non_null() {
-            task.write_bytes(pointer.address(), set)?;
-        }
+    let all: Vec<u8> = (0..3).filter(given).flat_map(|index| found[index].iter().copied()).collect();
+    match (writes, &places[..]) {
+        (Writes::Last, [(address, _)]) => task.write_result(*address, &all)?,
+        _ => task.write_several(&places, &all)?,
     }
     Ok(ready)
 }
@@ -201,9 +224,10 @@ pub fn select(
         }
         None => Deadline::Never,
     };
-    let result = select_until(task, count, [input, output, exceptions], deadline);
+    let writes = Writes::with(timeout);
+    let result = select_until(task, count, [input, output, exceptions], deadline, writes);
     if let (Some(timeout), Some(left)) = (timeout.non_null(), deadline.remaining()) {
-        let _ = task.write_object(timeout, &TimeVal::from(left));
+        task.write_courtesy(timeout, &TimeVal::from(left));
     }
     without_handler(result)
 }
@@ -226,8 +250,9 @@ pub fn pselect6(
         None => None,
     };
     let deadline = timespec(task, timeout)?;
-    let result = task
-        .with_temporary_mask(signals, || select_until(task, count, [input, output, exceptions], deadline));
+    let result = task.with_temporary_mask(signals, || {
+        select_until(task, count, [input, output, exceptions], deadline, Writes::with(timeout))
+    });
     write_remaining(task, timeout, deadline);
     without_handler(result)
 }

@@ -91,6 +91,70 @@ impl StubContext {
         self.end(self.begin(Way::Out, address, 0, bytes.len()))
     }
 
+    /// Tells the stub to copy between guest memory at several places and the buffer, behind the records that say so: `None` if
+    /// it is not the one to do that; whether all could be. `prepare` is given the place of the bytes first.
+    fn copy_pieces(
+        &self,
+        way: Way,
+        pieces: &[(u64, usize)],
+        length: usize,
+        prepare: impl FnOnce(usize),
+    ) -> Option<bool> {
+        let at = BUFFER + pieces.len() * CALL_SIZE;
+        let fits = at + length <= BUFFER + BUFFER_SIZE;
+        if !fits || !pieces.iter().all(|(address, length)| self.stub_copies(*address, *length)) {
+            return None;
+        }
+        let mut place = slot_address(self.slot().index) + at as u64;
+        let record = |&(address, length): &(u64, usize)| -> memory::Call {
+            let (to, from) = if way == Way::In { (place, address) } else { (address, place) };
+            place += length as u64;
+            [0, to, from, length as u64, 0, 0, 0, CALL_COPY]
+        };
+        let records: Vec<memory::Call> = pieces.iter().map(record).collect();
+        self.put_records(0, &records);
+        prepare(at);
+        Some(self.call_recorded(records.len()).is_ok())
+    }
+
+    /// Reads guest memory at several places; whether all of it could be.
+    pub(super) fn gather(&self, pieces: &[(u64, usize)], buffer: &mut [u8]) -> bool {
+        self.flush();
+        if let Some(copied) = self.copy_pieces(Way::In, pieces, buffer.len(), |_| {}) {
+            self.slot().memory().read(BUFFER + pieces.len() * CALL_SIZE, buffer);
+            return copied;
+        }
+        if !pieces.iter().all(|(address, length)| self.may_copy(*address, *length)) {
+            return false;
+        }
+        let mut rest = buffer;
+        let mut parts: Vec<_> = pieces
+            .iter()
+            .map(|(address, length)| {
+                let (piece, behind) = std::mem::take(&mut rest).split_at_mut(*length);
+                rest = behind;
+                (*address, piece)
+            })
+            .collect();
+        self.space.read_pieces(&mut parts)
+    }
+
+    /// Writes guest memory at several places; whether all of it could be.
+    pub(super) fn scatter(&self, pieces: &[(u64, usize)], bytes: &[u8]) -> bool {
+        self.sent.set(None);
+        self.flush();
+        let put = |at| self.slot().memory().write(at, bytes);
+        if let Some(copied) = self.copy_pieces(Way::Out, pieces, bytes.len(), put) {
+            return copied;
+        }
+        let mut rest = bytes;
+        pieces.iter().all(|(address, length)| {
+            let (piece, behind) = rest.split_at(*length);
+            rest = behind;
+            self.space.write(*address, piece) == *length
+        })
+    }
+
     /// Has the stub make a call on a direct file with guest memory: `calls` are those with an offset and without. `None` if it
     /// does not have the file.
     fn use_direct(
@@ -438,6 +502,53 @@ mod tests {
             let mut copy = vec![0; read];
             context.slot().memory().read(BUFFER, &mut copy);
             assert_eq!(copy, memory(&context, address, read));
+        }
+    }
+
+    #[test]
+    fn several_pieces_are_copied_at_once_or_told_apart() {
+        let context = context();
+        let bytes = pattern(20_000);
+        let end = DATA + LENGTH;
+        let lengths = |pieces: &[(u64, usize)]| pieces.iter().map(|(_, length)| length).sum::<usize>();
+        for rests in [false, true] {
+            // Whoever copies, the result is the same.
+            if rests {
+                context.rest();
+            }
+            for pieces in [
+                &[(DATA, 3), (DATA + 10_000, 5000), (DATA + 5, 0), (DATA + 4000, 200)][..],
+                &[(DATA, 10_000), (DATA + 10_000, 10_000)],
+                &[],
+            ] {
+                let length = lengths(pieces);
+                assert!(context.scatter(pieces, &bytes[..length]), "{pieces:x?}");
+                let mut at = 0;
+                for (address, length) in pieces {
+                    assert_eq!(memory(&context, *address, *length), bytes[at..at + length]);
+                    at += length;
+                }
+                let mut copy = vec![0; length];
+                assert!(context.gather(pieces, &mut copy));
+                assert_eq!(copy, bytes[..length]);
+            }
+            // The later piece is what counts where two overlap.
+            assert!(context.scatter(&[(DATA, 4), (DATA + 2, 4)], b"abcdefgh"));
+            assert_eq!(memory(&context, DATA, 6), b"abefgh");
+            // One that can be read and not written; none at all; the platform's own.
+            let read_only = [(DATA, 8), (DATA + WRITABLE, 8)];
+            assert!(!context.scatter(&read_only, &bytes[..16]) && context.gather(&read_only, &mut [0; 16]));
+            for nowhere in [end, end - 4, 0, TEXT, SLOTS, GUEST.end - 1, u64::MAX - 3] {
+                let pieces = [(DATA, 8), (nowhere, 8), (DATA + 100, 8)];
+                assert!(!context.scatter(&pieces, &bytes[..24]), "{nowhere:#x}");
+                assert!(!context.gather(&pieces, &mut [0; 24]), "{nowhere:#x}");
+            }
+            // More than there is room for at once.
+            let many = [(DATA, 60_000), (DATA + 60_000, 60_000)];
+            let large = pattern(120_000);
+            assert!(context.scatter(&many, &large));
+            let mut copy = vec![0; 120_000];
+            assert!(context.gather(&many, &mut copy) && copy == large);
         }
     }
 
