@@ -10,12 +10,14 @@ use std::sync::Arc;
 use crate::fs::File;
 
 mod map;
+mod mapper;
 pub mod policy;
 mod sites;
 pub mod syscalls;
 mod vma;
 
-pub use map::{MappingInfo, MemoryMap, PIE_BASE, Plan};
+pub use map::{MappingInfo, MemoryMap, PIE_BASE};
+pub use mapper::Plan;
 pub use sites::CallSites;
 pub use vma::{Backing, Protection, Vma, VmaFlags, VmaSet};
 

@@ -16,9 +16,9 @@
 //! after (it starts two threads). From then on the backend makes no host call that is not in [`HOST_SYSCALLS`].
 //!
 //! # Lock order
-//! A pool's mother, then the zygote, then a space's call sites, then its files, then its resident and its direct files, then the right to make a process, then
-//! notifications, then the space's runners and threads, then its `unreaped`. The first six are held while a stub is waited
-//! for, the others never.
+//! A pool's mother, then the zygote, then what is preloaded, then a space's call sites, then its files, then its resident and
+//! its direct files, then the right to make a process, then notifications, then the space's runners and threads, then its
+//! `unreaped`. The first seven are held while a stub is waited for, the others never.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
