@@ -14,7 +14,7 @@ use super::layout::*;
 use super::memory;
 use super::patch::{self, Heat, Site};
 use super::preloaded;
-use super::slot::{Gone, Slot};
+use super::slot::{Before, Gone, Slot};
 use super::space::{Born, Space, Thread};
 use super::spin::Habits;
 use crate::{
@@ -258,17 +258,27 @@ impl StubContext {
         Ok(frame)
     }
 
-    /// Puts the guest's state where the stub takes it from; returns the command that resumes it.
-    fn prepare(&mut self) -> SysResult<u32> {
-        if self.stop.get() == Stop::Call
-            && let Some(command) = frame::store_call(self.slot(), &self.registers, &self.called)
-        {
-            return Ok(command);
+    /// The command that resumes the guest. A thread that a patched call cannot return to has its state in a frame then.
+    fn resuming(&self) -> SysResult<u32> {
+        let returning = match self.stop.get() {
+            Stop::Call => frame::return_command(&self.registers, &self.called),
+            Stop::Frame(_) => None,
+        };
+        match returning {
+            Some(command) => Ok(command),
+            None => self.frame().map(|_| COMMAND_RESUME),
         }
-        let frame = self.frame()?;
-        frame::store(self.slot(), frame, &self.registers);
-        self.slot().memory().store(UCONTEXT, slot_address(self.slot().index) + frame as u64);
-        Ok(COMMAND_RESUME)
+    }
+
+    /// Puts the guest's state where that command takes it from.
+    fn store_state(&self, command: u32) {
+        match self.stop.get() {
+            Stop::Call => frame::store_call(self.slot(), &self.registers, command),
+            Stop::Frame(frame) => {
+                frame::store(self.slot(), frame, &self.registers);
+                self.slot().memory().store(UCONTEXT, slot_address(self.slot().index) + frame as u64);
+            }
+        }
     }
 
     /// Says whether the guest may watch words that it is about to wait for.
@@ -293,28 +303,25 @@ impl StubContext {
         if !leaving.is_empty() {
             self.close_later(&leaving).map_err(|_| Gone)?;
         }
-        let command = self.prepare().map_err(|_| Gone)?;
+        let command = self.resuming().map_err(|_| Gone)?;
         if let Some(done) = self.undelivered.take() {
             return Ok(Some(Event::Undelivered(done)));
         }
         // Before it counts as running: what comes from then on must not be lost.
-        self.slot().field(INTERRUPTED).store(0, Ordering::SeqCst);
+        self.slot().set(INTERRUPTED, 0);
         self.interrupt.in_guest.store(true, Ordering::SeqCst);
         while self.space.wait_while_stopped(&self.interrupt.in_guest) {
             self.interrupt.in_guest.store(true, Ordering::SeqCst);
         }
-        if self.interrupt.wanted.swap(false, Ordering::SeqCst) {
+        if self.interrupt.take() {
             self.interrupt.in_guest.store(false, Ordering::SeqCst);
             return Ok(Some(Event::Interrupted));
         }
-        let delivery = self.delivery.get();
-        if let Some(Delivery { address, length }) = delivery {
-            self.slot().memory().store(DELIVERY_ADDRESS, address);
-            self.slot().field(DELIVERY).store(length as u32, Ordering::Relaxed);
-        }
-        self.slot().field(PENDING).store(self.pending.get() as u32, Ordering::Relaxed);
+        self.store_state(command);
+        let delivery =
+            self.delivery.get().map_or((0, 0), |delivery| (delivery.address, delivery.length as u32));
         self.let_watch();
-        self.post(command);
+        self.post_after(command, &Before { delivery, pending: self.pending.get() as u32 });
         self.interrupt.unanswered.store(0, Ordering::Relaxed);
         let rules = &self.space.shared.spinning;
         let running = rules.guest_runs();
@@ -326,12 +333,8 @@ impl StubContext {
         }
         let waited = self.wait(&|_| self.interrupt.tick());
         drop(running);
-        let reported = slot.reported();
-        let resumed = slot.memory().load(RESUMED);
-        self.habits.woke(rules, resumed);
-        let ran = reported.wrapping_sub(resumed);
         let delivered = slot.field(KIND).load(Ordering::Relaxed) != KIND_DONE;
-        self.habits.guest_done(rules, reported, delivered.then_some(ran), slot.is_here());
+        self.habits.turn_came(rules, &slot.told_times(), Some(delivered), slot.is_here());
         self.interrupt.in_guest.store(false, Ordering::SeqCst);
         waited?;
         if delivered {

@@ -168,17 +168,20 @@ pub fn load_call(slot: &Slot, registers: &mut Registers) {
     };
 }
 
-/// Puts the registers where a return from a patched call takes them from, unless they are such that only a signal frame
-/// can restore them, given what [`load_call`] has returned; returns the command that does it.
-pub fn store_call(slot: &Slot, registers: &Registers, loaded: &Registers) -> Option<u32> {
+/// The command that returns from a patched call with these registers, given what [`load_call`] has returned; `None` if they are
+/// such that only a signal frame can restore them.
+pub fn return_command(registers: &Registers, loaded: &Registers) -> Option<u32> {
     let fixed = |registers: &Registers| {
         let &Registers { rcx, r11, eflags, cs, ss, gs_base, .. } = registers;
         [rcx, r11, eflags, cs, ss, gs_base]
     };
-    if fixed(registers) != fixed(loaded) {
-        return None;
-    }
-    let store = |offset, value| slot.memory().store(offset, value);
+    let same_fs = registers.fs_base == loaded.fs_base;
+    (fixed(registers) == fixed(loaded)).then_some(if same_fs { COMMAND_RETURN } else { COMMAND_RETURN_FS })
+}
+
+/// Puts the registers where that command takes them from. Of most calls, all but the result is there.
+pub fn store_call(slot: &Slot, registers: &Registers, command: u32) {
+    let store = |offset, value| slot.set_long(offset, value);
     store(FAST_R15, registers.r15);
     store(FAST_R14, registers.r14);
     store(FAST_R13, registers.r13);
@@ -194,11 +197,9 @@ pub fn store_call(slot: &Slot, registers: &Registers, loaded: &Registers) -> Opt
     store(FAST_RDI, registers.rdi);
     store(FAST_RIP, registers.rip);
     store(FAST_RSP, registers.rsp);
-    if registers.fs_base == loaded.fs_base {
-        return Some(COMMAND_RETURN);
+    if command == COMMAND_RETURN_FS {
+        store(FS_BASE, canonical(registers.fs_base));
     }
-    store(FS_BASE, canonical(registers.fs_base));
-    Some(COMMAND_RETURN_FS)
 }
 
 /// Puts in `to` what [`store_call`] takes to be there.

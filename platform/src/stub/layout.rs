@@ -10,9 +10,10 @@
 //! ```
 //!
 //! A slot is found from any address in it by masking, which is how the signal handler finds it from its stack. The
-//! word at offset zero says whose turn it is; everything else in the slot is the turn owner's to use, but for the buffer
-//! while a copy is made, when each side keeps to its part of it. All of it can be written by guest code at any time: the
-//! kernel copies a field once and then checks it.
+//! word at offset zero says whose turn it is. Both sides look at it while they spin, so what lies within 64 bytes of it is written
+//! only if it changes. Everything else in the slot is the turn owner's to use, but for the buffer while a copy is made, when each
+//! side keeps to its part of it. All of it can be written by guest code at any time: the kernel copies a field once and then
+//! checks it.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -74,6 +75,8 @@ pub const STUB_CPU: usize = 0x10;
 /// For how many ticks of the time-stamp counter the stub may spin for the next command; zero forbids it, even to one
 /// that has begun.
 pub const SPIN: usize = 0x14;
+/// How often who spins looks at the word before it looks at the time.
+pub const LOOKS: usize = 4;
 /// What the stub reports: one of `KIND_*`.
 pub const KIND: usize = 0x18;
 /// The signal's number, for `KIND_SIGNAL`.
@@ -90,13 +93,20 @@ pub const GS_BASE: usize = 0x38;
 pub const COMMAND: usize = 0x40;
 /// How many records `COMMAND_CALLS` has in the buffer.
 pub const COUNT: usize = 0x44;
+/// How many bytes at the beginning of the buffer the stub copies to guest memory before it obeys.
+pub const DELIVERY: usize = 0x48;
+/// How many records there are in the buffer of calls that the stub makes before it obeys. Right behind [`DELIVERY`], with which it
+/// is looked at.
+pub const PENDING: usize = 0x4c;
+/// Where to [`DELIVERY`] goes.
+pub const DELIVERY_ADDRESS: usize = 0x50;
 /// Arguments of the command.
-pub const ARGUMENTS: usize = 0x48;
+pub const ARGUMENTS: usize = 0x58;
 /// The command's result.
 pub const RESULT: usize = 0x88;
-/// When the stub started to return to guest code, in ticks of the time-stamp counter.
-pub const RESUMED: usize = 0x90;
-/// When the stub reported last.
+/// When the stub was woken last for a turn of its own, in ticks of the time-stamp counter.
+pub const WOKEN: usize = 0x90;
+/// When the stub reported last to a kernel thread that slept.
 pub const REPORTED: usize = 0x98;
 /// [`MAGIC_VALUE`] where the GS base points to a slot whose thread may use patched call sites.
 pub const MAGIC: usize = 0xa0;
@@ -152,14 +162,6 @@ pub const RESTORED: usize = 0x178;
 pub const SETTABLE: usize = 0x180;
 /// See [`RESTORED`].
 pub const RESTORER: usize = 0x188;
-/// How many bytes at the beginning of the buffer the stub copies to guest memory before it resumes the guest; zero when it
-/// has done so.
-pub const DELIVERY: usize = 0x190;
-/// How many records there are in the buffer of calls that the stub makes before it resumes the guest; zero when it has done so.
-/// Right behind [`DELIVERY`], with which it is looked at.
-pub const PENDING: usize = 0x194;
-/// Where to.
-pub const DELIVERY_ADDRESS: usize = 0x198;
 /// Nonzero while the guest may change what follows, and what else is its own, without the kernel.
 pub const OWN: usize = 0x1a0;
 /// The signal mask: bit zero is signal 1.

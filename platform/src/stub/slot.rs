@@ -8,7 +8,7 @@ use host::rustix::thread::futex;
 use host::rustix::time::Timespec;
 
 use super::layout::*;
-use super::spin::Place;
+use super::spin::{Place, Told};
 
 /// One slot, mapped in this process.
 #[derive(Debug)]
@@ -21,6 +21,15 @@ pub struct Slot {
 /// The process behind a slot is gone.
 #[derive(Debug, Clone, Copy)]
 pub struct Gone;
+
+/// What the stub is to do before the command.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// Where to copy bytes of the buffer's beginning, and how many,
+    pub delivery: (u64, u32),
+    /// or how many calls that are recorded there to make.
+    pub pending: u32,
+}
 
 /// What the kernel thread does while it waits.
 pub struct Patience<'a> {
@@ -49,6 +58,23 @@ impl Slot {
         self.memory.word(offset)
     }
 
+    /// Gives a 32-bit field a value. Where it has that already it is not written, so that what lies beside it does not have to
+    /// come here from another processor, and go back.
+    pub fn set(&self, offset: usize, value: u32) {
+        let field = self.field(offset);
+        if field.load(Ordering::Relaxed) != value {
+            field.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// [`Slot::set`] for a 64-bit field.
+    pub fn set_long(&self, offset: usize, value: u64) {
+        let field = self.memory.double_word(offset);
+        if field.load(Ordering::Relaxed) != value {
+            field.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// The offset in the slot of an address that the stub has reported, if `length` bytes from there lie on its signal
     /// stack or in the kernel's built frame.
     pub fn offset_of(&self, address: u64, length: usize) -> Option<usize> {
@@ -60,14 +86,18 @@ impl Slot {
     /// Gives the turn to the stub, with the command and its arguments already in place. When it is done, the stub may
     /// spin for `spin` ticks for the next command before it sleeps.
     pub fn post(&self, command: u32, spin: u32) {
-        self.post_waking(command, spin, |wake| wake());
+        self.post_waking(command, &Before::default(), spin, |wake| wake());
     }
 
-    /// [`Slot::post`]; if the stub sleeps, `waking` is to call what it is given, which wakes it.
-    pub fn post_waking(&self, command: u32, spin: u32, waking: impl FnOnce(&dyn Fn())) {
-        self.field(COMMAND).store(command, Ordering::Relaxed);
-        self.field(SPIN).store(spin, Ordering::Relaxed);
-        self.field(KERNEL_CPU).store(host::process::current_cpu(), Ordering::Relaxed);
+    /// [`Slot::post`] with what is to be done `before`; if the stub sleeps, `waking` is to call what it is given, which wakes it.
+    pub fn post_waking(&self, command: u32, before: &Before, spin: u32, waking: impl FnOnce(&dyn Fn())) {
+        self.set(COMMAND, command);
+        self.set_long(DELIVERY, u64::from(before.pending) << 32 | u64::from(before.delivery.1));
+        if before.delivery.1 > 0 {
+            self.set_long(DELIVERY_ADDRESS, before.delivery.0);
+        }
+        self.set(SPIN, spin);
+        self.set(KERNEL_CPU, host::process::current_cpu());
         let word = self.field(WORD);
         word.store(TURN_COMMAND, Ordering::SeqCst);
         if self.field(STUB_WAITS).load(Ordering::SeqCst) != 0 {
@@ -92,22 +122,24 @@ impl Slot {
         self.field(STUB_WAITS).load(Ordering::Relaxed) != 0
     }
 
-    /// When the stub has reported, as it says.
-    pub fn reported(&self) -> u64 {
-        self.memory.load(REPORTED)
+    /// When the stub was woken last, and when it has reported to a kernel thread that slept, as it says.
+    pub fn told_times(&self) -> Told {
+        Told { woken: self.memory.load(WOKEN), reported: self.memory.load(REPORTED) }
     }
 
     /// Spins until the stub has given the turn back or so many ticks are over; whether it has.
     pub fn spin(&self, ticks: u64) -> bool {
-        let start = host::process::time_stamp();
+        let (start, word) = (host::process::time_stamp(), self.field(WORD));
         loop {
-            if self.field(WORD).load(Ordering::Acquire) == TURN_REQUEST {
-                return true;
+            for _ in 0..LOOKS {
+                if word.load(Ordering::Acquire) == TURN_REQUEST {
+                    return true;
+                }
+                std::hint::spin_loop();
             }
             if host::process::time_stamp().wrapping_sub(start) >= ticks {
                 return false;
             }
-            std::hint::spin_loop();
         }
     }
 

@@ -206,12 +206,23 @@ impl Pause {
     }
 }
 
+/// What a stub tells of its times, in ticks: when it was woken last, and when it has reported to a kernel thread that slept. Who
+/// spins sees that as soon as it happens, and is not told.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// When it was woken.
+    pub woken: u64,
+    /// When it has reported.
+    pub reported: u64,
+}
+
 /// The habits of one guest thread.
 #[derive(Debug, Default)]
 pub struct Habits {
     guest: Turns,
     kernel: Turns,
-    /// When the stub gave the turn to the kernel, and when the kernel thread saw it.
+    /// When the kernel gave the turn to the stub, when it got it back, and when the kernel thread saw that.
+    posted: Cell<u64>,
     reported: Cell<u64>,
     noticed: Cell<u64>,
     /// Whether the kernel thread has spun for the guest just now, and whether in vain.
@@ -242,7 +253,8 @@ pub struct Habits {
 impl Habits {
     /// Of a new thread.
     pub fn of_thread() -> Habits {
-        Habits { cold: Cell::new(true), ..Habits::default() }
+        let posted = Cell::new(host::process::time_stamp());
+        Habits { cold: Cell::new(true), posted, ..Habits::default() }
     }
 
     /// Of the first thread of a process that has just got its program.
@@ -254,6 +266,7 @@ impl Habits {
     /// whether it has given up spinning for this one.
     pub fn kernel_done(&self, rules: &Spinning, asleep: bool) -> u32 {
         let now = host::process::time_stamp();
+        self.posted.set(now);
         self.kernel.note(now.wrapping_sub(self.reported.get()), rules.limit);
         let quick = now.wrapping_sub(self.noticed.get()) < rules.limit / 2;
         if self.spun.take() && self.granted.get() && asleep && quick && self.together.get() == 0 {
@@ -268,11 +281,24 @@ impl Habits {
         if spins { u32::try_from(rules.limit).unwrap_or(0) } else { 0 }
     }
 
-    /// The kernel has the turn, which the stub says it has given at `reported`; the guest itself ran for so many ticks, if
-    /// it did, and both sides are on one processor or not.
-    pub fn guest_done(&self, rules: &Spinning, reported: u64, guest: Option<u64>, together: bool) {
-        let now = host::process::time_stamp();
-        // The stub may lie.
+    /// The kernel has the turn. `guest` says, if guest code was to run, whether it did; `together`, whether both sides are on one
+    /// processor.
+    pub fn turn_came(&self, rules: &Spinning, told: &Told, guest: Option<bool>, together: bool) {
+        let (now, posted) = (host::process::time_stamp(), self.posted.get());
+        // What was told earlier is of an earlier turn; and the stub may lie.
+        let is_of_this = |time: u64| time.wrapping_sub(posted) <= now.wrapping_sub(posted);
+        let began = if is_of_this(told.woken) { told.woken } else { posted };
+        let reported = if is_of_this(told.reported) { told.reported } else { now };
+        if guest.is_some() {
+            self.woke(rules, began);
+        }
+        let ran = guest.filter(|ran| *ran).map(|_| reported.saturating_sub(began));
+        self.guest_done(rules, (reported, now), ran, together);
+    }
+
+    /// The stub has given the turn back at a time, which the kernel thread has seen at another; the guest itself ran for so many
+    /// ticks, if it did.
+    fn guest_done(&self, rules: &Spinning, (reported, now): (u64, u64), guest: Option<u64>, together: bool) {
         self.reported.set(now.wrapping_sub(now.wrapping_sub(reported).min(4 * rules.limit)));
         self.noticed.set(now);
         let (more, none) =
@@ -334,7 +360,7 @@ impl Habits {
     }
 
     /// The stub has been at work since `resumed`, as it says.
-    pub fn woke(&self, rules: &Spinning, resumed: u64) {
+    fn woke(&self, rules: &Spinning, resumed: u64) {
         let Some(woken) = self.woken.take() else { return };
         let now = host::process::time_stamp();
         let took = resumed.wrapping_sub(woken).min(now.wrapping_sub(woken));
@@ -437,6 +463,40 @@ mod tests {
         }
     }
 
+    /// The turn comes, and is seen.
+    fn at_once() -> (u64, u64) {
+        let now = host::process::time_stamp();
+        (now, now)
+    }
+
+    #[test]
+    fn times_of_earlier_turns_and_of_later_ones_do_not_count() {
+        let (rules, habits) = (Spinning { limit: 1 << 40, ..rules() }, Habits::default());
+        let ran = |told: Told| {
+            habits.guest.0.set(0);
+            habits.kernel_done(&rules, false);
+            while host::process::time_stamp() < habits.posted.get() + 100_000 {}
+            let posted = habits.posted.get();
+            let shift = |time: u64| if time == 0 { 0 } else { posted.wrapping_add(time) };
+            let told = Told { woken: shift(told.woken), reported: shift(told.reported) };
+            habits.turn_came(&rules, &told, Some(true), false);
+            (habits.guest.0.get() * 4, habits.noticed.get() - posted)
+        };
+        let about = |(ran, _): (u64, u64), ticks: u64| assert!(ran.abs_diff(ticks) < 4, "{ran} for {ticks}");
+        let whole = |(ran, noticed): (u64, u64)| assert!(ran.abs_diff(noticed) < 4, "{ran} of {noticed}");
+        about(ran(Told { woken: 10_000, reported: 30_000 }), 20_000);
+        about(ran(Told { woken: 0, reported: 30_000 }), 30_000);
+        whole(ran(Told { woken: 0, reported: 0 }));
+        whole(ran(Told { woken: 1 << 50, reported: 1 << 50 }));
+        // Not before it began.
+        about(ran(Told { woken: 30_000, reported: 10_000 }), 0);
+        // And where the guest has not run, nothing is known of it.
+        habits.guest.0.set(7);
+        habits.turn_came(&rules, &Told { woken: 0, reported: 0 }, Some(false), false);
+        habits.turn_came(&rules, &Told { woken: 0, reported: 0 }, None, false);
+        assert_eq!(habits.guest.0.get(), 7);
+    }
+
     #[test]
     fn pauses_grow_with_failures_and_end_with_successes() {
         let pause = Pause::default();
@@ -470,7 +530,7 @@ mod tests {
         };
         assert!(spins());
         // The guest itself was quick: it did not get a processor.
-        habits.guest_done(&rules, host::process::time_stamp(), Some(10), false);
+        habits.guest_done(&rules, at_once(), Some(10), false);
         assert!(!spins());
         assert_eq!(habits.kernel_done(&rules, false), 0);
     }
@@ -479,9 +539,9 @@ mod tests {
     fn long_turns_of_the_guest_are_no_failures_but_not_spun_for() {
         let (rules, habits) = (rules(), Habits::default());
         habits.spin(&rules, true, |_| false);
-        habits.guest_done(&rules, 0, Some(u64::MAX), false);
+        habits.guest_done(&rules, (0, at_once().1), Some(u64::MAX), false);
         assert!(habits.spinning.is_over(host::process::time_stamp()));
-        habits.guest_done(&rules, 0, Some(u64::MAX), false);
+        habits.guest_done(&rules, (0, at_once().1), Some(u64::MAX), false);
         habits.spin(&rules, true, |_| panic!("spins for a guest that computes"));
     }
 
@@ -496,7 +556,7 @@ mod tests {
         };
         for _ in 0..SETTLED {
             habits.place(&rules, leave);
-            habits.guest_done(&rules, host::process::time_stamp(), Some(10), true);
+            habits.guest_done(&rules, at_once(), Some(10), true);
             habits.kernel_done(&rules, true);
         }
         assert_eq!(moved.get(), 0);
@@ -507,7 +567,7 @@ mod tests {
         habits.place(&rules, leave);
         assert_eq!(moved.get(), 1);
         // And not again at once.
-        (0..SETTLED).for_each(|_| habits.guest_done(&rules, host::process::time_stamp(), Some(10), true));
+        (0..SETTLED).for_each(|_| habits.guest_done(&rules, at_once(), Some(10), true));
         habits.place(&rules, leave);
         assert_eq!(moved.get(), 1);
     }
@@ -516,7 +576,7 @@ mod tests {
     fn the_turn_that_is_missed_by_moving_is_no_failure() {
         let (rules, habits) = (rules(), Habits::of_program());
         for _ in 0..=SETTLED_EARLY {
-            habits.guest_done(&rules, host::process::time_stamp(), Some(10), true);
+            habits.guest_done(&rules, at_once(), Some(10), true);
             assert_ne!(habits.kernel_done(&rules, true), 0);
         }
         let moved = Cell::new(false);
@@ -526,7 +586,7 @@ mod tests {
         });
         assert!(moved.get());
         habits.spin(&rules, true, |_| true);
-        habits.guest_done(&rules, host::process::time_stamp(), Some(10), false);
+        habits.guest_done(&rules, at_once(), Some(10), false);
         // The stub sleeps, though it was granted to spin.
         assert_ne!(habits.kernel_done(&rules, true), 0);
         assert!(habits.spinning.is_over(host::process::time_stamp()));
@@ -540,7 +600,7 @@ mod tests {
         let here = |habits: &Habits, rules: &Spinning| habits.wakes_here(rules, |_| true);
         let now = host::process::time_stamp;
         let turn = || {
-            habits.guest_done(&rules, now(), Some(10), false);
+            habits.guest_done(&rules, at_once(), Some(10), false);
             habits.kernel_done(&rules, true);
         };
         // At first.
@@ -621,7 +681,7 @@ mod tests {
         let moved = Cell::new(0);
         for _ in 0..=SETTLED {
             habits.spin(&rules, true, |_| panic!("spins"));
-            habits.guest_done(&rules, host::process::time_stamp(), Some(10), false);
+            habits.guest_done(&rules, at_once(), Some(10), false);
             assert_eq!(habits.kernel_done(&rules, true), 0);
             habits.place(&rules, |place| {
                 assert_eq!(place, Place::WithStub);

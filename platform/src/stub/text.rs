@@ -25,8 +25,8 @@ global_asm!(
     ".balign 64",
     ".globl nacelle_stub_start, nacelle_stub_end, nacelle_stub_handler, nacelle_stub_request, nacelle_stub_restorer",
     ".hidden nacelle_stub_start, nacelle_stub_end, nacelle_stub_handler, nacelle_stub_request, nacelle_stub_restorer",
-    ".globl nacelle_stub_call",
-    ".hidden nacelle_stub_call",
+    ".globl nacelle_stub_call, nacelle_stub_processor",
+    ".hidden nacelle_stub_call, nacelle_stub_processor",
     "nacelle_stub_start:",
     include_str!("text/handler.s"),
     include_str!("text/turns.s"),
@@ -45,7 +45,6 @@ global_asm!(
     ANSWERS = const ANSWERS,
     ANSWER_COUNT = const ANSWER_COUNT,
     DELIVERY = const DELIVERY,
-    PENDING = const PENDING,
     DELIVERY_ADDRESS = const DELIVERY_ADDRESS,
     PRISTINE = const PRISTINE,
     RESTORED = const RESTORED,
@@ -131,7 +130,8 @@ global_asm!(
     COUNT = const COUNT,
     ARGUMENTS = const ARGUMENTS,
     RESULT = const RESULT,
-    RESUMED = const RESUMED,
+    WOKEN = const WOKEN,
+    LOOKS = const LOOKS,
     REPORTED = const REPORTED,
     BUFFER = const BUFFER,
     CALL_SIZE = const CALL_SIZE,
@@ -177,6 +177,7 @@ unsafe extern "C" {
     static nacelle_stub_request: u8;
     static nacelle_stub_restorer: u8;
     static nacelle_stub_call: u8;
+    static nacelle_stub_processor: u8;
 }
 
 /// The code as bytes, to be copied to [`TEXT`].
@@ -184,6 +185,24 @@ pub fn text() -> &'static [u8] {
     let (start, end) = (&raw const nacelle_stub_start, &raw const nacelle_stub_end);
     // SAFETY: the labels delimit a read-only section of this program, laid out by the assembler above.
     unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
+}
+
+/// How the code finds the number of its processor: the limit of a segment that Linux keeps for this,
+const PROCESSOR_BY_SEGMENT: [u8; 8] = [0xb8, 0x7b, 0, 0, 0, 0x0f, 0x03, 0xc0];
+/// and `rdpid rax` (with a `nop` behind it), which is much faster, where there is that.
+const PROCESSOR_BY_ID: [u8; 8] = [0xf3, 0x0f, 0xc7, 0xf8, 0x0f, 0x1f, 0x40, 0];
+
+/// [`text`] as it is best for this processor.
+pub fn text_for_processor() -> Vec<u8> {
+    const RDPID: u32 = 1 << 22;
+    let mut text = text().to_vec();
+    let at = (moved(&raw const nacelle_stub_processor) - TEXT) as usize;
+    if std::arch::x86_64::__cpuid_count(7, 0).ecx & RDPID != 0
+        && let Some(code) = text.get_mut(at..at + PROCESSOR_BY_SEGMENT.len())
+    {
+        code.copy_from_slice(&PROCESSOR_BY_ID);
+    }
+    text
 }
 
 fn moved(label: *const u8) -> u64 {
@@ -213,11 +232,24 @@ pub fn call() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, OpKind};
+    use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpKind};
+
+    #[test]
+    fn the_processor_is_found_in_both_ways() {
+        let at = (moved(&raw const nacelle_stub_processor) - TEXT) as usize;
+        assert_eq!(text()[at..at + 8], PROCESSOR_BY_SEGMENT);
+        let mut decoder = Decoder::new(64, &PROCESSOR_BY_ID, DecoderOptions::NONE);
+        assert_eq!(decoder.decode().code(), Code::Rdpid_r64);
+        assert_eq!((decoder.decode().mnemonic(), decoder.can_decode()), (Mnemonic::Nop, false));
+    }
 
     #[test]
     fn the_code_stands_alone_and_leaves_the_fpu_alone() {
-        let code = text();
+        text_stands_alone(text());
+        text_stands_alone(&text_for_processor());
+    }
+
+    fn text_stands_alone(code: &[u8]) {
         assert!(!code.is_empty() && code.len() <= 4096);
         let inside = TEXT..TEXT + code.len() as u64;
         let mut factory = InstructionInfoFactory::new();

@@ -396,7 +396,7 @@ impl Drop for LaunchPad {
 /// What the child is to become.
 struct Plan {
     memory: u64,
-    text: &'static [u8],
+    text: Vec<u8>,
     vdso: Vec<Range<u64>>,
     rseq: u64,
     filter: Vec<libc::sock_filter>,
@@ -408,7 +408,7 @@ const CAUGHT: [i32; 7] =
 
 impl Plan {
     fn new(memory: u64, vdso: &[Range<u64>]) -> Plan {
-        let text = text::text();
+        let text = text::text_for_processor();
         let filter = filter::program(TEXT, text.len());
         Plan { memory, text, vdso: vdso.to_vec(), rseq: rseq_offset(), filter }
     }

@@ -9,7 +9,7 @@ use host::process::Allowed;
 use super::StubContext;
 use crate::AddressSpace;
 use crate::stub::layout::*;
-use crate::stub::slot::{Gone, Patience, Slot};
+use crate::stub::slot::{Before, Gone, Patience, Slot};
 use crate::stub::{memory, text};
 
 /// For how many ticks a stub may carry out a command. Guest code in another thread may have spoilt it; and the host may
@@ -29,9 +29,14 @@ impl StubContext {
 
     /// Gives the turn to the stub.
     pub(super) fn post(&self, command: u32) {
+        self.post_after(command, &Before::default());
+    }
+
+    /// [`StubContext::post`] with what is to be done before.
+    pub(super) fn post_after(&self, command: u32, before: &Before) {
         let spin = self.habits.kernel_done(&self.space.shared.spinning, self.slot().stub_sleeps());
         let slot = self.slot();
-        slot.post_waking(command, spin, |wake| {
+        slot.post_waking(command, before, spin, |wake| {
             let rules = &self.space.shared.spinning;
             let here = |allowed: &Allowed| {
                 slot.comes_here();
@@ -59,7 +64,8 @@ impl StubContext {
             self.space.kill();
             return Err(Errno::ESRCH);
         }
-        self.habits.guest_done(rules, self.slot().reported(), None, self.slot().is_here());
+        let guest = None;
+        self.habits.turn_came(rules, &self.slot().told_times(), guest, self.slot().is_here());
         Ok(())
     }
 

@@ -31,7 +31,7 @@ impl StubContext {
                 self.stop.set(Stop::Call);
                 frame::load_call(slot, &mut self.called);
                 self.registers = self.called;
-                return Ok(self.interrupt.wanted.swap(false, Ordering::SeqCst).then_some(Event::Interrupted));
+                return Ok(self.interrupt.take().then_some(Event::Interrupted));
             }
             KIND_DONE if self.pending.take() > 0 => {
                 tracing::warn!(
@@ -47,7 +47,7 @@ impl StubContext {
                 return Ok(Some(Event::Undelivered(done)));
             }
             KIND_INTERRUPTED => {
-                return Ok(self.interrupt.wanted.swap(false, Ordering::SeqCst).then_some(Event::Interrupted));
+                return Ok(self.interrupt.take().then_some(Event::Interrupted));
             }
             _ => return Err(Gone),
         }
@@ -58,9 +58,7 @@ impl StubContext {
         let trap = frame::load(slot, frame, &mut self.registers);
         let info = slot.offset_of(slot.memory().load(SIGINFO), 32).ok_or(Gone)?;
         match signal {
-            INTERRUPT_SIGNAL => {
-                Ok(self.interrupt.wanted.swap(false, Ordering::SeqCst).then_some(Event::Interrupted))
-            }
+            INTERRUPT_SIGNAL => Ok(self.interrupt.take().then_some(Event::Interrupted)),
             libc::SIGSYS => {
                 let architecture = (slot.memory().load(info + 24) >> 32) as u32;
                 if architecture == ARCHITECTURE {

@@ -87,6 +87,11 @@ impl Interrupt {
         self.in_guest.load(Ordering::SeqCst)
     }
 
+    /// Whether somebody wants the context back, who is told then. Mostly nobody does, and to see that takes no more than a look.
+    pub(super) fn take(&self) -> bool {
+        self.is_wanted() && self.wanted.swap(false, Ordering::SeqCst)
+    }
+
     /// Whether somebody wants the context back.
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::SeqCst)

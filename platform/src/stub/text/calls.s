@@ -31,6 +31,8 @@ nacelle_stub_call:
     jmp r11
 .Lanswer_ends:
 .Lcall_kernel:
+    cmp dword ptr gs:[{KIND}], {KIND_CALL}
+    je .Lreport_call
     mov dword ptr gs:[{KIND}], {KIND_CALL}
 .Lreport_call:
     mov gs:[{FAST_RBX}], rbx
@@ -51,7 +53,10 @@ nacelle_stub_call:
     mov [rbx + {FAST_R14}], r14
     mov [rbx + {FAST_R15}], r15
     rdfsbase rax
+    cmp [rbx + {FS_BASE}], rax
+    je .Lsame_fs
     mov [rbx + {FS_BASE}], rax
+.Lsame_fs:
     cmp dword ptr [rbx + {KIND}], {KIND_CALL}
     jne nacelle_stub_request
     // The beginning of what an argument points to goes along, unless it may lie on two pages.

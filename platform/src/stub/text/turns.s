@@ -1,13 +1,20 @@
-    // Hand over the turn. The processor's number is the limit of a segment that Linux keeps for this.
+    // Hand over the turn. What a kernel thread that spins looks at is not written in vain: it would have to go there and back.
 nacelle_stub_request:
+nacelle_stub_processor:
     mov eax, 0x7b
     lsl eax, eax
     and eax, 0xfff
-    mov [rbx + {STUB_CPU}], eax
     mov ebp, eax
+    cmp [rbx + {STUB_CPU}], eax
+    je .Lsame_processor
+    mov [rbx + {STUB_CPU}], eax
+.Lsame_processor:
+    cmp dword ptr [rbx + {KERNEL_WAITS}], 0
+    je .Lhand_over
     rdtsc
     mov [rbx + {REPORTED}], eax
     mov [rbx + {REPORTED} + 4], edx
+.Lhand_over:
     mov eax, {TURN_REQUEST}
     xchg [rbx + {WORD}], eax
     cmp dword ptr [rbx + {KERNEL_WAITS}], 0
@@ -28,12 +35,15 @@ nacelle_stub_request:
     shl rdx, 32
     or rax, rdx
     lea r9, [rax + r8]
+    // To look is cheap, and to find out what time it is, is not.
 .Lspin:
+.rept {LOOKS}
     cmp dword ptr [rbx + {WORD}], {TURN_COMMAND}
     je .Lcommanded
+    pause
+.endr
     cmp dword ptr [rbx + {SPIN}], 0
     je .Lsleep
-    pause
     rdtsc
     shl rdx, 32
     or rax, rdx
@@ -54,6 +64,9 @@ nacelle_stub_request:
     jmp .Lsleep_again
 .Lawake:
     mov dword ptr [rbx + {STUB_WAITS}], 0
+    rdtsc
+    mov [rbx + {WOKEN}], eax
+    mov [rbx + {WOKEN} + 4], edx
 .Lcommanded:
     mov rcx, [rbx + {DELIVERY}]
     test rcx, rcx
@@ -93,9 +106,6 @@ nacelle_stub_request:
 .Lresume:
     cmp dword ptr [rbx + {INTERRUPTED}], 0
     jne .Lresume_interrupted
-    rdtsc
-    mov [rbx + {RESUMED}], eax
-    mov [rbx + {RESUMED} + 4], edx
     mov rax, [rbx + {FS_BASE}]
     wrfsbase rax
     mov rax, [rbx + {GS_BASE}]
@@ -111,9 +121,6 @@ nacelle_stub_request:
 .Lreturn:
     cmp dword ptr [rbx + {INTERRUPTED}], 0
     jne .Lresume_interrupted
-    rdtsc
-    mov [rbx + {RESUMED}], eax
-    mov [rbx + {RESUMED} + 4], edx
     mov rdi, [rbx + {FAST_RDI}]
     mov rsi, [rbx + {FAST_RSI}]
     mov rdx, [rbx + {FAST_RDX}]
@@ -298,12 +305,10 @@ nacelle_stub_request:
     mov rdi, [rbx + {DELIVERY_ADDRESS}]
     lea rsi, [rbx + {BUFFER}]
     mov ebp, ecx
-    mov dword ptr [rbx + {DELIVERY}], 0
     cld
 .Ldeliver_bytes:
     rep movsb
     jmp .Lobey
 .Lmake_pending:
-    mov dword ptr [rbx + {PENDING}], 0
     mov r15d, 1
     jmp .Lrecords
