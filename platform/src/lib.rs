@@ -221,6 +221,12 @@ pub trait Context: Send {
     /// may be sent along with the call: [`Context::read_sent`]. A thread has none at first.
     fn set_pointer(&mut self, _number: u32, _argument: usize, _what: Pointed) {}
 
+    /// Says that the call `number` ends the thread, which then gives up its robust list ([`OwnState::robust_list`]): the beginning of
+    /// that may be sent along with the call.
+    fn expect_end(&mut self, number: u32) {
+        let _ = number;
+    }
+
     /// Says that the call `number` may lead to [`Context::spawn`], so that what that needs of the thread comes along with it.
     fn expect_spawn(&mut self, number: u32) {
         let _ = number;

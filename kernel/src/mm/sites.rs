@@ -141,8 +141,9 @@ impl Mappings {
 
 impl MemoryMap {
     /// Lets the platform make the system calls at `code` faster, and others of the same file, if that is a program's own code
-    /// that nobody writes to. The host has trapped the call there.
-    pub fn call_trapped(&self, context: &mut dyn Context, code: &Range<u64>) {
+    /// that nobody writes to. The host has trapped the call there. `gains` says whether the process
+    /// gains anything by that; the file remembers the call in any case.
+    pub fn call_trapped(&self, context: &mut dyn Context, code: &Range<u64>, gains: bool) {
         let mut vmas = self.vmas.lock();
         let vmas = &mut *vmas;
         let Some(vma) = vmas.set.find(code.start).filter(|vma| is_suitable(vma, code)) else { return };
@@ -154,6 +155,9 @@ impl MemoryMap {
             && let Some(site) = context.call_site()
         {
             sites.learn(place, site);
+        }
+        if !gains {
+            return;
         }
         let (mapping, protection) = (vma.start..vma.end, vma.protection.bits());
         let mut hot = context.hot_call().is_some();

@@ -67,6 +67,9 @@ const POINTERS: [(u32, usize, Pointed); 37] = [
 /// The calls that make threads: `clone`, `vfork`, `clone3`.
 const SPAWNING: [u32; 3] = [56, 58, 435];
 
+/// The call that ends a thread: `exit`.
+const ENDING: u32 = 60;
+
 /// Whether the flag is set, which it then is no longer. Mostly it is not, and to read it takes no more than that: whoever sets
 /// one interrupts the thread after that, which the platform notices.
 fn take(flag: &AtomicBool) -> bool {
@@ -74,10 +77,9 @@ fn take(flag: &AtomicBool) -> bool {
 }
 
 impl CurrentTask {
-    /// Runs the guest thread until it ends. Called on its kernel thread; the caller then takes the task down.
-    pub fn run(&self) {
+    /// Runs the guest thread until it ends. Called on its kernel thread, whose number is given; the caller then takes the task down.
+    pub fn run(&self, thread: i32) {
         super::set_current(Some(std::sync::Arc::clone(&self.task)));
-        let thread = rustix::thread::gettid().as_raw_nonzero().get();
         self.set_host_thread(thread, super::exit::host_thread_time());
         self.run_guest();
         super::set_current(None);
@@ -134,6 +136,7 @@ impl CurrentTask {
             self.context.borrow_mut().set_pointer(number, argument, what);
         }
         SPAWNING.iter().for_each(|number| self.context.borrow_mut().expect_spawn(*number));
+        self.context.borrow_mut().expect_end(ENDING);
         self.learn_default_actions();
         self.offer_default_actions();
         self.offer_own_state();
@@ -190,9 +193,7 @@ impl CurrentTask {
             self.context.borrow_mut().forget_sent();
         }
         let result = crate::syscalls::dispatch(self);
-        if !self.is_exiting() {
-            self.note_trap();
-        }
+        self.note_trap();
         match result {
             Ok(value) => self.context.borrow_mut().registers_mut().rax = value,
             Err(SysError::Errno(errno)) => self.context.borrow_mut().registers_mut().rax = errno.to_ret(),
@@ -208,7 +209,9 @@ impl CurrentTask {
             && !self.ptrace.is_traced()
             && let Some(memory) = self.memory()
         {
-            memory.call_trapped(&mut **context, &code);
+            // A process that ends gains nothing by that, but others may.
+            let ends = self.is_exiting() && self.group.exit.lock().is_some();
+            memory.call_trapped(&mut **context, &code, !ends);
         }
     }
 

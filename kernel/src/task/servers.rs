@@ -43,11 +43,12 @@ pub fn serve(task: CurrentTask) -> SysResult<()> {
 /// A kernel thread's life.
 fn serve_all(first: CurrentTask) {
     let seat = Arc::new(Seat::default());
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
     let mut next = Some(first);
     while let Some(task) = next {
         let name = format!("task-{}\0", task.tid());
         let _ = std::ffi::CStr::from_bytes_with_nul(name.as_bytes()).map(rustix::thread::set_name);
-        task.run();
+        task.run(thread);
         task.finish();
         next = wait(&seat);
     }

@@ -206,6 +206,30 @@ fn a_thread_changes_what_is_its_own_without_the_kernel() {
 }
 
 #[test]
+fn the_robust_list_comes_along_with_the_end() {
+    let platform = platform();
+    let mut context = start(&platform, two());
+    patch_next(&mut *context);
+    patch_next(&mut *context);
+    while syscall(&mut *context) != 1000 {}
+    let sent = |context: &mut dyn Context, head: u64| {
+        context.own_state().set_robust_list(head);
+        while syscall(context) != 39 {}
+        let mut bytes = [0; 8];
+        (context.read_sent(head, &mut bytes) == 8).then_some(bytes)
+    };
+    context.write(DATA, &[7; 64]);
+    assert_eq!(sent(&mut *context, DATA), None, "nobody has asked for it");
+    context.expect_end(39);
+    assert_eq!(sent(&mut *context, DATA), Some([7; 8]));
+    for nowhere in [0, 8, SPARE, DATA + 4096 - 8, SLOTS, u64::MAX - 7] {
+        assert_eq!(sent(&mut *context, nowhere), None, "{nowhere:#x}");
+    }
+    assert_eq!(sent(&mut *context, DATA), Some([7; 8]));
+    still_works(&platform);
+}
+
+#[test]
 fn default_actions_are_told_and_set_without_the_kernel() {
     let platform = platform();
     let mut context = start(&platform, actions());

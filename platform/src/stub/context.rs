@@ -318,6 +318,7 @@ impl StubContext {
             return Ok(Some(Event::Interrupted));
         }
         self.store_state(command);
+        self.ask_time_used_before();
         let delivery =
             self.delivery.get().map_or((0, 0), |delivery| (delivery.address, delivery.length as u32));
         self.let_watch();
@@ -467,7 +468,7 @@ impl Context for StubContext {
             self.space.add_context();
             let context = StubContext::new(self.space.clone(), thread, self.registers, &fpu);
             context.starting.set(false);
-            context.tell_time_used_before();
+            context.will_tell_time_used_before();
             return Ok(Box::new(context));
         }
         let slot = self.space.allocate_slot()?;
@@ -502,6 +503,12 @@ impl Context for StubContext {
         if let (Some(field), true) = (field, number < POINTER_COUNT) {
             let all = if what == Pointed::Buffer { SENT_ALL } else { 0 };
             self.slot().memory().write(POINTERS + number, &[(field / 8) as u8 | all]);
+        }
+    }
+
+    fn expect_end(&mut self, number: u32) {
+        if (number as usize) < POINTER_COUNT {
+            self.slot().memory().write(POINTERS + number as usize, &[(ROBUST_LIST / 8) as u8]);
         }
     }
 

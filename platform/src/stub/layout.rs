@@ -139,7 +139,7 @@ pub const SENT_BYTES: usize = 0x130;
 /// Bytes of it.
 pub const SENT_SIZE: usize = crate::SENT_MAX;
 /// For each call number below [`POINTER_COUNT`] a byte that says which argument that is: an eighth of the offset of its
-/// `FAST_*` field; zero for none. With [`SENT_ALL`], all that it points to is sent, in the buffer, if it is not more than
+/// `FAST_*` field, or of [`ROBUST_LIST`]; zero for none. With [`SENT_ALL`], all that it points to is sent, in the buffer, if it is not more than
 /// [`SENT_ALL_MAX`]; the third argument says how much it is.
 pub const POINTERS: usize = 0xc00;
 /// See [`POINTERS`].
@@ -270,6 +270,7 @@ pub const COMMAND_COPY_OUT: u32 = 10;
 /// [`COMMAND_RETURN`] with another FS base, from `FS_BASE`.
 pub const COMMAND_RETURN_FS: u32 = 11;
 
+const _: () = assert!(ROBUST_LIST.is_multiple_of(8) && ROBUST_LIST / 8 < SENT_STATE as usize);
 const _: () = assert!(BUILT_FPU.is_multiple_of(64));
 const _: () = assert!(TABLE == POINTERS + POINTER_COUNT && TABLE + 8 * ENTRIES <= BUILT_UCONTEXT);
 const _: () = assert!(DIRECT.end < 256 && ENTRIES.is_power_of_two());

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::StubContext;
-use super::interrupt::{UNKNOWN, nanoseconds};
+use super::interrupt::{ASKED, UNKNOWN, nanoseconds};
 use crate::stub::layout::*;
 use crate::stub::memory;
 
@@ -39,18 +39,28 @@ impl StubContext {
         Duration::new(memory.load(place), memory.load(place + 8).min(999_999_999) as u32)
     }
 
-    /// Has a thread that has run for others tell, on its way to the guest, for how long.
-    pub(super) fn tell_time_used_before(&self) {
+    /// Has a thread that has run for others tell for how long, with what it does first.
+    pub(super) fn will_tell_time_used_before(&self) {
         self.interrupt.used_before.store(UNKNOWN, Ordering::Relaxed);
-        self.put_records(0, &[self.clock_to(CLOCK)]);
-        self.pending.set(1);
     }
 
-    /// Takes note of that.
+    /// Asks it for that on its way to the guest, unless that has other things to do on it.
+    pub(super) fn ask_time_used_before(&self) {
+        if self.interrupt.used_before.load(Ordering::Relaxed) == UNKNOWN
+            && self.pending.get() == 0
+            && self.delivery.get().is_none()
+        {
+            self.put_records(0, &[self.clock_to(CLOCK)]);
+            self.pending.set(1);
+            self.interrupt.used_before.store(ASKED, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note of the answer, when it has come.
     pub(super) fn note_time_used_before(&self) {
         let used_before = &self.interrupt.used_before;
-        if used_before.load(Ordering::Relaxed) == UNKNOWN {
-            used_before.store(nanoseconds(self.time_at(CLOCK)).min(UNKNOWN - 1), Ordering::Relaxed);
+        if used_before.load(Ordering::Relaxed) == ASKED {
+            used_before.store(nanoseconds(self.time_at(CLOCK)).min(ASKED - 1), Ordering::Relaxed);
         }
     }
 }

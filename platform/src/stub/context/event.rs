@@ -117,6 +117,7 @@ impl StubContext {
         let address = match usize::from(entry & !SENT_ALL) * 8 {
             FAST_RDI => rdi,
             FAST_RSI => rsi,
+            ROBUST_LIST => slot.memory().load(ROBUST_LIST),
             _ => return None,
         };
         let (what, right) = if all {

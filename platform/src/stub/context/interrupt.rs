@@ -15,6 +15,8 @@ use crate::{AddressSpace, Interrupter, OwnState, Uses};
 const INTERRUPT_TICKS: u32 = 5;
 /// See [`Interrupt::used_before`].
 pub(super) const UNKNOWN: u64 = u64::MAX;
+/// See [`Interrupt::used_before`].
+pub(super) const ASKED: u64 = u64::MAX - 1;
 
 /// Brings a context back from guest code.
 #[derive(Debug)]
@@ -24,7 +26,8 @@ pub struct Interrupt {
     pub(super) in_guest: AtomicBool,
     /// Ticks since the interrupt was noticed unanswered.
     pub(super) unanswered: AtomicU32,
-    /// Nanoseconds that the host thread had used when it became this guest thread; [`UNKNOWN`] until it has told.
+    /// Nanoseconds that the host thread had used when it became this guest thread; [`UNKNOWN`], and then [`ASKED`], until it has
+    /// told.
     pub(super) used_before: AtomicU64,
     /// The most that the guest thread was seen to have used: what it keeps when its process is gone.
     pub(super) used: AtomicU64,
