@@ -53,8 +53,14 @@ impl CurrentTask {
         self.signals.keep();
         let task = Arc::clone(&self.task);
         let kernel = Arc::clone(&self.kernel);
-        // The stub's thread, and with the last one its memory, goes before the parent hears of it.
-        drop(self);
+        // The host thread of one that leaves others behind is free for the next at once; but a process's memory takes long to go, and
+        // nobody is to wait for that.
+        let guest = if goes_on {
+            drop(self);
+            None
+        } else {
+            Some(self)
+        };
         task.group.set_last_uid(task.credentials().uid);
         crate::ptrace::tracer_ended(&task);
         crate::ptrace::tracee_ended(&task);
@@ -64,6 +70,7 @@ impl CurrentTask {
             kernel.process_ended(&task.group);
         }
         task.group.exec_queue.wake(Events::IN);
+        drop(guest);
     }
 
     /// What a thread owes to others before its address space goes: futexes in its robust list, and the word that
