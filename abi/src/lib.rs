@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bytes;
 mod errno;
 pub mod fs;
 pub mod seccomp;

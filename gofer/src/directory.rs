@@ -144,9 +144,25 @@ impl Directory {
     ///
     /// # Errors
     /// Those of `statx(2)`.
-    #[inline]
     pub fn stat(&self, target: Target<'_>) -> SysResult<Attributes> {
-        self.run(|local| local.stat(target), |at| Request::Stat { at, target })
+        let mut attributes = Attributes::default();
+        self.stat_into(target, &mut attributes)?;
+        Ok(attributes)
+    }
+
+    /// [`Directory::stat`] for who has a place for them.
+    ///
+    /// # Errors
+    /// Those of `statx(2)`.
+    #[inline]
+    pub fn stat_into(&self, target: Target<'_>, into: &mut Attributes) -> SysResult<()> {
+        match self.local().map(|local| local.stat_into(target, into)) {
+            Some(Err(error)) if self.falls_back(error) => {}
+            Some(result) => return result,
+            None => {}
+        }
+        *into = self.ask(|at| Request::Stat { at, target })?.0;
+        Ok(())
     }
 
     /// What a name stands for. Where that costs nothing more, a directory comes along.

@@ -4,11 +4,13 @@
 //! Nothing here follows a symbolic link, and nothing resolves more than one name: whatever changes in the tree
 //! meanwhile, an operation reaches a file that had this name in this directory.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use abi::fs::{S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
+use host::name::{Asked, status};
 use host::rustix::fs::{self as sys, AtFlags, Mode, OFlags, ResolveFlags};
 
 use crate::types::{
@@ -91,8 +93,12 @@ impl<'a> Local<'a> {
     }
 
     fn open_with(&self, target: Target<'_>, flags: OFlags) -> SysResult<OwnedFd> {
-        let (directory, name) = self.place(target);
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Target::Child(name) = target {
+            let open = |name: &CStr| sys::openat2(self.fd, name, flags, Mode::empty(), self.resolve());
+            return Ok(name.with_c_str(open)?);
+        }
+        let (directory, name) = self.place(target);
         Ok(sys::openat2(directory, name, flags, Mode::empty(), self.resolve())?)
     }
 
@@ -101,10 +107,25 @@ impl<'a> Local<'a> {
         self.open_with(target, OFlags::PATH)
     }
 
-    #[inline]
     pub fn stat(&self, target: Target<'_>) -> SysResult<Attributes> {
-        let (fd, name, flags) = self.named(target);
-        Ok(Attributes::from(&sys::statx(fd, name, flags, Attributes::WANTED)?))
+        let mut attributes = Attributes::default();
+        self.stat_into(target, &mut attributes)?;
+        Ok(attributes)
+    }
+
+    /// [`Local::stat`] for who has a place for them.
+    #[inline]
+    pub fn stat_into(&self, target: Target<'_>, into: &mut Attributes) -> SysResult<()> {
+        let asked = match (target, self.file) {
+            (Target::Child(name), _) => Asked::Child(name),
+            (Target::Itself, None) => Asked::Itself,
+            (Target::Itself, Some((directory, name))) => {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                *into = Attributes::from(&sys::statx(directory, name, flags, Attributes::WANTED)?);
+                return Ok(());
+            }
+        };
+        status(self.fd, asked, Attributes::WANTED, |status| *into = Attributes::from(status))
     }
 
     /// Opens a regular file. What else there is by that name is refused: `ENXIO`, `ELOOP`, `EISDIR`.
@@ -122,7 +143,9 @@ impl<'a> Local<'a> {
     pub fn open_expected(&self, name: Name<'_>) -> SysResult<(OwnedFd, Attributes)> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let fd = self.open_with(Target::Child(name), flags)?;
-        let attributes = Attributes::from(&sys::statx(&fd, c"", AtFlags::EMPTY_PATH, Attributes::WANTED)?);
+        let mut attributes = Attributes::default();
+        let opened = Local { fd: fd.as_fd(), file: None, crossing: self.crossing };
+        opened.stat_into(Target::Itself, &mut attributes)?;
         Ok((fd, attributes))
     }
 

@@ -1,43 +1,14 @@
 //! What is said about files: names, attributes, changes. Every type here is checked when it is made or decoded.
 
 use abi::time::TimeSpec;
-use abi::{Errno, SysResult};
+pub use host::name::{NAME_MAX, Name};
 use host::rustix::fs::{Stat, Statx, StatxFlags, StatxTimestamp};
 
 use crate::wire::{Input, Malformed, Wire, wire_enum, wire_struct};
 
-/// The longest name.
-pub const NAME_MAX: usize = 255;
-
-/// A single name in a directory: neither empty nor `.` nor `..`, without slashes and zeros, at most 255 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Name<'a>(&'a [u8]);
-
-impl<'a> Name<'a> {
-    /// Checks a name: `ENAMETOOLONG`, or `EINVAL` for what is no name.
-    #[inline]
-    pub fn new(bytes: &'a [u8]) -> SysResult<Name<'a>> {
-        if bytes.len() > NAME_MAX {
-            return Err(Errno::ENAMETOOLONG);
-        }
-        let special = bytes.is_empty() || bytes == b"." || bytes == b"..";
-        // All are looked at, which the processor does several at a time.
-        let wrong = bytes.iter().fold(false, |wrong, byte| wrong | matches!(byte, b'/' | 0));
-        if special || wrong {
-            return Err(Errno::EINVAL);
-        }
-        Ok(Name(bytes))
-    }
-
-    /// The bytes.
-    pub fn as_bytes(self) -> &'a [u8] {
-        self.0
-    }
-}
-
 impl<'a> Wire<'a> for Name<'a> {
     fn put(&self, out: &mut Vec<u8>) {
-        self.0.put(out);
+        self.as_bytes().put(out);
     }
 
     fn take(input: &mut Input<'a>) -> Result<Self, Malformed> {
@@ -328,19 +299,3 @@ pub enum XattrReplacing {
 }
 
 wire_enum!(XattrReplacing { Either = 0, Create = 1, Replace = 2 });
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_single_components() {
-        for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0b", b"../x"] {
-            assert_eq!(Name::new(bad), Err(Errno::EINVAL), "{bad:?}");
-        }
-        assert_eq!(Name::new(&[b'a'; 256]), Err(Errno::ENAMETOOLONG));
-        for good in [&b"a"[..], b"...", b".x", b"a b", &[0xff; 255]] {
-            assert!(Name::new(good).is_ok());
-        }
-    }
-}

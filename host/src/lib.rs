@@ -9,6 +9,7 @@ pub mod enter;
 pub mod file;
 pub mod memory;
 pub mod mount;
+pub mod name;
 pub mod namespace;
 pub mod process;
 pub mod seccomp;

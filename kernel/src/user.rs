@@ -4,12 +4,12 @@
 //! guest got wrong is `EFAULT`.
 
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use abi::bytes::position;
 use abi::{Errno, SysResult};
 use platform::SENT_MAX;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -250,12 +250,12 @@ impl CurrentTask {
         }
     }
 
+    #[inline]
     fn read_text(&self, address: u64, limit: usize) -> SysResult<PathText> {
         let mut early = [0; SENT_MAX];
         let room = limit.min(early.len());
         let sent = self.context.borrow_mut().read_sent(address, &mut early[..room]);
-        if let Ok(text) = CStr::from_bytes_until_nul(&early[..sent]) {
-            let length = text.count_bytes();
+        if let Some(length) = position(&early[..sent], 0) {
             return Ok(PathText::Short(early, length));
         }
         self.read_long_string(address, limit).map(PathText::Long)

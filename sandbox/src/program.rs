@@ -1,6 +1,5 @@
 //! Programs: the first of a container, and those that are run in it later.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::Errno;
@@ -123,7 +122,7 @@ fn working_directory(
 ) -> Result<PathRef, Failure> {
     let walk = || {
         let walker = Walker::new(state, credentials, None, Walk::FOLLOW);
-        let found = walker.walk(Cow::Borrowed(&state.root), &spec.cwd.0).map_err(SysError::errno)?;
+        let found = walker.walk(&state.root, &spec.cwd.0).map_err(SysError::errno)?;
         match found.place.inode() {
             Some(inode) if inode.file_type() == FileType::Directory => Ok(found.place),
             Some(_) => Err(Errno::ENOTDIR),
@@ -160,7 +159,7 @@ fn home(state: &FsState, credentials: &Credentials, uid: u32) -> String {
 fn read_file(state: &FsState, credentials: &Credentials, path: &[u8]) -> Result<Vec<u8>, SysError> {
     const MOST: usize = 1 << 20;
     let walker = Walker::new(state, credentials, None, Walk::FOLLOW);
-    let place = walker.walk(Cow::Borrowed(&state.root), path)?.place;
+    let place = walker.walk(&state.root, path)?.place;
     let inode = Arc::clone(place.existing()?);
     if inode.file_type() != FileType::Regular {
         return Err(Errno::EINVAL.into());
@@ -213,7 +212,7 @@ fn host_files(
 fn device_of(state: &FsState, credentials: &Credentials, path: &str) -> Option<u64> {
     let directory = path.rsplit_once('/')?.0;
     let walker = Walker::new(state, credentials, None, Walk::FOLLOW);
-    let found = walker.walk(Cow::Borrowed(&state.root), format!("{directory}/").as_bytes()).ok()?;
+    let found = walker.walk(&state.root, format!("{directory}/").as_bytes()).ok()?;
     Some(found.place.mount.file_system.device())
 }
 
@@ -293,8 +292,7 @@ fn terminal_file(
 ) -> Result<Arc<File>, SysError> {
     let flags = OpenFlags::RDWR | OpenFlags::NOCTTY;
     let name = format!("/dev/pts/{}", terminal.number);
-    let found =
-        Walker::new(state, credentials, None, Walk::FOLLOW).walk(Cow::Borrowed(&state.root), name.as_bytes());
+    let found = Walker::new(state, credentials, None, Walk::FOLLOW).walk(&state.root, name.as_bytes());
     let place = match found.ok().map(|found| found.place) {
         Some(place) if place.inode().is_some_and(|inode| inode.file_type() == FileType::CharDevice) => {
             Place::Path(place)

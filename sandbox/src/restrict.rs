@@ -1,7 +1,6 @@
 //! What a container's specification adds to its tree and takes from it when all is mounted: device nodes, paths that
 //! show nothing, paths that cannot be changed; and settings of its namespaces.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -62,8 +61,7 @@ fn find(namespace: &Arc<MountNamespace>, path: &str) -> Option<PathRef> {
     let top = namespace.root();
     let state = FsState { namespace: Arc::clone(namespace), root: top.clone(), cwd: top.clone(), umask: 0 };
     let credentials = Credentials::new(0, 0);
-    let found =
-        Walker::new(&state, &credentials, None, Walk::FOLLOW).walk(Cow::Borrowed(&top), path.as_bytes());
+    let found = Walker::new(&state, &credentials, None, Walk::FOLLOW).walk(&top, path.as_bytes());
     found.ok().map(|found| found.place).filter(|place| place.inode().is_some())
 }
 
@@ -101,7 +99,7 @@ fn make_node(namespace: &Arc<MountNamespace>, device: &DeviceSpec) -> Result<(),
     let state = FsState { namespace: Arc::clone(namespace), root: top.clone(), cwd: top, umask: 0 };
     let credentials = Credentials::new(0, 0);
     let walker = Walker::new(&state, &credentials, None, Walk::CREATE);
-    let place = walker.walk(Cow::Borrowed(&directory), name.as_bytes()).map_err(SysError::errno)?.place;
+    let place = walker.walk(&directory, name.as_bytes()).map_err(SysError::errno)?.place;
     if place.inode().is_some() {
         return Ok(());
     }

@@ -1,6 +1,5 @@
 //! A container's tree of files, put together from its specification.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::Errno;
@@ -235,7 +234,7 @@ fn make_mount_point(namespace: &Arc<MountNamespace>, path: &str, file: bool) -> 
         }
         let place = way.last().unwrap_or(&top).clone();
         let walker = Walker::new(&state, &credentials, None, Walk::CREATE);
-        let mut found = walker.walk(Cow::Borrowed(&place), &part).map_err(SysError::errno)?.place;
+        let mut found = walker.walk(&place, &part).map_err(SysError::errno)?.place;
         match found.inode() {
             None => {
                 let kind = if file && rest.is_empty() { NewKind::Regular } else { NewKind::Directory };

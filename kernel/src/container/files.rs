@@ -1,6 +1,5 @@
 //! A container's files, for others than its processes.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::fs::OpenFlags;
@@ -50,7 +49,7 @@ impl Container {
         let root = self.mounts.root();
         let state =
             FsState { namespace: Arc::clone(&self.mounts), root: root.clone(), cwd: root.clone(), umask: 0 };
-        let found = Walker::new(&state, &credentials, None, Walk::FOLLOW).walk(Cow::Borrowed(&root), path);
+        let found = Walker::new(&state, &credentials, None, Walk::FOLLOW).walk(&root, path);
         let place = found.map_err(SysError::errno)?.place;
         let inode = place.existing()?;
         // Files there tell of whoever reads them.

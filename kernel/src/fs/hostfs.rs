@@ -13,6 +13,7 @@
 //!
 //! Locks: a place, a handle, what was seen, and the tables in `Shared` are each held alone.
 
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -21,8 +22,8 @@ use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use gofer::{
-    Access, Attributes, Changes, Directory, Guest, Name, NewNode, Peer, Removal, Replacing, SocketKind,
-    Target, XattrReplacing,
+    Access, Attributes, Changes, Directory, Guest, Name, NewNode, Peer, Removal, Replacing,
+    SocketKind, Target, XattrReplacing,
 };
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, Mode};
@@ -175,6 +176,35 @@ impl FileSystem for HostFs {
 /// Where a file is: its directory, and its name there.
 type Place = (Arc<HostInode>, Box<[u8]>);
 
+/// A directory while it is used.
+enum Held<'a> {
+    /// That of a mount's root, which is always there.
+    Root(&'a Arc<Directory>),
+    /// Another one.
+    Below(Arc<Directory>),
+}
+
+impl Held<'_> {
+    fn shared(self) -> Arc<Directory> {
+        match self {
+            Held::Root(directory) => Arc::clone(directory),
+            Held::Below(directory) => directory,
+        }
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = Directory;
+
+    #[inline]
+    fn deref(&self) -> &Directory {
+        match self {
+            Held::Root(directory) => directory,
+            Held::Below(directory) => directory,
+        }
+    }
+}
+
 /// A file of the host.
 pub struct HostInode {
     /// Made when it is needed: most files are only looked at.
@@ -185,7 +215,9 @@ pub struct HostInode {
     this: Weak<HostInode>,
     /// `None` for the root.
     place: RwLock<Option<Place>>,
-    /// The directory, as long as it is kept open; always there for the root.
+    /// The directory of a mount's root.
+    root: Option<Arc<Directory>>,
+    /// That of another one, as long as it is kept open.
     handle: Mutex<Option<Arc<Directory>>>,
     /// Descriptors of open files, which work after the name is gone.
     opened: Mutex<Opened>,
@@ -218,6 +250,7 @@ impl HostInode {
         place: Option<Place>,
         handle: Option<Arc<Directory>>,
     ) -> Arc<HostInode> {
+        let (root, handle) = if place.is_none() { (handle, None) } else { (None, handle) };
         Arc::new_cyclic(|this| HostInode {
             common: OnceLock::new(),
             shared: Arc::clone(shared),
@@ -225,6 +258,7 @@ impl HostInode {
             identity: Identity::from(attributes),
             this: Weak::clone(this),
             place: RwLock::new(place),
+            root,
             handle: Mutex::new(handle),
             opened: Mutex::default(),
             found: shared.remembers().then_some(*attributes),
@@ -234,7 +268,15 @@ impl HostInode {
     }
 
     /// The directory (for a mount's root, also a file) itself, walked to if it is not open.
-    fn directory(&self) -> SysResult<Arc<Directory>> {
+    #[inline]
+    fn directory(&self) -> SysResult<Held<'_>> {
+        match &self.root {
+            Some(root) => Ok(Held::Root(root)),
+            None => self.directory_below().map(Held::Below),
+        }
+    }
+
+    fn directory_below(&self) -> SysResult<Arc<Directory>> {
         if let Some(handle) = &*self.handle.lock() {
             return Ok(Arc::clone(handle));
         }
@@ -264,12 +306,13 @@ impl HostInode {
             own.keeps,
             Arc::clone(&own.files),
         ));
-        Ok(HostInode::new(&shared, &attributes, None, Some(directory)))
+        Ok(HostInode::new(&shared, &attributes, None, Some(directory.shared())))
     }
 
     /// Has the host tell of changes to the directory, if it is kept open.
     fn watch(&self) {
-        if let Some(directory) = &*self.handle.lock()
+        let handle = self.handle.lock();
+        if let Some(directory) = self.root.as_ref().or(handle.as_ref())
             && let Some(descriptor) = directory.descriptor()
         {
             self.standing.watch(descriptor);
@@ -549,7 +592,7 @@ impl Inode for HostInode {
             return Ok(metadata_of(&known));
         }
         let opened = self.opened.lock().any();
-        let handle = || self.handle.lock().clone();
+        let handle = || self.root.clone().or_else(|| self.handle.lock().clone());
         let attributes = match opened {
             Some(fd) => self.opened_attributes(&fd)?,
             None => match handle() {
@@ -612,12 +655,13 @@ impl Inode for HostInode {
             && self.standing.stands()
     }
 
-    fn look(&self, name: &[u8]) -> SysResult<Option<Looked>> {
+    fn look(&self, name: &[u8], metadata: &mut Metadata) -> SysResult<Option<Looked>> {
         let directory = self.directory()?;
         if self.kind != FileType::Directory || !directory.is_held() {
             return Ok(None);
         }
-        let attributes = directory.stat(Target::Child(name_of(name)?))?;
+        let mut attributes = Attributes::default();
+        directory.stat_into(Target::Child(name_of(name)?), &mut attributes)?;
         let kind = FileType::from_mode(attributes.mode);
         if kind == FileType::Regular {
             self.shared.looked_at.note(self, name);
@@ -627,7 +671,10 @@ impl Inode for HostInode {
                 let own = self.this.upgrade().ok_or(Errno::ESTALE)?;
                 Looked::Link(own.known_child(name, &attributes, None))
             }
-            _ => Looked::Metadata(metadata_of(&attributes)),
+            _ => {
+                *metadata = metadata_of(&attributes);
+                Looked::Metadata
+            }
         }))
     }
 
@@ -727,7 +774,7 @@ impl Inode for HostInode {
     ) -> SyscallResult<Arc<dyn OpenFile>> {
         match self.kind {
             FileType::Directory => {
-                let directory = self.directory()?;
+                let directory = self.directory()?.shared();
                 Ok(Arc::new(HostDirectory { inode: self, directory, names: Mutex::default() }))
             }
             FileType::Regular => {

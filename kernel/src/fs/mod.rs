@@ -262,8 +262,8 @@ pub struct SetAttributes {
 
 /// What [`Inode::look`] has found.
 pub enum Looked {
-    /// What the stat family tells of it.
-    Metadata(Metadata),
+    /// What the stat family tells of it, which is where the caller wants it.
+    Metadata,
     /// A symbolic link, which the caller may want to follow.
     Link(InodeRef),
 }
@@ -324,9 +324,9 @@ pub trait Inode: Any + Send + Sync {
         Err(Errno::ENOTDIR)
     }
 
-    /// What the file called `name` in this directory is like, for who wants to know no more; `None` where that takes as
-    /// much as looking it up.
-    fn look(&self, _name: &[u8]) -> SysResult<Option<Looked>> {
+    /// Puts into `_metadata` what the file called `name` in this directory is like, for who wants to know no more; `None` where
+    /// that takes as much as looking it up.
+    fn look(&self, _name: &[u8], _metadata: &mut Metadata) -> SysResult<Option<Looked>> {
         Ok(None)
     }
 

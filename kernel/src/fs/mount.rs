@@ -131,11 +131,22 @@ impl Mount {
         self.locked.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn child_at(&self, dentry: &Arc<Dentry>) -> Option<Arc<Mount>> {
         if !dentry.has_mounts() {
             return None;
         }
         self.children.read().get(&(Arc::as_ptr(dentry) as usize)).cloned()
+    }
+
+    /// What is to be seen at a place in it where something is mounted: the last of those that are on top of each other.
+    #[inline]
+    pub(super) fn top_at(&self, dentry: &Arc<Dentry>) -> Option<Arc<Mount>> {
+        let mut top = self.child_at(dentry)?;
+        while let Some(mount) = top.child_at(&top.root) {
+            top = mount;
+        }
+        Some(top)
     }
 
     /// Puts `child` on a place in this mount.
@@ -246,11 +257,8 @@ impl MountNamespace {
     }
 
     /// What is to be seen at `place`: the root of what is mounted there, on top of each other.
-    pub fn top(&self, mut place: PathRef) -> PathRef {
-        while let Some(mount) = place.mount.child_at(&place.dentry) {
-            place = mount.root_place();
-        }
-        place
+    pub fn top(&self, place: PathRef) -> PathRef {
+        place.mount.top_at(&place.dentry).map_or(place, |mount| mount.root_place())
     }
 
     /// A copy of the tree (`CLONE_NEWNS`) with a function that finds the place in it that corresponds to one in this

@@ -105,6 +105,8 @@ fn is_still(epoch: u64) -> bool {
 /// What is believed of one directory: that its name stands for it, and what it was like then.
 #[derive(Debug)]
 pub struct Standing<T> {
+    /// In which epoch it was found last while it was watched; zero if it was not. Changed with the state.
+    epoch: AtomicU64,
     state: Mutex<State<T>>,
 }
 
@@ -113,13 +115,14 @@ struct State<T> {
     /// How often it was found by its name.
     found: u32,
     watched: bool,
-    /// In which epoch it was found last while it was watched, and what it was like.
+    /// What it was like then, and in which epoch that was.
     seen: Option<(u64, T)>,
 }
 
 impl<T> Default for Standing<T> {
     fn default() -> Standing<T> {
-        Standing { state: Mutex::new(State { found: 0, watched: false, seen: None }) }
+        let state = Mutex::new(State { found: 0, watched: false, seen: None });
+        Standing { epoch: AtomicU64::new(0), state }
     }
 }
 
@@ -133,8 +136,8 @@ impl<T: Copy> Standing<T> {
 
     /// Whether its name stands for it still.
     pub fn stands(&self) -> bool {
-        let epoch = self.state.lock().seen.as_ref().map(|(epoch, _)| *epoch);
-        epoch.is_some_and(is_still)
+        let epoch = self.epoch.load(Ordering::Acquire);
+        epoch > 0 && is_still(epoch)
     }
 
     /// Notes that the directory was found by its name in `parent`, and was like `seen`, which the host has been asked for in
@@ -144,6 +147,7 @@ impl<T: Copy> Standing<T> {
         let mut state = self.state.lock();
         if state.watched && parent_watched {
             state.seen = Some((before, seen));
+            self.epoch.store(before, Ordering::Release);
             return false;
         }
         state.found = state.found.saturating_add(1);
@@ -164,9 +168,10 @@ impl<T: Copy> Standing<T> {
     /// Believes nothing any more, because it is no longer open or has another name: neither of it nor, if the host does not
     /// tell of it any more, of what is in it.
     pub fn forget(&self) {
-        let watched =
-            std::mem::replace(&mut *self.state.lock(), State { found: 0, watched: false, seen: None })
-                .watched;
+        let mut state = self.state.lock();
+        let watched = std::mem::replace(&mut *state, State { found: 0, watched: false, seen: None }).watched;
+        self.epoch.store(0, Ordering::Release);
+        drop(state);
         if watched && let Some(watches) = &*WATCHES {
             watches.next();
         }

@@ -1,6 +1,5 @@
 //! Opening files: what stands between a path and an open file description.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::fs::{OpenFlags, S_ISGID};
@@ -58,7 +57,7 @@ pub fn open_executable_in(
     credentials: &Credentials,
     path: &[u8],
 ) -> SyscallResult<Arc<File>> {
-    let found = Walker::new(state, credentials, None, Walk::FOLLOW).walk(Cow::Borrowed(&state.cwd), path)?;
+    let found = Walker::new(state, credentials, None, Walk::FOLLOW).walk(&state.cwd, path)?;
     open_program(Place::Path(found.place), credentials, None)
 }
 
@@ -354,6 +353,6 @@ impl CurrentTask {
     /// Puts an open file into the descriptor table.
     pub fn install(&self, file: Arc<File>, close_on_exec: bool) -> SysResult<Fd> {
         let limit = self.group.limit(crate::task::limits::Resource::OpenFiles);
-        self.files().install(file, 0, limit, close_on_exec)
+        self.with_files(|files| files.install(file, 0, limit, close_on_exec))
     }
 }

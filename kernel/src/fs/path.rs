@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use abi::bytes::position;
 use abi::{Errno, SysResult};
 use bitflags::bitflags;
 use parking_lot::Mutex;
@@ -12,9 +13,10 @@ use super::dentry::Dentry;
 use super::hostfs::freshness;
 use super::mount::{Mount, MountNamespace};
 use super::permissions::{Access, check};
-use super::{FileType, InodeRef, Looked, Metadata, OpenFileRef};
+use super::{File, FileType, InodeRef, Looked, Metadata, OpenFileRef};
 use crate::error::{SysError, SyscallResult};
 use crate::syscalls::Fd;
+use crate::task::credentials::Capability;
 use crate::task::{Credentials, CurrentTask};
 
 /// How many symbolic links one walk follows.
@@ -150,8 +152,6 @@ bitflags! {
         const NO_MAGIC = 64;
         /// The last component may be missing: the result then has no inode.
         const CREATE = 128;
-        /// Only what the file is like is asked for: [`Found::looked`] may have it.
-        const LOOK = 256;
         /// The file is to be opened for reading: [`Found::opened`] may have it.
         const READ = 512;
     }
@@ -162,8 +162,8 @@ pub struct Found {
     /// The place; without an inode if the name is missing and [`Walk::CREATE`] was given. With [`Found::looked`] it is
     /// the directory.
     pub place: PathRef,
-    /// What the file is like, with [`Walk::LOOK`] where that is known without a place of its own.
-    pub looked: Option<Metadata>,
+    /// Whether what the file is like has been put where the caller wants it, for which it needs no place of its own.
+    pub looked: bool,
     /// The file, open for reading, with [`Walk::READ`] where that came with the rest. Whether it may be read is still to be
     /// found out.
     pub opened: Option<OpenFileRef>,
@@ -182,6 +182,8 @@ pub struct Walker<'a> {
     task: Option<&'a CurrentTask>,
     flags: Walk,
     links: usize,
+    /// Where to put what the file is like, for who wants to know no more.
+    looking: Option<&'a mut Metadata>,
 }
 
 impl<'a> Walker<'a> {
@@ -192,7 +194,7 @@ impl<'a> Walker<'a> {
         task: Option<&'a CurrentTask>,
         flags: Walk,
     ) -> Walker<'a> {
-        Walker { state, own_root: None, credentials, task, flags, links: 0 }
+        Walker { state, own_root: None, credentials, task, flags, links: 0, looking: None }
     }
 
     fn root(&self) -> &PathRef {
@@ -200,7 +202,7 @@ impl<'a> Walker<'a> {
     }
 
     /// Walks `path` from `start`.
-    pub fn walk(mut self, start: Cow<'_, PathRef>, path: &[u8]) -> SyscallResult<Found> {
+    pub fn walk(mut self, start: &PathRef, path: &[u8]) -> SyscallResult<Found> {
         if path.is_empty() && !self.flags.contains(Walk::EMPTY) {
             return Err(Errno::ENOENT.into());
         }
@@ -208,14 +210,16 @@ impl<'a> Walker<'a> {
             if self.flags.contains(Walk::BENEATH) && path.starts_with(b"/") {
                 return Err(Errno::EXDEV.into());
             }
-            self.own_root = Some(PathRef::clone(&start));
+            self.own_root = Some(PathRef::clone(start));
         }
-        let mut rest = Rest { path: Cow::Borrowed(path), at: 0 };
+        let mut rest = Rest::new(path);
         let mut slash = path.ends_with(b"/");
         let mut at = match path.first() {
             Some(b'/') if !start.same(self.root()) => Cow::Owned(self.root().clone()),
-            _ => start,
+            _ => Cow::Borrowed(start),
         };
+        // Then whose a directory is and what its mode says does not matter.
+        let enters_all = self.credentials.has_over_all(Capability::DAC_OVERRIDE);
         let mut opened = None;
         while let Some(component) = rest.next() {
             let last = rest.is_empty();
@@ -224,43 +228,52 @@ impl<'a> Walker<'a> {
             if inode.file_type() != FileType::Directory {
                 return Err(Errno::ENOTDIR.into());
             }
-            check(inode, self.credentials, Access::EXECUTE)?;
-            if component == b"." {
-                continue;
+            if !enters_all {
+                check(inode, self.credentials, Access::EXECUTE)?;
             }
-            if component == b".." {
-                at = Cow::Owned(self.up(at.into_owned())?);
-                continue;
+            match component {
+                [b'.'] => continue,
+                [b'.', b'.'] => {
+                    at = Cow::Owned(self.up(at.into_owned())?);
+                    continue;
+                }
+                _ => {}
             }
             if component.len() > NAME_MAX {
                 return Err(Errno::ENAMETOOLONG.into());
             }
             let follows = !last || self.flags.contains(Walk::FOLLOW) || slash;
             let file_system = &*at.mount.file_system;
-            let looks = last && self.asks_anew(Walk::LOOK, &at, component);
-            let looked = if looks { inode.look(component)? } else { None };
+            let looked = match &mut self.looking {
+                Some(metadata) if last && asks_anew(&at, component) => inode.look(component, metadata)?,
+                _ => None,
+            };
             let dentry = match looked {
-                Some(Looked::Metadata(metadata)) => {
-                    if slash && metadata.file_type() != FileType::Directory {
+                Some(Looked::Metadata) => {
+                    let is_directory = |metadata: &&mut Metadata| metadata.file_type() == FileType::Directory;
+                    if slash && !self.looking.as_ref().is_some_and(is_directory) {
                         return Err(Errno::ENOTDIR.into());
                     }
                     let place = at.into_owned();
-                    return Ok(Found { place, looked: Some(metadata), opened: None, name: None, slash });
+                    return Ok(Found { place, looked: true, opened: None, name: None, slash });
                 }
                 Some(Looked::Link(link)) => at.dentry.found(file_system, component, Some(link)),
-                None if last && self.asks_anew(Walk::READ, &at, component) => {
+                None if last && self.flags.contains(Walk::READ) && asks_anew(&at, component) => {
                     let (dentry, file) = at.dentry.lookup_opened(file_system, component)?;
                     opened = file;
                     dentry
                 }
                 None => at.dentry.lookup(file_system, component)?,
             };
-            let mounted = self.mounted_on(&at, &dentry)?;
+            let mounted = at.mount.top_at(&dentry);
             if mounted.is_some() {
+                if self.flags.contains(Walk::NO_MOUNTS) {
+                    return Err(Errno::EXDEV.into());
+                }
                 // Just now.
                 opened = None;
             }
-            let found = mounted.as_ref().map_or(&dentry, |place| &place.dentry).inode();
+            let found = mounted.as_ref().map_or(&dentry, |mount| &mount.root).inode();
             let missing = found.is_none();
             if let Some(inode) = found.filter(|inode| inode.file_type() == FileType::Symlink && follows) {
                 match self.link(inode)? {
@@ -276,14 +289,14 @@ impl<'a> Walker<'a> {
                 continue;
             }
             at = Cow::Owned(match (mounted, at) {
-                (Some(place), _) => place,
+                (Some(mount), _) => PathRef { dentry: Arc::clone(&mount.root), mount },
                 (None, Cow::Owned(at)) => PathRef { dentry, ..at },
                 (None, Cow::Borrowed(at)) => PathRef { mount: Arc::clone(&at.mount), dentry },
             });
             if missing {
                 if last && self.flags.contains(Walk::CREATE) {
                     let (name, place) = (Some(component.to_vec()), at.into_owned());
-                    return Ok(Found { place, looked: None, opened: None, name, slash });
+                    return Ok(Found { place, looked: false, opened: None, name, slash });
                 }
                 return Err(Errno::ENOENT.into());
             }
@@ -292,29 +305,7 @@ impl<'a> Walker<'a> {
         if slash && !is_directory() {
             return Err(Errno::ENOTDIR.into());
         }
-        Ok(Found { place: at.into_owned(), looked: None, opened, name: None, slash })
-    }
-
-    /// Whether the walk is made for this purpose, and what the last component stands for is asked for anew. Where names are
-    /// remembered, they are looked up.
-    fn asks_anew(&self, purpose: Walk, at: &PathRef, component: &[u8]) -> bool {
-        self.flags.contains(purpose)
-            && !at.mount.file_system.cacheable()
-            && !at.dentry.has_mounts_on(component)
-    }
-
-    /// What is to be seen where something is mounted on a name in the directory `at`: `EXDEV` where mounts are not crossed.
-    fn mounted_on(&self, at: &PathRef, dentry: &Arc<Dentry>) -> SysResult<Option<PathRef>> {
-        if !dentry.has_mounts() {
-            return Ok(None);
-        }
-        let below = PathRef { mount: Arc::clone(&at.mount), dentry: Arc::clone(dentry) };
-        let top = self.state.namespace.top(below);
-        match Arc::ptr_eq(&top.mount, &at.mount) {
-            true => Ok(None),
-            false if self.flags.contains(Walk::NO_MOUNTS) => Err(Errno::EXDEV),
-            false => Ok(Some(top)),
-        }
+        Ok(Found { place: at.into_owned(), looked: false, opened, name: None, slash })
     }
 
     fn up(&self, at: PathRef) -> SysResult<PathRef> {
@@ -353,6 +344,11 @@ impl<'a> Walker<'a> {
     }
 }
 
+/// Whether what a name in a directory stands for is asked for anew each time. Where names are remembered, they are looked up.
+fn asks_anew(at: &PathRef, name: &[u8]) -> bool {
+    !at.mount.file_system.cacheable() && !at.dentry.has_mounts_on(name)
+}
+
 enum Link {
     Place(PathRef),
     Path(Vec<u8>),
@@ -361,68 +357,100 @@ enum Link {
 /// What is still to be walked: a path from a byte on.
 struct Rest<'a> {
     path: Cow<'a, [u8]>,
+    /// Where the next component begins; the path's length if there is none.
     at: usize,
 }
 
-impl Rest<'_> {
-    /// Where the next component begins.
-    fn start(&self) -> Option<usize> {
-        self.path[self.at..].iter().position(|byte| *byte != b'/').map(|skipped| self.at + skipped)
+impl<'a> Rest<'a> {
+    fn new(path: &'a [u8]) -> Rest<'a> {
+        let mut rest = Rest { path: Cow::Borrowed(path), at: 0 };
+        rest.skip_slashes();
+        rest
+    }
+
+    #[inline]
+    fn skip_slashes(&mut self) {
+        while self.path.get(self.at) == Some(&b'/') {
+            self.at += 1;
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.start().is_none()
+        self.at == self.path.len()
     }
 
     /// Where the next component is, which is then done.
+    #[inline]
     fn next(&mut self) -> Option<Range<usize>> {
-        let start = self.start()?;
-        let length = self.path[start..].iter().position(|byte| *byte == b'/');
-        self.at = length.map_or(self.path.len(), |length| start + length);
-        Some(start..self.at)
+        if self.is_empty() {
+            return None;
+        }
+        let start = self.at;
+        self.at = position(&self.path[start..], b'/').map_or(self.path.len(), |length| start + length);
+        let component = start..self.at;
+        self.skip_slashes();
+        Some(component)
     }
 
     /// Puts the target of a link before what is left.
     fn insert(&mut self, target: &[u8]) {
         self.path = Cow::Owned([target, b"/", &self.path[self.at..]].concat());
         self.at = 0;
+        self.skip_slashes();
     }
 }
 
 impl CurrentTask {
-    /// The directory that a relative path starts from: `EBADF`, `ENOTDIR`.
-    fn base<'s>(&self, state: &'s FsState, directory: Fd, path: &[u8]) -> SysResult<Cow<'s, PathRef>> {
+    /// The directory that a path starts from, which a file has that has to stay meanwhile: `EBADF`, `ENOTDIR`.
+    #[inline]
+    fn base<'s>(
+        &self,
+        state: &'s FsState,
+        directory: Fd,
+        path: &[u8],
+        file: &'s mut Option<Arc<File>>,
+    ) -> SysResult<&'s PathRef> {
         if path.starts_with(b"/") {
-            return Ok(Cow::Borrowed(&state.root));
+            return Ok(&state.root);
         }
         if directory == Fd::CWD {
-            return Ok(Cow::Borrowed(&state.cwd));
+            return Ok(&state.cwd);
         }
-        let file = self.file(directory)?;
-        match file.path() {
-            Some(place) => Ok(Cow::Owned(place.clone())),
-            None => Err(Errno::ENOTDIR),
-        }
+        file.insert(self.file(directory)?).path().ok_or(Errno::ENOTDIR)
     }
 
     /// Walks a path as `*at` calls do.
     pub fn walk(&self, directory: Fd, path: &[u8], flags: Walk) -> SyscallResult<Found> {
-        self.walk_as(&self.credentials(), directory, path, flags)
+        self.walk_from(&self.own_credentials(), directory, path, flags, None)
     }
 
-    /// [`CurrentTask::walk`] for a caller who has the task's credentials at hand.
-    pub fn walk_as(
+    /// [`CurrentTask::walk`] for a caller who has the task's credentials at hand, and wants to know what the file is like.
+    pub fn walk_looking(
         &self,
         credentials: &Credentials,
         directory: Fd,
         path: &[u8],
         flags: Walk,
+        metadata: &mut Metadata,
+    ) -> SyscallResult<Found> {
+        self.walk_from(credentials, directory, path, flags, Some(metadata))
+    }
+
+    fn walk_from(
+        &self,
+        credentials: &Credentials,
+        directory: Fd,
+        path: &[u8],
+        flags: Walk,
+        looking: Option<&mut Metadata>,
     ) -> SyscallResult<Found> {
         let _moment = freshness::begin();
         // Where the directory is the root, absolute paths begin there too.
-        let state = self.fs_state();
-        let start = self.base(&state, directory, if flags.contains(Walk::IN_ROOT) { b"" } else { path })?;
-        Walker::new(&state, credentials, Some(self), flags).walk(start, path)
+        let from = if flags.contains(Walk::IN_ROOT) { b"" } else { path };
+        let (state, mut file) = (self.fs_state(), None);
+        let start = self.base(&state, directory, from, &mut file)?;
+        let walker = Walker::new(&state, credentials, Some(self), flags);
+        Walker { looking, ..walker }.walk(start, path)
     }
 
     /// The file that a path names, which must exist.
@@ -451,9 +479,9 @@ impl CurrentTask {
         }
         let _moment = freshness::begin();
         let walked = if head.is_empty() { Walk::FOLLOW | Walk::EMPTY } else { Walk::FOLLOW };
-        let state = self.fs_state();
-        let start = self.base(&state, directory, path)?;
-        let credentials = self.credentials();
+        let (state, mut file) = (self.fs_state(), None);
+        let start = self.base(&state, directory, path, &mut file)?;
+        let credentials = self.own_credentials();
         let parent = Walker::new(&state, &credentials, Some(self), walked).walk(start, head)?.place;
         let inode = parent.existing()?;
         if inode.file_type() != FileType::Directory {

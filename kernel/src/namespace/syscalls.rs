@@ -164,8 +164,7 @@ pub fn setns(task: &CurrentTask, fd: Fd, flags: CloneFlags) -> SyscallResult<()>
 /// The task's root and working directory: `EINVAL` if it shares them.
 fn own_context(task: &CurrentTask) -> SysResult<Arc<FsContext>> {
     let context = task.fs();
-    // One reference is the task's, one is ours.
-    if Arc::strong_count(&context) > 2 { Err(Errno::EINVAL) } else { Ok(context) }
+    if task.shares_fs(&context) { Err(Errno::EINVAL) } else { Ok(context) }
 }
 
 fn enter_user_namespace(task: &CurrentTask, user: &Arc<UserNamespace>) -> SyscallResult<()> {

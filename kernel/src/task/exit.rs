@@ -118,8 +118,7 @@ impl CurrentTask {
     /// A descriptor table that no other task shares.
     pub(super) fn own_files(&self) -> Arc<FdTable> {
         let files = self.files();
-        // One reference is the task's, one is ours.
-        if Arc::strong_count(&files) > 2 {
+        if self.shares_files(&files) {
             let own = Arc::new(files.copy());
             self.set_files(Some(Arc::clone(&own)));
             return own;

@@ -4,7 +4,7 @@
 //! kernel thread has it, with the [`Context`] that runs guest code; it is owned by that kernel thread and everything
 //! that acts *as* the thread takes it. `run` drives it; `clone`, `exec`, `exit` and `wait` change the tree.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -104,6 +104,8 @@ pub struct Task {
     fs: Mutex<Arc<FsContext>>,
     memory: Mutex<Option<Arc<MemoryMap>>>,
     credentials: RwLock<Arc<Credentials>>,
+    /// How often they have changed.
+    credentials_changes: AtomicU64,
     /// Pending signals, mask, alternate stack.
     pub signals: TaskSignals,
     /// What the task sleeps on.
@@ -181,6 +183,11 @@ impl Task {
     /// A task that runs in `context`. The caller adds it to the [`TaskTable`] and starts it.
     pub fn create(kernel: &Arc<Kernel>, new: NewTask, context: Box<dyn Context>) -> CurrentTask {
         new.signals.move_to(context.own_state());
+        let own = Own {
+            files: RefCell::new(Some(Arc::clone(&new.files))),
+            fs: RefCell::new(Arc::clone(&new.fs)),
+            credentials: RefCell::new((0, Arc::clone(&new.credentials))),
+        };
         let task = Arc::new(Task {
             kernel: Arc::clone(kernel),
             number: AtomicI32::new(new.group.pid_namespace.number(new.tid)),
@@ -193,6 +200,7 @@ impl Task {
             fs: Mutex::new(new.fs),
             memory: Mutex::new(Some(new.memory)),
             credentials: RwLock::new(new.credentials),
+            credentials_changes: AtomicU64::new(0),
             signals: new.signals,
             waiter: Arc::default(),
             interrupter: Mutex::new(context.interrupter()),
@@ -218,6 +226,7 @@ impl Task {
         });
         CurrentTask {
             task,
+            own,
             context: RefCell::new(context),
             restart: RefCell::new(None),
             delivery: RefCell::new(None),
@@ -331,24 +340,10 @@ impl Task {
         self.files.lock().clone().unwrap_or_default()
     }
 
-    /// Replaces the descriptor table (`unshare(2)`, `execve(2)`); `None` at the task's end.
-    pub(crate) fn set_files(&self, files: Option<Arc<FdTable>>) -> Option<Arc<FdTable>> {
-        self.change_answers();
-        std::mem::replace(&mut *self.files.lock(), files)
-    }
-
     /// The open file behind a descriptor: `EBADF`.
     pub fn file(&self, fd: Fd) -> SysResult<Arc<File>> {
         match &*self.files.lock() {
             Some(files) => files.get(fd),
-            None => Err(abi::Errno::EBADF),
-        }
-    }
-
-    /// Takes a descriptor out of the table and returns its file: `EBADF`.
-    pub(crate) fn take_file(&self, fd: Fd) -> SysResult<Arc<File>> {
-        match &*self.files.lock() {
-            Some(files) => files.remove(fd),
             None => Err(abi::Errno::EBADF),
         }
     }
@@ -361,11 +356,6 @@ impl Task {
     /// What [`Task::fs`] holds now.
     pub fn fs_state(&self) -> Arc<FsState> {
         self.fs.lock().get()
-    }
-
-    /// Replaces root, working directory and umask by a context of its own (`unshare(2)`).
-    pub(crate) fn set_fs(&self, fs: Arc<FsContext>) {
-        *self.fs.lock() = fs;
     }
 
     /// The memory map; `None` once the task has ended.
@@ -387,11 +377,15 @@ impl Task {
     pub(crate) fn set_no_new_privileges(&self) {
         let mut slot = self.credentials.write();
         *slot = Arc::new(Credentials { no_new_privileges: true, ..(**slot).clone() });
+        self.credentials_changes.fetch_add(1, Ordering::Release);
     }
 
     /// Replaces the identity. Only the task itself does so.
     pub(crate) fn set_credentials(&self, credentials: Credentials) {
-        *self.credentials.write() = Arc::new(credentials);
+        let mut slot = self.credentials.write();
+        *slot = Arc::new(credentials);
+        self.credentials_changes.fetch_add(1, Ordering::Release);
+        drop(slot);
         self.identity_changed.store(true, Ordering::Relaxed);
     }
 
@@ -459,10 +453,20 @@ pub(crate) fn set_current(task: Option<Arc<Task>>) {
 /// What `restart_syscall(2)` continues with.
 pub type RestartFunction = Box<dyn FnOnce(&CurrentTask) -> crate::error::SyscallResult + Send>;
 
+/// What only the task itself replaces, as it finds it without keeping anybody out.
+struct Own {
+    files: RefCell<Option<Arc<FdTable>>>,
+    fs: RefCell<Arc<FsContext>>,
+    /// Others may take privileges away: these are as they were after so many changes.
+    credentials: RefCell<(u64, Arc<Credentials>)>,
+}
+
 /// A guest thread, as its own kernel thread has it.
 pub struct CurrentTask {
     /// What others see of it.
     pub task: Arc<Task>,
+    /// The same for the task itself.
+    own: Own,
     /// What runs its guest code. Borrowed only for single operations, never across a call that may borrow it again.
     pub context: RefCell<Box<dyn Context>>,
     restart: RefCell<Option<RestartFunction>>,
@@ -478,7 +482,71 @@ impl Deref for CurrentTask {
     }
 }
 
+/// How many references to its descriptor table, or to its root and working directory, are a task's own.
+const OWN_REFERENCES: usize = 2;
+
 impl CurrentTask {
+    /// The descriptor table; an empty one once the task has ended.
+    pub fn files(&self) -> Arc<FdTable> {
+        self.own.files.borrow().clone().unwrap_or_default()
+    }
+
+    /// Whether other tasks have the descriptor table too, of which the caller has one reference.
+    pub(crate) fn shares_files(&self, files: &Arc<FdTable>) -> bool {
+        Arc::strong_count(files) > OWN_REFERENCES + 1
+    }
+
+    /// Replaces the descriptor table (`unshare(2)`, `execve(2)`); `None` at the task's end.
+    pub(crate) fn set_files(&self, files: Option<Arc<FdTable>>) -> Option<Arc<FdTable>> {
+        self.change_answers();
+        self.own.files.replace(files.clone());
+        std::mem::replace(&mut *self.task.files.lock(), files)
+    }
+
+    /// The open file behind a descriptor: `EBADF`.
+    pub fn file(&self, fd: Fd) -> SysResult<Arc<File>> {
+        self.with_files(|files| files.get(fd))
+    }
+
+    /// Takes a descriptor out of the table and returns its file: `EBADF`.
+    pub(crate) fn take_file(&self, fd: Fd) -> SysResult<Arc<File>> {
+        self.with_files(|files| files.remove(fd))
+    }
+
+    /// Does something with the descriptor table that ends nothing: `EBADF` once the task has ended.
+    #[inline]
+    pub(crate) fn with_files<T>(&self, operation: impl FnOnce(&FdTable) -> SysResult<T>) -> SysResult<T> {
+        self.own.files.borrow().as_ref().map_or(Err(abi::Errno::EBADF), |files| operation(files))
+    }
+
+    /// What root, working directory and umask are now.
+    pub fn fs_state(&self) -> Arc<FsState> {
+        self.own.fs.borrow().get()
+    }
+
+    /// Whether other tasks have root, working directory and umask in common with it, of which the caller has one reference.
+    pub(crate) fn shares_fs(&self, fs: &Arc<FsContext>) -> bool {
+        Arc::strong_count(fs) > OWN_REFERENCES + 1
+    }
+
+    /// Replaces root, working directory and umask by a context of its own (`unshare(2)`).
+    pub(crate) fn set_fs(&self, fs: Arc<FsContext>) {
+        self.own.fs.replace(Arc::clone(&fs));
+        *self.task.fs.lock() = fs;
+    }
+
+    /// The identity, for an operation that does not change it.
+    pub fn own_credentials(&self) -> Ref<'_, Credentials> {
+        let changes = self.credentials_changes.load(Ordering::Acquire);
+        // Who has it in use already goes on with that.
+        if self.own.credentials.borrow().0 != changes
+            && let Ok(mut own) = self.own.credentials.try_borrow_mut()
+        {
+            *own = (changes, self.credentials());
+        }
+        Ref::map(self.own.credentials.borrow(), |(_, credentials)| &**credentials)
+    }
+
     /// The memory map. A running task always has one.
     pub fn mm(&self) -> SysResult<Arc<MemoryMap>> {
         self.memory().ok_or(abi::Errno::EFAULT)

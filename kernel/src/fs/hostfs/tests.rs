@@ -192,9 +192,12 @@ fn a_file_that_others_change_is_looked_at_anew_each_time() {
     std::os::unix::fs::symlink("file", place.path().join("link")).unwrap();
     let root = Directory::held(std::fs::File::open(place.path()).unwrap().into());
     let shared = HostFs::at(root, Writing::ReadOnly, Coherence::Shared, &Arc::default()).unwrap();
-    let look = |name: &[u8]| shared.root_inode().look(name);
-    let size = |found: SysResult<Option<Looked>>| match found {
-        Ok(Some(Looked::Metadata(metadata))) => metadata.size,
+    let look = |name: &[u8]| {
+        let mut metadata = Metadata::default();
+        shared.root_inode().look(name, &mut metadata).map(|looked| (looked, metadata))
+    };
+    let size = |found: SysResult<(Option<Looked>, Metadata)>| match found {
+        Ok((Some(Looked::Metadata), metadata)) => metadata.size,
         _ => panic!("not found"),
     };
     let moment = freshness::begin();
@@ -202,7 +205,7 @@ fn a_file_that_others_change_is_looked_at_anew_each_time() {
     std::fs::write(place.path().join("file"), "more content").unwrap();
     drop(moment);
     assert_eq!(size(look(b"file")), 12);
-    assert!(matches!(look(b"link"), Ok(Some(Looked::Link(_)))));
+    assert!(matches!(look(b"link"), Ok((Some(Looked::Link(_)), _))));
     std::fs::remove_file(place.path().join("file")).unwrap();
     assert_eq!(look(b"file").err(), Some(Errno::ENOENT));
 }
@@ -249,7 +252,8 @@ fn what_is_expected_to_be_a_file_is_opened_as_it_is_now() {
             // That there has been a regular file is known from another who opened it, or just looked.
             let before = if looks {
                 root.forget(b"file");
-                assert!(matches!(fs.root_inode().look(b"file"), Ok(Some(Looked::Metadata(_)))));
+                let looked = fs.root_inode().look(b"file", &mut Metadata::default());
+                assert!(matches!(looked, Ok(Some(Looked::Metadata))));
                 None
             } else {
                 root.lookup(&*fs, b"file").unwrap().inode().cloned()

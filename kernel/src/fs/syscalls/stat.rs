@@ -72,38 +72,37 @@ fn file_metadata(file: &File) -> SyscallResult<Metadata> {
 
 /// What [`look`] has found.
 struct Seen {
-    metadata: Metadata,
     /// Where it is in one.
     mount: Option<Arc<Mount>>,
     /// Where it had to be looked up.
     inode: Option<InodeRef>,
 }
 
-/// The file that a path, or with `AT_EMPTY_PATH` a descriptor, names.
+/// The file that a path, or with `AT_EMPTY_PATH` a descriptor, names; what it is like goes to `metadata`.
 fn look(
     task: &CurrentTask,
     credentials: &Credentials,
     directory: Fd,
     path: &[u8],
     flags: u32,
+    metadata: &mut Metadata,
 ) -> SyscallResult<Seen> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 && directory != Fd::CWD {
         let file = task.file(directory)?;
         let mount = file.path().map(|place| Arc::clone(&place.mount));
-        return Ok(Seen { metadata: file_metadata(&file)?, mount, inode: file.inode().cloned() });
+        *metadata = file_metadata(&file)?;
+        return Ok(Seen { mount, inode: file.inode().cloned() });
     }
-    let mut walk = if flags & AT_SYMLINK_NOFOLLOW != 0 { Walk::LOOK } else { Walk::LOOK | Walk::FOLLOW };
+    let mut walk = Walk::empty();
+    walk.set(Walk::FOLLOW, flags & AT_SYMLINK_NOFOLLOW == 0);
     walk.set(Walk::EMPTY, flags & AT_EMPTY_PATH != 0);
     let _moment = freshness::begin();
-    let found = task.walk_as(credentials, directory, path, walk)?;
-    let (metadata, inode) = match found.looked {
-        Some(metadata) => (metadata, None),
-        None => {
-            let inode = found.place.existing()?;
-            (inode.metadata()?, Some(Arc::clone(inode)))
-        }
-    };
-    Ok(Seen { metadata, mount: Some(found.place.mount), inode })
+    let found = task.walk_looking(credentials, directory, path, walk, metadata)?;
+    let inode = if found.looked { None } else { Some(Arc::clone(found.place.existing()?)) };
+    if let Some(inode) = &inode {
+        *metadata = inode.metadata()?;
+    }
+    Ok(Seen { mount: Some(found.place.mount), inode })
 }
 
 /// `newfstatat(2)`.
@@ -119,8 +118,9 @@ pub fn newfstatat(
     }
     let path =
         if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { PathText::default() } else { task.read_path(path)? };
-    let credentials = task.credentials();
-    let Seen { metadata, .. } = look(task, &credentials, directory, &path, flags.0)?;
+    let credentials = task.own_credentials();
+    let mut metadata = Metadata::default();
+    look(task, &credentials, directory, &path, flags.0, &mut metadata)?;
     Ok(task.write_result_object(buffer, &to_stat(&credentials, &metadata))?)
 }
 
@@ -137,7 +137,7 @@ pub fn lstat(task: &CurrentTask, path: UserPath, buffer: UserPtr<Stat>) -> Sysca
 /// `fstat(2)`.
 pub fn fstat(task: &CurrentTask, fd: Fd, buffer: UserPtr<Stat>) -> SyscallResult<()> {
     let metadata = file_metadata(&*task.file(fd)?)?;
-    Ok(task.write_result_object(buffer, &to_stat(&task.credentials(), &metadata))?)
+    Ok(task.write_result_object(buffer, &to_stat(&task.own_credentials(), &metadata))?)
 }
 
 /// `struct statx_timestamp`.
@@ -201,8 +201,9 @@ pub fn statx(
     }
     let path =
         if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { PathText::default() } else { task.read_path(path)? };
-    let credentials = task.credentials();
-    let Seen { metadata, mount, .. } = look(task, &credentials, directory, &path, flags.0)?;
+    let credentials = task.own_credentials();
+    let mut metadata = Metadata::default();
+    let Seen { mount, .. } = look(task, &credentials, directory, &path, flags.0, &mut metadata)?;
     let (rdev_major, rdev_minor) = split_device(metadata.rdev);
     let (dev_major, dev_minor) = split_device(metadata.device);
     let statx = Statx {
@@ -243,8 +244,9 @@ pub fn faccessat2(
         return Err(Errno::EINVAL.into());
     }
     let path = task.read_path(path)?;
-    let credentials = task.credentials();
-    let Seen { metadata, mount, inode } = look(task, &credentials, directory, &path, flags.0)?;
+    let credentials = task.own_credentials();
+    let mut metadata = Metadata::default();
+    let Seen { mount, inode } = look(task, &credentials, directory, &path, flags.0, &mut metadata)?;
     if mode == 0 {
         return Ok(());
     }
