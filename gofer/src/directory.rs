@@ -7,6 +7,7 @@ use abi::fs::{S_IFBLK, S_IFCHR, S_IFMT, S_IFREG};
 use abi::{Errno, SysResult};
 
 use crate::client::{Client, Operand};
+use crate::listing::{Listed, Listing};
 use crate::local::{Crossing, Local, Ownership};
 use crate::protocol::{Place, Request, Walked};
 use crate::types::{
@@ -385,24 +386,26 @@ impl Directory {
         self.run(|local| local.statistics(), |at| Request::Statistics { at })
     }
 
-    /// All entries but `.` and `..`.
+    /// Adds all entries but `.` and `..` to `listing`. After an error some may be missing.
     ///
     /// # Errors
     /// Those of `getdents(2)`.
-    pub fn list(&self) -> SysResult<Vec<Entry>> {
-        match self.local().map(|local| local.list_all()) {
+    pub fn list(&self, listing: &mut Listing) -> SysResult<()> {
+        // What is refused is so before there is an entry.
+        match self.local().map(|local| local.list_all(listing)) {
             Some(Err(error)) if self.falls_back(error) => {}
             Some(result) => return result,
             None => {}
         }
-        let mut all = Vec::new();
         let mut cookie = 0;
         loop {
             let ((entries, next), _) = self.ask::<(List<Entry>, u64)>(|at| Request::List { at, cookie })?;
             if entries.0.is_empty() {
-                return Ok(all);
+                return Ok(());
             }
-            all.extend(entries.0);
+            for Entry { inode, kind, name } in &entries.0 {
+                listing.push(Listed { inode: *inode, kind: *kind, name });
+            }
             cookie = next;
         }
     }

@@ -4,7 +4,9 @@
 //! Nothing here follows a symbolic link, and nothing resolves more than one name: whatever changes in the tree
 //! meanwhile, an operation reaches a file that had this name in this directory.
 
+use std::cell::Cell;
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use abi::fs::{S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
@@ -13,6 +15,7 @@ use abi::{Errno, SysResult};
 use host::name::{Asked, status};
 use host::rustix::fs::{self as sys, AtFlags, Mode, OFlags, ResolveFlags};
 
+use crate::listing::{Listed, Listing};
 use crate::types::{
     Access, Attributes, Changes, Entry, NAME_MAX, Name, NewNode, Removal, Replacing, Statistics, Target,
     XattrReplacing,
@@ -364,38 +367,51 @@ impl<'a> Local<'a> {
     pub fn list(&self, cookie: u64, budget: usize) -> SysResult<(Vec<Entry>, u64)> {
         let (mut entries, mut room, mut next) = (Vec::new(), budget, cookie);
         if room >= ENTRY_MAX {
-            self.each_entry(cookie, |entry, cookie| {
-                room -= entry.name.len() + ENTRY_FIXED;
+            self.each_entry(cookie, |Listed { inode, kind, name }, cookie| {
+                room -= name.len() + ENTRY_FIXED;
                 next = cookie;
-                entries.push(entry);
+                entries.push(Entry { inode, kind, name: name.to_vec() });
                 room >= ENTRY_MAX
             })?;
         }
         Ok((entries, next))
     }
 
-    /// All entries of the directory.
-    pub fn list_all(&self) -> SysResult<Vec<Entry>> {
-        let mut entries = Vec::with_capacity(32);
+    /// Adds all entries of the directory to `listing`.
+    pub fn list_all(&self, listing: &mut Listing) -> SysResult<()> {
         self.each_entry(0, |entry, _| {
-            entries.push(entry);
+            listing.push(entry);
             true
-        })?;
-        Ok(entries)
+        })
     }
 
     /// Hands over one entry after the other, with the cookie of the next, until there are no more or `take` wants none.
-    fn each_entry(&self, cookie: u64, mut take: impl FnMut(Entry, u64) -> bool) -> SysResult<()> {
+    fn each_entry(&self, cookie: u64, take: impl FnMut(Listed<'_>, u64) -> bool) -> SysResult<()> {
         let fd = self.open_with(Target::Itself, OFlags::RDONLY | OFlags::DIRECTORY)?;
         if cookie != 0 {
             sys::seek(&fd, sys::SeekFrom::Start(cookie))?;
         }
-        let mut buffer = Vec::with_capacity(32 << 10);
-        let mut raw = sys::RawDir::new(&fd, buffer.spare_capacity_mut());
+        thread_local! {
+            // To get so much memory and give it back takes longer than to list most directories.
+            static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+        }
+        let mut buffer = BUFFER.take();
+        buffer.reserve(LISTED_AT_ONCE);
+        let listed = Self::each_entry_of(&fd, buffer.spare_capacity_mut(), take);
+        BUFFER.set(buffer);
+        listed
+    }
+
+    fn each_entry_of(
+        fd: &OwnedFd,
+        buffer: &mut [MaybeUninit<u8>],
+        mut take: impl FnMut(Listed<'_>, u64) -> bool,
+    ) -> SysResult<()> {
+        let mut raw = sys::RawDir::new(fd, buffer);
         while let Some(entry) = raw.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
+            if matches!(name, [b'.'] | [b'.', b'.']) {
                 continue;
             }
             let kind = match entry.file_type() {
@@ -403,7 +419,7 @@ impl<'a> Local<'a> {
                 known => known.as_raw_mode(),
             };
             let next = entry.next_entry_cookie();
-            if !take(Entry { inode: entry.ino(), kind, name: name.to_vec() }, next) {
+            if !take(Listed { inode: entry.ino(), kind, name }, next) {
                 break;
             }
         }
@@ -420,6 +436,9 @@ impl<'a> Local<'a> {
         Ok(sys::fsync(&fd)?)
     }
 }
+
+/// How many bytes of entries the host is asked for at a time.
+const LISTED_AT_ONCE: usize = 32 << 10;
 
 /// What an entry takes in a message besides its name, and at most with it.
 const ENTRY_FIXED: usize = 16;

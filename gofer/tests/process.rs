@@ -11,8 +11,8 @@ use abi::Errno;
 use abi::fs::{S_IFCHR, S_IFDIR, S_IFREG};
 use gofer::mounts::{Below, Executing, Mount};
 use gofer::{
-    Access, Changes, Client, Directory, Mode, Name, NewNode, Removal, Replacing, Service, Sockets, Target,
-    Writing,
+    Access, Changes, Client, Directory, Listing, Mode, Name, NewNode, Removal, Replacing, Service, Sockets,
+    Target, Writing,
 };
 use host::mount::Ties;
 use host::rustix;
@@ -128,7 +128,9 @@ fn files_of_others(root: &Directory, path: &Path) {
     let mut text = [0; 6];
     assert_eq!(rustix::io::pread(&fd, &mut text, 0).unwrap(), 6);
     assert_eq!(&text, b"of 999");
-    let mut names: Vec<_> = private.list().unwrap().into_iter().map(|entry| entry.name).collect();
+    let mut listing = Listing::default();
+    private.list(&mut listing).unwrap();
+    let mut names: Vec<_> = listing.iter_from(0).map(|entry| entry.name).collect();
     names.sort();
     assert_eq!(names, [b"deep".to_vec(), b"secret".to_vec()]);
 

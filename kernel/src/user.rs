@@ -49,8 +49,8 @@ fn with_buffer<T>(length: usize, operation: impl FnOnce(&mut [u8]) -> T) -> T {
     result
 }
 
-/// [`with_buffer`] for as much as can be had at once.
-fn with_whole_buffer<T>(length: usize, operation: impl FnOnce(&mut [u8]) -> T) -> T {
+/// [`with_buffer`] for as much as can be had at once, at most a megabyte.
+pub(crate) fn with_whole_buffer<T>(length: usize, operation: impl FnOnce(&mut [u8]) -> T) -> T {
     const MOST: usize = 1 << 20;
     if length <= CHUNK { with_buffer(length, operation) } else { operation(&mut vec![0; length.min(MOST)]) }
 }

@@ -22,7 +22,7 @@ use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use gofer::{
-    Access, Attributes, Changes, Directory, Guest, Name, NewNode, Peer, Removal, Replacing,
+    Access, Attributes, Changes, Directory, Guest, Listed, Listing, Name, NewNode, Peer, Removal, Replacing,
     SocketKind, Target, XattrReplacing,
 };
 use parking_lot::{Mutex, RwLock};
@@ -501,10 +501,10 @@ impl HostInode {
 
     /// The names in this directory with their numbers and types, without `.` and `..`.
     pub fn names(&self) -> SysResult<Vec<(Vec<u8>, u64, FileType)>> {
-        let entries = self.directory()?.list()?;
-        let entries =
-            entries.into_iter().map(|entry| (entry.name, entry.inode, FileType::from_mode(entry.kind)));
-        Ok(entries.collect())
+        let mut listing = Listing::default();
+        self.directory()?.list(&mut listing)?;
+        let entry = |entry: Listed<'_>| (entry.name.to_vec(), entry.inode, FileType::from_mode(entry.kind));
+        Ok(listing.iter_from(0).map(entry).collect())
     }
 }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use abi::fs::OpenFlags;
 use abi::{Errno, SysResult};
-use gofer::{Directory, Target};
+use gofer::{Directory, Listed, Listing, Target};
 use parking_lot::Mutex;
 
 use super::HostInode;
 use crate::error::SyscallResult;
-use crate::fs::{AT_END, DirectorySink, File, FileType, Inode, Mappable, OpenFile, Whence, direct};
+use crate::fs::{AT_END, DirectorySink, File, FileType, Mappable, OpenFile, Whence, direct};
 use crate::task::CurrentTask;
 use crate::user::{UserReader, UserWriter};
 use crate::wait::Events;
@@ -117,7 +117,7 @@ pub(super) struct HostDirectory {
     pub inode: Arc<HostInode>,
     /// Kept open, so that it can be listed after its name is gone.
     pub directory: Arc<Directory>,
-    pub names: Mutex<Vec<(Vec<u8>, u64, FileType)>>,
+    pub names: Mutex<Listing>,
 }
 
 impl OpenFile for HostDirectory {
@@ -129,14 +129,19 @@ impl OpenFile for HostDirectory {
     ) -> SysResult<()> {
         let mut names = self.names.lock();
         if position == 0 {
-            let found = self.inode.names()?;
-            let own = self.inode.metadata()?.inode;
             names.clear();
-            names.reserve(found.len() + 2);
-            names.extend([b".".to_vec(), b"..".to_vec()].map(|name| (name, own, FileType::Directory)));
-            names.extend(found);
+            let own = self.inode.identity.inode;
+            for name in [&b"."[..], b".."] {
+                names.push(Listed { inode: own, kind: abi::fs::S_IFDIR, name });
+            }
+            self.inode.directory()?.list(&mut names)?;
         }
-        list(&names, position, sink);
+        let start = usize::try_from(position).unwrap_or(usize::MAX);
+        for (index, Listed { inode, kind, name }) in names.iter_from(start).enumerate() {
+            if !sink(name, inode, FileType::from_mode(kind), position + index as u64 + 1) {
+                break;
+            }
+        }
         Ok(())
     }
 

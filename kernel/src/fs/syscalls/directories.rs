@@ -18,7 +18,7 @@ use crate::syscalls::Fd;
 use crate::syscalls::arguments::Flags;
 use crate::task::CurrentTask;
 use crate::task::credentials::Capability;
-use crate::user::{PATH_MAX, UserPath};
+use crate::user::{PATH_MAX, UserPath, with_whole_buffer};
 
 const AT_REMOVEDIR: u32 = 0x200;
 const AT_EMPTY_PATH: u32 = 0x1000;
@@ -353,13 +353,22 @@ pub fn readlink(task: &CurrentTask, path: UserPath, buffer: u64, size: i32) -> S
     readlinkat(task, Fd::CWD, path, buffer, size)
 }
 
-/// Fills a buffer with directory entries that `encode` makes (from number, next offset, type and name).
+/// An entry to be encoded.
+struct Encoded<'a> {
+    inode: u64,
+    next: u64,
+    kind: FileType,
+    name: &'a [u8],
+}
+
+/// Fills a buffer with directory entries, which `encode` puts into the room that is left: it returns how long one is, or `None`
+/// if it is too long.
 fn list(
     task: &CurrentTask,
     fd: Fd,
     buffer: u64,
     size: usize,
-    encode: impl Fn(&mut Vec<u8>, u64, u64, FileType, &[u8]),
+    encode: impl Fn(&mut [u8], Encoded<'_>) -> Option<usize>,
 ) -> SyscallResult<usize> {
     let file = task.file(fd)?;
     file.check_readable()?;
@@ -367,57 +376,61 @@ fn list(
     if directory && file.path().is_some_and(|place| place.dentry.is_deleted()) {
         return Err(Errno::ENOENT.into());
     }
-    let size = size.min(1 << 20);
-    let mut bytes: Vec<u8> = Vec::with_capacity(size.min(32 << 10));
-    let mut position = file.with_offset(|offset| *offset);
-    let mut too_small = false;
-    file.ops().read_directory(task, position, &mut |name, inode, kind, next| {
-        let before = bytes.len();
-        encode(&mut bytes, inode, next, kind, name);
-        if bytes.len() > size {
-            bytes.truncate(before);
-            too_small = before == 0;
-            return false;
+    with_whole_buffer(size, |room| {
+        let mut position = file.with_offset(|offset| *offset);
+        let (mut length, mut too_small) = (0, false);
+        file.ops().read_directory(task, position, &mut |name, inode, kind, next| {
+            match encode(&mut room[length..], Encoded { inode, next, kind, name }) {
+                Some(more) => length += more,
+                None => {
+                    too_small = length == 0;
+                    return false;
+                }
+            }
+            position = next;
+            true
+        })?;
+        if too_small {
+            return Err(Errno::EINVAL.into());
         }
-        position = next;
-        true
-    })?;
-    if too_small {
-        return Err(Errno::EINVAL.into());
-    }
-    task.write_bytes(buffer, &bytes)?;
-    file.with_offset(|offset| *offset = position);
-    file.notify(Mask::ACCESS);
-    Ok(bytes.len())
+        task.write_bytes(buffer, &room[..length])?;
+        file.with_offset(|offset| *offset = position);
+        file.notify(Mask::ACCESS);
+        Ok(length)
+    })
 }
 
 /// `getdents64(2)`.
 pub fn getdents64(task: &CurrentTask, fd: Fd, buffer: u64, size: usize) -> SyscallResult<usize> {
-    list(task, fd, buffer, size, |entry, inode, next, kind, name| {
-        let length = (19 + name.len() + 1).next_multiple_of(8);
-        let end = entry.len() + length;
-        let mut head = [0; 19];
-        head[..8].copy_from_slice(&inode.to_ne_bytes());
-        head[8..16].copy_from_slice(&next.to_ne_bytes());
-        head[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
-        head[18] = kind.directory_type();
-        entry.extend_from_slice(&head);
-        entry.extend_from_slice(name);
-        entry.resize(end, 0);
+    list(task, fd, buffer, size, |room, Encoded { inode, next, kind, name }| {
+        const HEAD: usize = 19;
+        let length = (HEAD + name.len() + 1).next_multiple_of(8);
+        let entry = room.get_mut(..length)?;
+        entry[..8].copy_from_slice(&inode.to_ne_bytes());
+        entry[8..16].copy_from_slice(&next.to_ne_bytes());
+        entry[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
+        entry[18] = kind.directory_type();
+        let (text, rest) = entry[HEAD..].split_at_mut(name.len());
+        text.copy_from_slice(name);
+        rest.fill(0);
+        Some(length)
     })
 }
 
 /// `getdents(2)`.
 pub fn getdents(task: &CurrentTask, fd: Fd, buffer: u64, size: usize) -> SyscallResult<usize> {
-    list(task, fd, buffer, size, |entry, inode, next, kind, name| {
-        let length = (18 + name.len() + 2).next_multiple_of(8);
-        let end = entry.len() + length;
-        entry.extend_from_slice(&inode.to_ne_bytes());
-        entry.extend_from_slice(&next.to_ne_bytes());
-        entry.extend_from_slice(&(length as u16).to_ne_bytes());
-        entry.extend_from_slice(name);
-        entry.resize(end - 1, 0);
-        entry.push(kind.directory_type());
+    list(task, fd, buffer, size, |room, Encoded { inode, next, kind, name }| {
+        const HEAD: usize = 18;
+        let length = (HEAD + name.len() + 2).next_multiple_of(8);
+        let entry = room.get_mut(..length)?;
+        entry[..8].copy_from_slice(&inode.to_ne_bytes());
+        entry[8..16].copy_from_slice(&next.to_ne_bytes());
+        entry[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
+        let (text, rest) = entry[HEAD..].split_at_mut(name.len());
+        text.copy_from_slice(name);
+        rest.fill(0);
+        entry[length - 1] = kind.directory_type();
+        Some(length)
     })
 }
 
