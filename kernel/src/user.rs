@@ -18,6 +18,7 @@ use crate::task::CurrentTask;
 
 mod vector;
 
+pub use vector::Vectors;
 use vector::{Cursor, SMALL_VECTOR};
 
 /// The longest path, with its zero byte (`PATH_MAX`).
@@ -313,14 +314,14 @@ impl CurrentTask {
     pub fn writer(&self, address: u64, length: usize) -> SysResult<UserWriter<'_>> {
         check_range(address, length as u64)?;
         let vector = IoVec { base: address, length: length.min(MAX_RW_COUNT) as u64 };
-        Ok(UserWriter::guest(self, vec![vector]))
+        Ok(UserWriter::guest(self, vector))
     }
 
     /// Where a write of `length` bytes comes from that the guest has at `address`, likewise.
     pub fn reader(&self, address: u64, length: usize) -> SysResult<UserReader<'_>> {
         check_range(address, length as u64)?;
         let vector = IoVec { base: address, length: length.min(MAX_RW_COUNT) as u64 };
-        Ok(UserReader::guest(self, vec![vector]))
+        Ok(UserReader::guest(self, vector))
     }
 }
 
@@ -354,8 +355,8 @@ enum WriterDelivery {
 
 impl<'a> UserWriter<'a> {
     /// Writes to guest buffers, one after the other.
-    pub fn guest(task: &'a CurrentTask, vectors: Vec<IoVec>) -> UserWriter<'a> {
-        let destination = Destination::Guest(Cursor::new(task, vectors));
+    pub fn guest(task: &'a CurrentTask, vectors: impl Into<Vectors>) -> UserWriter<'a> {
+        let destination = Destination::Guest(Cursor::new(task, vectors.into()));
         UserWriter { destination, written: 0, delivery: WriterDelivery::No }
     }
 
@@ -577,8 +578,8 @@ pub struct UserReader<'a> {
 
 impl<'a> UserReader<'a> {
     /// Reads from guest buffers, one after the other.
-    pub fn guest(task: &'a CurrentTask, vectors: Vec<IoVec>) -> UserReader<'a> {
-        UserReader { source: Source::Guest(Cursor::new(task, vectors)), taken: 0 }
+    pub fn guest(task: &'a CurrentTask, vectors: impl Into<Vectors>) -> UserReader<'a> {
+        UserReader { source: Source::Guest(Cursor::new(task, vectors.into())), taken: 0 }
     }
 
     /// Reads from a buffer of the kernel's.

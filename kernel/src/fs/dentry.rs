@@ -161,13 +161,19 @@ impl Dentry {
         name: &[u8],
     ) -> SysResult<(Arc<Dentry>, Option<OpenFileRef>)> {
         let inode = self.inode().ok_or(Errno::ENOENT)?;
-        let regular =
-            |child: &Arc<Dentry>| child.inode().is_some_and(|inode| inode.file_type() == FileType::Regular);
-        let expected = self.children.lock().get(name).is_some_and(regular);
-        match Arc::clone(inode).lookup_opened(name, expected)? {
-            Some((inode, file)) => Ok((self.found(fs, name, Some(inode)), Some(file))),
-            None => Ok((self.lookup(fs, name)?, None)),
+        let known = self.children.lock().get(name).cloned();
+        let is_regular = |inode: &&InodeRef| inode.file_type() == FileType::Regular;
+        let expected = known.as_ref().and_then(|child| child.inode()).filter(is_regular);
+        let Some((inode, file)) = Arc::clone(inode).lookup_opened(name, expected)? else {
+            return Ok((self.lookup(fs, name)?, None));
+        };
+        if expected.is_some_and(|expected| Arc::ptr_eq(expected, &inode))
+            && let Some(known) = known.filter(|known| !known.is_deleted())
+        {
+            known.used.store(true, Ordering::Relaxed);
+            return Ok((known, Some(file)));
         }
+        Ok((self.found(fs, name, Some(inode)), Some(file)))
     }
 
     /// The child called `name`, of which the file system has just told what it stands for.

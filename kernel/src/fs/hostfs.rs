@@ -374,6 +374,22 @@ impl HostInode {
         inode
     }
 
+    /// The same inode, if it is this name's in that directory, where the name has just been found to have these attributes.
+    fn if_still(
+        &self,
+        directory: &Arc<HostInode>,
+        name: &[u8],
+        attributes: &Attributes,
+    ) -> Option<Arc<HostInode>> {
+        let there = |place: &Place| Arc::ptr_eq(&place.0, directory) && *place.1 == *name;
+        let same = Identity::from(attributes) == self.identity
+            && FileType::from_mode(attributes.mode) == self.kind
+            && self.place.read().as_ref().is_some_and(there);
+        let inode = self.this.upgrade().filter(|_| same)?;
+        inode.note(attributes);
+        Some(inode)
+    }
+
     /// Another name of it was found, or the same one again. The root of the mount stays that.
     fn renamed(&self, directory: &Arc<HostInode>, name: &[u8]) {
         let same = |own: &Place| Arc::ptr_eq(&own.0, directory) && *own.1 == *name;
@@ -681,13 +697,17 @@ impl Inode for HostInode {
     fn lookup_opened(
         self: Arc<Self>,
         name: &[u8],
-        expected: bool,
+        expected: Option<&InodeRef>,
     ) -> SysResult<Option<(InodeRef, OpenFileRef)>> {
-        if !expected && !self.shared.looked_at.is(&self, name) {
+        if expected.is_none() && !self.shared.looked_at.is(&self, name) {
             return Ok(None);
         }
         let Some((fd, attributes)) = self.directory()?.open_expected(name_of(name)?) else { return Ok(None) };
-        let inode = self.known_child(name, &attributes, None);
+        let expected = expected.and_then(|inode| inode.downcast_ref::<HostInode>());
+        let inode = match expected.and_then(|inode| inode.if_still(&self, name, &attributes)) {
+            Some(inode) => inode,
+            None => self.known_child(name, &attributes, None),
+        };
         let fd = inode.note_opened(fd, Access::Read);
         Ok(Some((inode as InodeRef, Arc::new(HostRegular { fd, own: true }))))
     }

@@ -3,6 +3,8 @@
 //! Locks of processes and of descriptions exclude each other; those of `flock(2)` are apart. A lock waits in the
 //! inode's queue. Processes that would wait for each other get `EDEADLK`, as on Linux only for `fcntl(2)`'s.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use abi::{Errno, SysResult};
 use parking_lot::Mutex;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -35,6 +37,8 @@ struct Lock {
 #[derive(Default)]
 pub struct FileLocks {
     locks: Mutex<Vec<Lock>>,
+    /// Set before the first lock is taken: most files are never locked, which is asked at each close.
+    used: AtomicBool,
     queue: WaitQueue,
 }
 
@@ -45,6 +49,7 @@ impl FileLocks {
         if let Some(held) = conflict(&locks, &wanted) {
             return Err(held);
         }
+        self.used.store(true, Ordering::Release);
         replace(&mut locks, wanted.owner, wanted.start, wanted.end, Some(wanted));
         drop(locks);
         // A lock may have become a shared one.
@@ -80,7 +85,7 @@ impl FileLocks {
     }
 
     fn is_empty(&self) -> bool {
-        self.locks.lock().is_empty()
+        !self.used.load(Ordering::Acquire) || self.locks.lock().is_empty()
     }
 }
 

@@ -332,11 +332,11 @@ pub trait Inode: Any + Send + Sync {
 
     /// [`Inode::lookup`] for who is about to open the file for reading, if it may: opens it with that where both cost less
     /// than one after the other. `None` where they do not, or `name` stands for something that is opened in other ways.
-    /// `expected` says that it has stood for a regular file.
+    /// `expected` is the regular file that it has stood for.
     fn lookup_opened(
         self: Arc<Self>,
         _name: &[u8],
-        _expected: bool,
+        _expected: Option<&InodeRef>,
     ) -> SysResult<Option<(InodeRef, OpenFileRef)>> {
         Ok(None)
     }

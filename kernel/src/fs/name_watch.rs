@@ -130,6 +130,10 @@ impl<T: Copy> Standing<T> {
     /// What the directory was like when it was found last, if its name stands for it still and its owner and mode have not
     /// changed.
     pub fn known(&self) -> Option<T> {
+        // Of files, and where there are no watches, nothing is.
+        if self.epoch.load(Ordering::Acquire) == 0 {
+            return None;
+        }
         let (epoch, seen) = self.state.lock().seen?;
         is_still(epoch).then_some(seen)
     }

@@ -160,13 +160,13 @@ pub fn open_with(
             }
         }
     };
-    let inode = Arc::clone(place.existing()?);
-    if creates && found_directory(&inode) && !flags.contains(OpenFlags::DIRECTORY) {
+    let inode = place.existing()?;
+    if creates && found_directory(inode) && !flags.contains(OpenFlags::DIRECTORY) {
         return Err(Errno::EISDIR.into());
     }
-    may_open(task, &place, &inode, flags, created)?;
+    may_open(task, &place, inode, flags, created)?;
     drop(moment);
-    open_allowed(task, place, inode, flags, created, opened)
+    open_allowed(task, place, flags, created, opened)
 }
 
 fn found_directory(inode: &InodeRef) -> bool {
@@ -186,7 +186,7 @@ fn may_open(
     flags: OpenFlags,
     created: bool,
 ) -> SyscallResult<()> {
-    let credentials = task.credentials();
+    let credentials = task.own_credentials();
     let kind = inode.file_type();
     if flags.contains(OpenFlags::DIRECTORY) && kind != FileType::Directory {
         return Err(Errno::ENOTDIR.into());
@@ -219,16 +219,15 @@ fn may_open(
 fn open_allowed(
     task: &CurrentTask,
     place: PathRef,
-    inode: InodeRef,
     flags: OpenFlags,
     created: bool,
     opened: Option<OpenFileRef>,
 ) -> SyscallResult<Arc<File>> {
-    let credentials = task.credentials();
+    let inode = place.existing()?;
     let kind = inode.file_type();
-    let truncates = truncates(&inode, flags);
+    let truncates = truncates(inode, flags);
     let writes = kind == FileType::Regular && (flags.writable() || truncates);
-    let guard = if writes { Some(TextGuard::write(&inode)?) } else { None };
+    let guard = if writes { Some(TextGuard::write(inode)?) } else { None };
     let ops = match (opened, kind) {
         (Some(opened), _) => opened,
         (_, FileType::CharDevice | FileType::BlockDevice)
@@ -239,15 +238,17 @@ fn open_allowed(
         (_, FileType::Fifo) if !inode.opens_itself() => {
             crate::ipc::pipe::open_fifo(task, inode.common(), flags)?
         }
-        _ => Arc::clone(&inode).open(Some(task), flags)?,
+        _ => Arc::clone(inode).open(Some(task), flags)?,
     };
     if truncates && !created {
-        privileges::drop_all(&inode, &credentials)?;
+        privileges::drop_all(inode, &task.own_credentials())?;
         inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
         inotify::notify(&place.dentry, Mask::MODIFY);
     }
     let file = File::new(Place::Path(place), ops, flags);
-    file.set_text_use(guard.filter(|_| flags.writable()));
+    if let Some(guard) = guard.filter(|_| flags.writable()) {
+        file.set_text_use(Some(guard));
+    }
     file.notify(Mask::OPEN);
     Ok(file)
 }

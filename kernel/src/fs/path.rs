@@ -159,11 +159,8 @@ bitflags! {
 
 /// Where a walk ended.
 pub struct Found {
-    /// The place; without an inode if the name is missing and [`Walk::CREATE`] was given. With [`Found::looked`] it is
-    /// the directory.
+    /// The place; without an inode if the name is missing and [`Walk::CREATE`] was given.
     pub place: PathRef,
-    /// Whether what the file is like has been put where the caller wants it, for which it needs no place of its own.
-    pub looked: bool,
     /// The file, open for reading, with [`Walk::READ`] where that came with the rest. Whether it may be read is still to be
     /// found out.
     pub opened: Option<OpenFileRef>,
@@ -171,6 +168,14 @@ pub struct Found {
     pub name: Option<Vec<u8>>,
     /// Whether the path ended in a slash, so that it must be a directory.
     pub slash: bool,
+}
+
+/// What has come of a walk by who only wants to know what a file is like.
+pub enum Walked {
+    /// It is known, and the file is in this mount.
+    Looked(Arc<Mount>),
+    /// The file has to be asked.
+    Found(Found),
 }
 
 /// Walks paths for a task, or for the kernel at its start.
@@ -202,7 +207,15 @@ impl<'a> Walker<'a> {
     }
 
     /// Walks `path` from `start`.
-    pub fn walk(mut self, start: &PathRef, path: &[u8]) -> SyscallResult<Found> {
+    pub fn walk(self, start: &PathRef, path: &[u8]) -> SyscallResult<Found> {
+        match self.walk_or_look(start, path)? {
+            Walked::Found(found) => Ok(found),
+            // Nobody wanted to.
+            Walked::Looked(_) => Err(Errno::ESTALE.into()),
+        }
+    }
+
+    fn walk_or_look(mut self, start: &PathRef, path: &[u8]) -> SyscallResult<Walked> {
         if path.is_empty() && !self.flags.contains(Walk::EMPTY) {
             return Err(Errno::ENOENT.into());
         }
@@ -215,8 +228,8 @@ impl<'a> Walker<'a> {
         let mut rest = Rest::new(path);
         let mut slash = path.ends_with(b"/");
         let mut at = match path.first() {
-            Some(b'/') if !start.same(self.root()) => Cow::Owned(self.root().clone()),
-            _ => Cow::Borrowed(start),
+            Some(b'/') if !start.same(self.root()) => At::Place(self.root().clone()),
+            _ => At::Start(start),
         };
         // Then whose a directory is and what its mode says does not matter.
         let enters_all = self.credentials.has_over_all(Capability::DAC_OVERRIDE);
@@ -224,7 +237,7 @@ impl<'a> Walker<'a> {
         while let Some(component) = rest.next() {
             let last = rest.is_empty();
             let component = &rest.path[component];
-            let inode = at.existing()?;
+            let inode = at.dentry().inode().ok_or(Errno::ENOENT)?;
             if inode.file_type() != FileType::Directory {
                 return Err(Errno::ENOTDIR.into());
             }
@@ -234,7 +247,7 @@ impl<'a> Walker<'a> {
             match component {
                 [b'.'] => continue,
                 [b'.', b'.'] => {
-                    at = Cow::Owned(self.up(at.into_owned())?);
+                    at = At::Place(self.up(at.into_place())?);
                     continue;
                 }
                 _ => {}
@@ -243,7 +256,7 @@ impl<'a> Walker<'a> {
                 return Err(Errno::ENAMETOOLONG.into());
             }
             let follows = !last || self.flags.contains(Walk::FOLLOW) || slash;
-            let file_system = &*at.mount.file_system;
+            let file_system = &*at.mount().file_system;
             let looked = match &mut self.looking {
                 Some(metadata) if last && asks_anew(&at, component) => inode.look(component, metadata)?,
                 _ => None,
@@ -254,18 +267,17 @@ impl<'a> Walker<'a> {
                     if slash && !self.looking.as_ref().is_some_and(is_directory) {
                         return Err(Errno::ENOTDIR.into());
                     }
-                    let place = at.into_owned();
-                    return Ok(Found { place, looked: true, opened: None, name: None, slash });
+                    return Ok(Walked::Looked(at.into_mount()));
                 }
-                Some(Looked::Link(link)) => at.dentry.found(file_system, component, Some(link)),
+                Some(Looked::Link(link)) => at.dentry().found(file_system, component, Some(link)),
                 None if last && self.flags.contains(Walk::READ) && asks_anew(&at, component) => {
-                    let (dentry, file) = at.dentry.lookup_opened(file_system, component)?;
+                    let (dentry, file) = at.dentry().lookup_opened(file_system, component)?;
                     opened = file;
                     dentry
                 }
-                None => at.dentry.lookup(file_system, component)?,
+                None => at.dentry().lookup(file_system, component)?,
             };
-            let mounted = at.mount.top_at(&dentry);
+            let mounted = at.mount().top_at(&dentry);
             if mounted.is_some() {
                 if self.flags.contains(Walk::NO_MOUNTS) {
                     return Err(Errno::EXDEV.into());
@@ -277,35 +289,35 @@ impl<'a> Walker<'a> {
             let missing = found.is_none();
             if let Some(inode) = found.filter(|inode| inode.file_type() == FileType::Symlink && follows) {
                 match self.link(inode)? {
-                    Link::Place(place) => at = Cow::Owned(place),
+                    Link::Place(place) => at = At::Place(place),
                     Link::Path(target) => {
                         slash |= last && target.ends_with(b"/");
                         if target.starts_with(b"/") {
-                            at = Cow::Owned(self.root().clone());
+                            at = At::Place(self.root().clone());
                         }
                         rest.insert(&target);
                     }
                 }
                 continue;
             }
-            at = Cow::Owned(match (mounted, at) {
-                (Some(mount), _) => PathRef { dentry: Arc::clone(&mount.root), mount },
-                (None, Cow::Owned(at)) => PathRef { dentry, ..at },
-                (None, Cow::Borrowed(at)) => PathRef { mount: Arc::clone(&at.mount), dentry },
-            });
+            at = match mounted {
+                Some(mount) => At::Root(mount),
+                None => At::Place(PathRef { mount: at.into_mount(), dentry }),
+            };
             if missing {
                 if last && self.flags.contains(Walk::CREATE) {
-                    let (name, place) = (Some(component.to_vec()), at.into_owned());
-                    return Ok(Found { place, looked: false, opened: None, name, slash });
+                    let (name, place) = (Some(component.to_vec()), at.into_place());
+                    return Ok(Walked::Found(Found { place, opened: None, name, slash }));
                 }
                 return Err(Errno::ENOENT.into());
             }
         }
-        let is_directory = || at.inode().is_some_and(|inode| inode.file_type() == FileType::Directory);
+        let is_directory =
+            || at.dentry().inode().is_some_and(|inode| inode.file_type() == FileType::Directory);
         if slash && !is_directory() {
             return Err(Errno::ENOTDIR.into());
         }
-        Ok(Found { place: at.into_owned(), looked: false, opened, name: None, slash })
+        Ok(Walked::Found(Found { place: at.into_place(), opened, name: None, slash }))
     }
 
     fn up(&self, at: PathRef) -> SysResult<PathRef> {
@@ -345,8 +357,56 @@ impl<'a> Walker<'a> {
 }
 
 /// Whether what a name in a directory stands for is asked for anew each time. Where names are remembered, they are looked up.
-fn asks_anew(at: &PathRef, name: &[u8]) -> bool {
-    !at.mount.file_system.cacheable() && !at.dentry.has_mounts_on(name)
+fn asks_anew(at: &At<'_>, name: &[u8]) -> bool {
+    !at.mount().file_system.cacheable() && !at.dentry().has_mounts_on(name)
+}
+
+/// How far a walk has come. What is passed is not counted among its users more often than needed.
+enum At<'a> {
+    /// To where it began.
+    Start(&'a PathRef),
+    /// To what is mounted somewhere.
+    Root(Arc<Mount>),
+    /// To a place.
+    Place(PathRef),
+}
+
+impl At<'_> {
+    #[inline]
+    fn mount(&self) -> &Arc<Mount> {
+        match self {
+            At::Start(place) => &place.mount,
+            At::Root(mount) => mount,
+            At::Place(place) => &place.mount,
+        }
+    }
+
+    #[inline]
+    fn dentry(&self) -> &Arc<Dentry> {
+        match self {
+            At::Start(place) => &place.dentry,
+            At::Root(mount) => &mount.root,
+            At::Place(place) => &place.dentry,
+        }
+    }
+
+    #[inline]
+    fn into_mount(self) -> Arc<Mount> {
+        match self {
+            At::Start(place) => Arc::clone(&place.mount),
+            At::Root(mount) => mount,
+            At::Place(place) => place.mount,
+        }
+    }
+
+    #[inline]
+    fn into_place(self) -> PathRef {
+        match self {
+            At::Start(place) => place.clone(),
+            At::Root(mount) => mount.root_place(),
+            At::Place(place) => place,
+        }
+    }
 }
 
 enum Link {
@@ -421,10 +481,12 @@ impl CurrentTask {
 
     /// Walks a path as `*at` calls do.
     pub fn walk(&self, directory: Fd, path: &[u8], flags: Walk) -> SyscallResult<Found> {
-        self.walk_from(&self.own_credentials(), directory, path, flags, None)
+        let credentials = self.own_credentials();
+        self.walk_with(&credentials, directory, path, flags, |walker, start| walker.walk(start, path))
     }
 
-    /// [`CurrentTask::walk`] for a caller who has the task's credentials at hand, and wants to know what the file is like.
+    /// [`CurrentTask::walk`] for who only wants to know what the file is like, which goes to `metadata` if that is known without
+    /// a place of its own.
     pub fn walk_looking(
         &self,
         credentials: &Credentials,
@@ -432,25 +494,27 @@ impl CurrentTask {
         path: &[u8],
         flags: Walk,
         metadata: &mut Metadata,
-    ) -> SyscallResult<Found> {
-        self.walk_from(credentials, directory, path, flags, Some(metadata))
+    ) -> SyscallResult<Walked> {
+        self.walk_with(credentials, directory, path, flags, |walker, start| {
+            Walker { looking: Some(metadata), ..walker }.walk_or_look(start, path)
+        })
     }
 
-    fn walk_from(
-        &self,
-        credentials: &Credentials,
+    #[inline]
+    fn walk_with<'a, T>(
+        &'a self,
+        credentials: &'a Credentials,
         directory: Fd,
         path: &[u8],
         flags: Walk,
-        looking: Option<&mut Metadata>,
-    ) -> SyscallResult<Found> {
+        walk: impl FnOnce(Walker<'_>, &PathRef) -> SyscallResult<T>,
+    ) -> SyscallResult<T> {
         let _moment = freshness::begin();
         // Where the directory is the root, absolute paths begin there too.
         let from = if flags.contains(Walk::IN_ROOT) { b"" } else { path };
         let (state, mut file) = (self.fs_state(), None);
         let start = self.base(&state, directory, from, &mut file)?;
-        let walker = Walker::new(&state, credentials, Some(self), flags);
-        Walker { looking, ..walker }.walk(start, path)
+        walk(Walker::new(&state, credentials, Some(self), flags), start)
     }
 
     /// The file that a path names, which must exist.

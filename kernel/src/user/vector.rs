@@ -1,5 +1,7 @@
 //! A vector of guest buffers, and how far a transfer has come in it.
 
+use std::ops::{Deref, DerefMut};
+
 use super::IoVec;
 use crate::task::CurrentTask;
 
@@ -8,17 +10,59 @@ pub(super) const SMALL_VECTOR: usize = 32 * 1024;
 /// How many pieces of a vector are copied at a time.
 const PIECES_MAX: usize = 64;
 
+/// Guest buffers: mostly it is one, for which no memory is needed.
+#[derive(Clone)]
+pub enum Vectors {
+    /// One.
+    One([IoVec; 1]),
+    /// Any number.
+    Many(Vec<IoVec>),
+}
+
+impl From<Vec<IoVec>> for Vectors {
+    fn from(vectors: Vec<IoVec>) -> Vectors {
+        Vectors::Many(vectors)
+    }
+}
+
+impl From<IoVec> for Vectors {
+    fn from(vector: IoVec) -> Vectors {
+        Vectors::One([vector])
+    }
+}
+
+impl Deref for Vectors {
+    type Target = [IoVec];
+
+    #[inline]
+    fn deref(&self) -> &[IoVec] {
+        match self {
+            Vectors::One(one) => one,
+            Vectors::Many(many) => many,
+        }
+    }
+}
+
+impl DerefMut for Vectors {
+    fn deref_mut(&mut self) -> &mut [IoVec] {
+        match self {
+            Vectors::One(one) => one,
+            Vectors::Many(many) => many,
+        }
+    }
+}
+
 /// The position in a vector of guest buffers.
 pub(super) struct Cursor<'a> {
     pub(super) task: &'a CurrentTask,
-    pub(super) vectors: Vec<IoVec>,
+    pub(super) vectors: Vectors,
     pub(super) index: usize,
     pub(super) offset: u64,
     pub(super) remaining: usize,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(task: &'a CurrentTask, vectors: Vec<IoVec>) -> Cursor<'a> {
+    pub(super) fn new(task: &'a CurrentTask, vectors: Vectors) -> Cursor<'a> {
         let remaining = vectors.iter().map(|v| v.length as usize).sum();
         Cursor { task, vectors, index: 0, offset: 0, remaining }
     }

@@ -13,7 +13,7 @@ use crate::fs::file::Place;
 use crate::fs::hostfs::freshness;
 use crate::fs::inotify::{self, Mask, attribute_mask};
 use crate::fs::mount::{Mount, MountFlags};
-use crate::fs::path::Walk;
+use crate::fs::path::{Walk, Walked};
 use crate::fs::permissions::{Access, check, check_mount_writable, check_with, check_writable, is_owner};
 use crate::fs::privileges;
 use crate::fs::text::TextGuard;
@@ -70,15 +70,38 @@ fn file_metadata(file: &File) -> SyscallResult<Metadata> {
     })
 }
 
-/// What [`look`] has found.
-struct Seen {
+/// Where [`look`] has found a file.
+enum Seen {
+    /// In this mount.
+    In(Arc<Mount>),
+    /// There.
+    At(PathRef),
+    /// Behind a descriptor.
+    Open(Arc<File>),
+}
+
+impl Seen {
     /// Where it is in one.
-    mount: Option<Arc<Mount>>,
+    fn mount(&self) -> Option<&Mount> {
+        match self {
+            Seen::In(mount) => Some(mount),
+            Seen::At(place) => Some(&place.mount),
+            Seen::Open(file) => file.path().map(|place| &*place.mount),
+        }
+    }
+
     /// Where it had to be looked up.
-    inode: Option<InodeRef>,
+    fn inode(&self) -> Option<&InodeRef> {
+        match self {
+            Seen::In(_) => None,
+            Seen::At(place) => place.inode(),
+            Seen::Open(file) => file.inode(),
+        }
+    }
 }
 
 /// The file that a path, or with `AT_EMPTY_PATH` a descriptor, names; what it is like goes to `metadata`.
+#[inline]
 fn look(
     task: &CurrentTask,
     credentials: &Credentials,
@@ -89,20 +112,20 @@ fn look(
 ) -> SyscallResult<Seen> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 && directory != Fd::CWD {
         let file = task.file(directory)?;
-        let mount = file.path().map(|place| Arc::clone(&place.mount));
         *metadata = file_metadata(&file)?;
-        return Ok(Seen { mount, inode: file.inode().cloned() });
+        return Ok(Seen::Open(file));
     }
     let mut walk = Walk::empty();
     walk.set(Walk::FOLLOW, flags & AT_SYMLINK_NOFOLLOW == 0);
     walk.set(Walk::EMPTY, flags & AT_EMPTY_PATH != 0);
     let _moment = freshness::begin();
-    let found = task.walk_looking(credentials, directory, path, walk, metadata)?;
-    let inode = if found.looked { None } else { Some(Arc::clone(found.place.existing()?)) };
-    if let Some(inode) = &inode {
-        *metadata = inode.metadata()?;
+    match task.walk_looking(credentials, directory, path, walk, metadata)? {
+        Walked::Looked(mount) => Ok(Seen::In(mount)),
+        Walked::Found(found) => {
+            *metadata = found.place.existing()?.metadata()?;
+            Ok(Seen::At(found.place))
+        }
     }
-    Ok(Seen { mount: Some(found.place.mount), inode })
 }
 
 /// `newfstatat(2)`.
@@ -203,7 +226,8 @@ pub fn statx(
         if path.0 == 0 && flags.0 & AT_EMPTY_PATH != 0 { PathText::default() } else { task.read_path(path)? };
     let credentials = task.own_credentials();
     let mut metadata = Metadata::default();
-    let Seen { mount, .. } = look(task, &credentials, directory, &path, flags.0, &mut metadata)?;
+    let seen = look(task, &credentials, directory, &path, flags.0, &mut metadata)?;
+    let mount = seen.mount();
     let (rdev_major, rdev_minor) = split_device(metadata.rdev);
     let (dev_major, dev_minor) = split_device(metadata.device);
     let statx = Statx {
@@ -246,18 +270,18 @@ pub fn faccessat2(
     let path = task.read_path(path)?;
     let credentials = task.own_credentials();
     let mut metadata = Metadata::default();
-    let Seen { mount, inode } = look(task, &credentials, directory, &path, flags.0, &mut metadata)?;
+    let seen = look(task, &credentials, directory, &path, flags.0, &mut metadata)?;
     if mode == 0 {
         return Ok(());
     }
     let access = Access::from_bits_truncate(mode);
     let special =
         !matches!(metadata.file_type(), FileType::Regular | FileType::Directory | FileType::Symlink);
-    if let Some(mount) = mount.filter(|_| access.contains(Access::WRITE) && !special) {
-        check_mount_writable(&mount)?;
+    if let Some(mount) = seen.mount().filter(|_| access.contains(Access::WRITE) && !special) {
+        check_mount_writable(mount)?;
     }
     if flags.0 & AT_EACCESS != 0 {
-        return Ok(check_with(&metadata, inode.as_ref(), &credentials, access)?);
+        return Ok(check_with(&metadata, seen.inode(), &credentials, access)?);
     }
     // By the real ids, and the capabilities that they would have.
     let (fs_uid, fs_gid) = (credentials.uid, credentials.gid);
@@ -267,7 +291,7 @@ pub fn faccessat2(
         true => Cow::Borrowed(&*credentials),
         false => Cow::Owned(Credentials { fs_uid, fs_gid, effective, ..(*credentials).clone() }),
     };
-    Ok(check_with(&metadata, inode.as_ref(), &real, access)?)
+    Ok(check_with(&metadata, seen.inode(), &real, access)?)
 }
 
 /// `faccessat(2)`.
