@@ -22,8 +22,7 @@ impl<'a> Name<'a> {
             return Err(Errno::ENAMETOOLONG);
         }
         let special = matches!(bytes, [] | [b'.'] | [b'.', b'.']);
-        if special || abi::bytes::position(bytes, 0).is_some() || abi::bytes::position(bytes, b'/').is_some()
-        {
+        if special || abi::bytes::has_either(bytes, 0, b'/') {
             return Err(Errno::EINVAL);
         }
         Ok(Name(bytes))
