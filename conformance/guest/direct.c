@@ -21,21 +21,6 @@
 /* Calls after which a file is used much. */
 enum { MUCH = 200 };
 
-/* Makes a directory for this case in a file system of the host's, and changes into it. */
-static void enter_volume(void) {
-    static char path[PATH_MAX];
-    const char *volume = getenv("TEST_VOLUME");
-    if (!volume) {
-        enter_scratch();
-        return;
-    }
-    snprintf(path, sizeof path, "%s/direct.%s.%d", volume, test_name, getpid());
-    mode_t mask = umask(0);
-    CHECK_OK(mkdir(path, 0777));
-    umask(mask);
-    CHECK_OK(chdir(path));
-}
-
 /* Makes a file of so many bytes, all the same. */
 static void make_file(const char *path, char byte, size_t size) {
     int fd = CHECK_OK(open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644));

@@ -295,6 +295,21 @@ UNUSED static const char *enter_scratch(void) {
     return path;
 }
 
+/* Makes a directory for this case in a file system of the host's, and changes into it. */
+UNUSED static void enter_volume(void) {
+    static char path[PATH_MAX];
+    const char *volume = getenv("TEST_VOLUME");
+    if (!volume) {
+        enter_scratch();
+        return;
+    }
+    snprintf(path, sizeof path, "%s/%s.%d", volume, test_name, getpid());
+    mode_t mask = umask(0);
+    CHECK_OK(mkdir(path, 0777));
+    umask(mask);
+    CHECK_OK(chdir(path));
+}
+
 /* Makes a file with the contents `text`. */
 UNUSED static void put_file(const char *path, const char *text, mode_t mode) {
     int fd = CHECK_OK(open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode));

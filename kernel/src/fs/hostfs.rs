@@ -694,6 +694,14 @@ impl Inode for HostInode {
         }))
     }
 
+    fn look_at_link(&self, name: &[u8]) -> SysResult<Option<Vec<u8>>> {
+        let directory = self.directory()?;
+        if self.kind != FileType::Directory || !directory.is_held() {
+            return Ok(None);
+        }
+        directory.read_link(name_of(name)?).map(Some)
+    }
+
     fn lookup_opened(
         self: Arc<Self>,
         name: &[u8],

@@ -330,6 +330,12 @@ pub trait Inode: Any + Send + Sync {
         Ok(None)
     }
 
+    /// The target of the symbolic link called `name` in this directory, for who wants to know no more: `EINVAL` for what is no
+    /// link; `None` where that takes as much as looking it up.
+    fn look_at_link(&self, _name: &[u8]) -> SysResult<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
     /// [`Inode::lookup`] for who is about to open the file for reading, if it may: opens it with that where both cost less
     /// than one after the other. `None` where they do not, or `name` stands for something that is opened in other ways.
     /// `expected` is the regular file that it has stood for.

@@ -170,7 +170,15 @@ pub struct Found {
     pub slash: bool,
 }
 
-/// What has come of a walk by who only wants to know what a file is like.
+/// What somebody wants to know of a file, who wants to know no more, and where to put it.
+enum Looking<'a> {
+    /// What it is like.
+    Metadata(&'a mut Metadata),
+    /// The target of the link that it is.
+    Target(&'a mut Vec<u8>),
+}
+
+/// What has come of a walk by who only wants to know something of a file.
 pub enum Walked {
     /// It is known, and the file is in this mount.
     Looked(Arc<Mount>),
@@ -187,8 +195,7 @@ pub struct Walker<'a> {
     task: Option<&'a CurrentTask>,
     flags: Walk,
     links: usize,
-    /// Where to put what the file is like, for who wants to know no more.
-    looking: Option<&'a mut Metadata>,
+    looking: Option<Looking<'a>>,
 }
 
 impl<'a> Walker<'a> {
@@ -258,13 +265,24 @@ impl<'a> Walker<'a> {
             let follows = !last || self.flags.contains(Walk::FOLLOW) || slash;
             let file_system = &*at.mount().file_system;
             let looked = match &mut self.looking {
-                Some(metadata) if last && asks_anew(&at, component) => inode.look(component, metadata)?,
+                Some(Looking::Metadata(metadata)) if last && asks_anew(&at, component) => {
+                    inode.look(component, metadata)?
+                }
+                Some(Looking::Target(target)) if last && !slash && asks_anew(&at, component) => {
+                    if let Some(text) = inode.look_at_link(component)? {
+                        **target = text;
+                        return Ok(Walked::Looked(at.into_mount()));
+                    }
+                    None
+                }
                 _ => None,
             };
             let dentry = match looked {
                 Some(Looked::Metadata) => {
-                    let is_directory = |metadata: &&mut Metadata| metadata.file_type() == FileType::Directory;
-                    if slash && !self.looking.as_ref().is_some_and(is_directory) {
+                    if slash
+                        && let Some(Looking::Metadata(metadata)) = &self.looking
+                        && metadata.file_type() != FileType::Directory
+                    {
                         return Err(Errno::ENOTDIR.into());
                     }
                     return Ok(Walked::Looked(at.into_mount()));
@@ -496,7 +514,22 @@ impl CurrentTask {
         metadata: &mut Metadata,
     ) -> SyscallResult<Walked> {
         self.walk_with(credentials, directory, path, flags, |walker, start| {
-            Walker { looking: Some(metadata), ..walker }.walk_or_look(start, path)
+            Walker { looking: Some(Looking::Metadata(metadata)), ..walker }.walk_or_look(start, path)
+        })
+    }
+
+    /// [`CurrentTask::walk`] for who only wants to know the target of a symbolic link, which goes to `target` if it is known
+    /// without a place of its own: `EINVAL` for what is no link then.
+    pub fn walk_to_link(
+        &self,
+        directory: Fd,
+        path: &[u8],
+        flags: Walk,
+        target: &mut Vec<u8>,
+    ) -> SyscallResult<Walked> {
+        let credentials = self.own_credentials();
+        self.walk_with(&credentials, directory, path, flags, |walker, start| {
+            Walker { looking: Some(Looking::Target(target)), ..walker }.walk_or_look(start, path)
         })
     }
 

@@ -206,6 +206,9 @@ fn a_file_that_others_change_is_looked_at_anew_each_time() {
     drop(moment);
     assert_eq!(size(look(b"file")), 12);
     assert!(matches!(look(b"link"), Ok((Some(Looked::Link(_)), _))));
+    let target = |name: &[u8]| shared.root_inode().look_at_link(name);
+    assert_eq!(target(b"link"), Ok(Some(b"file".to_vec())));
+    assert_eq!((target(b"file").err(), target(b"none").err()), (Some(Errno::EINVAL), Some(Errno::ENOENT)));
     std::fs::remove_file(place.path().join("file")).unwrap();
     assert_eq!(look(b"file").err(), Some(Errno::ENOENT));
 }

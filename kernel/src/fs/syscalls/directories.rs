@@ -11,7 +11,7 @@ use crate::error::{SysError, SyscallResult};
 use crate::fs::hostfs::freshness;
 use crate::fs::inotify::{self, Mask};
 use crate::fs::open::make;
-use crate::fs::path::Walk;
+use crate::fs::path::{Walk, Walked};
 use crate::fs::permissions::{Access, check, check_sticky, check_writable};
 use crate::fs::{FileType, InodeRef, NewKind, PathRef, RenameMode};
 use crate::syscalls::Fd;
@@ -337,12 +337,14 @@ pub fn readlinkat(
 ) -> SyscallResult<usize> {
     let size = usize::try_from(size).ok().filter(|size| *size > 0).ok_or(Errno::EINVAL)?;
     let path = task.read_path(path)?;
-    let place = task.resolve(directory, &path, Walk::EMPTY)?;
-    let inode = place.existing()?;
-    if inode.file_type() != FileType::Symlink {
-        return Err(if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL }.into());
+    let mut target = Vec::new();
+    if let Walked::Found(found) = task.walk_to_link(directory, &path, Walk::EMPTY, &mut target)? {
+        let inode = found.place.existing()?;
+        if inode.file_type() != FileType::Symlink {
+            return Err(if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL }.into());
+        }
+        target = inode.readlink(Some(task))?;
     }
-    let target = inode.readlink(Some(task))?;
     let length = target.len().min(size);
     task.write_result(buffer, &target[..length])?;
     Ok(length)
