@@ -23,14 +23,15 @@ pub fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
 #[must_use]
 pub fn has_either(bytes: &[u8], one: u8, other: u8) -> bool {
     let (words, rest) = bytes.as_chunks::<8>();
-    // All are looked at, which takes less than to stop.
-    let found = words.iter().fold(0, |found, word| {
+    for word in words {
         let word = u64::from_le_bytes(*word);
-        found | marks(word, one) | marks(word, other)
-    });
+        if marks(word, one) | marks(word, other) != 0 {
+            return true;
+        }
+    }
     let last = short(rest);
     let used = (1 << (8 * rest.len())) - 1;
-    found | (marks(last, one) | marks(last, other)) & used != 0
+    (marks(last, one) | marks(last, other)) & used != 0
 }
 
 /// The highest bit of the lowest byte that is wanted, and perhaps those of bytes behind it.

@@ -14,7 +14,7 @@
 //! Locks: a place, a handle, what was seen, and the tables in `Shared` are each held alone.
 
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -239,6 +239,7 @@ impl Drop for HostInode {
     }
 }
 
+#[inline]
 fn name_of(name: &[u8]) -> SysResult<Name<'_>> {
     Name::new(name)
 }
@@ -483,7 +484,7 @@ impl HostInode {
 
     /// The attributes of the file, by a descriptor of it: `fstat(2)` costs half of `statx(2)`, and all that it does not
     /// tell is when the file was made, which is known.
-    fn opened_attributes(&self, fd: &OwnedFd) -> SysResult<Attributes> {
+    fn opened_attributes(&self, fd: impl AsFd) -> SysResult<Attributes> {
         let born = self.identity.born.map(|(sec, nsec)| TimeSpec { sec, nsec });
         Ok(Attributes { born, ..Attributes::from(&rustix::fs::fstat(fd)?) })
     }
@@ -610,9 +611,12 @@ impl Inode for HostInode {
         let opened = self.opened.lock().any();
         let handle = || self.root.clone().or_else(|| self.handle.lock().clone());
         let attributes = match opened {
-            Some(fd) => self.opened_attributes(&fd)?,
+            Some(fd) => self.opened_attributes(&*fd)?,
             None => match handle() {
-                Some(directory) => directory.stat(Target::Itself)?,
+                Some(directory) => match directory.descriptor() {
+                    Some(descriptor) => self.opened_attributes(descriptor)?,
+                    None => directory.stat(Target::Itself)?,
+                },
                 None => self.at(|directory, target| directory.stat(target))?,
             },
         };
