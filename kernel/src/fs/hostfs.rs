@@ -43,7 +43,7 @@ mod opened;
 mod shared;
 
 use open::{HostDirectory, HostRegular};
-pub use open::{list, read_host, seek_host, write_host};
+pub use open::{list, list_from, read_host, seek_host, write_host};
 use opened::Opened;
 pub use shared::HostFiles;
 use shared::{Identity, Shared};
@@ -516,10 +516,15 @@ impl HostInode {
         Ok(HostFile::device(fd))
     }
 
+    /// Adds the entries of this directory to `listing`, without `.` and `..`.
+    pub fn list(&self, listing: &mut Listing) -> SysResult<()> {
+        self.directory()?.list(listing)
+    }
+
     /// The names in this directory with their numbers and types, without `.` and `..`.
     pub fn names(&self) -> SysResult<Vec<(Vec<u8>, u64, FileType)>> {
         let mut listing = Listing::default();
-        self.directory()?.list(&mut listing)?;
+        self.list(&mut listing)?;
         let entry = |entry: Listed<'_>| (entry.name.to_vec(), entry.inode, FileType::from_mode(entry.kind));
         Ok(listing.iter_from(0).map(entry).collect())
     }

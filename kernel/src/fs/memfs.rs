@@ -17,13 +17,14 @@ use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use parking_lot::{Mutex, RwLock};
 
-use super::hostfs::list;
+use super::hostfs::list_from;
 use super::{
     Acl, AclKind, Acls, DirectorySink, FileType, Inode, InodeCommon, InodeRef, Metadata, NewFile, NewKind,
     OpenFile, RenameMode, SetAttributes, XattrMode,
 };
 use crate::error::SyscallResult;
 use crate::task::CurrentTask;
+use gofer::{Listed, Listing};
 
 /// What memory is counted in.
 const PAGE: u64 = 4096;
@@ -652,7 +653,7 @@ impl Node {
 
 struct OpenDirectory {
     node: Arc<Node>,
-    names: Mutex<Vec<(Vec<u8>, u64, FileType)>>,
+    names: Mutex<Listing>,
 }
 
 impl OpenFile for OpenDirectory {
@@ -665,21 +666,25 @@ impl OpenFile for OpenDirectory {
         let mut names = self.names.lock();
         if position == 0 {
             names.clear();
-            names.push((b".".to_vec(), self.node.number, FileType::Directory));
-            names.push((b"..".to_vec(), self.node.number, FileType::Directory));
+            let mut add = |name: &[u8], inode, kind: FileType| {
+                names.push(Listed { inode, kind: kind.mode_bits(), name });
+            };
+            add(b".", self.node.number, FileType::Directory);
+            add(b"..", self.node.number, FileType::Directory);
             let directory = self.node.directory()?.lock();
-            names.reserve(directory.entries.len());
             for (name, entry) in &directory.entries {
                 if let Entry::Node(node) = entry {
-                    names.push((name.clone(), node.number, node.kind));
+                    add(name, node.number, node.kind);
                 }
             }
             if let Some(lower) = &directory.lower {
-                let lower = lower.names()?;
-                names.extend(lower.into_iter().filter(|(name, ..)| !directory.entries.contains_key(name)));
+                let mut below = Listing::default();
+                lower.list(&mut below)?;
+                let is_seen = |entry: &Listed<'_>| !directory.entries.contains_key(entry.name);
+                below.iter_from(0).filter(is_seen).for_each(|entry| names.push(entry));
             }
         }
-        list(&names, position, sink);
+        list_from(&names, position, sink);
         Ok(())
     }
 }

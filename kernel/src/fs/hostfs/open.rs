@@ -134,19 +134,24 @@ impl OpenFile for HostDirectory {
             for name in [&b"."[..], b".."] {
                 names.push(Listed { inode: own, kind: abi::fs::S_IFDIR, name });
             }
-            self.inode.directory()?.list(&mut names)?;
+            self.inode.list(&mut names)?;
         }
-        let start = usize::try_from(position).unwrap_or(usize::MAX);
-        for (index, Listed { inode, kind, name }) in names.iter_from(start).enumerate() {
-            if !sink(name, inode, FileType::from_mode(kind), position + index as u64 + 1) {
-                break;
-            }
-        }
+        list_from(&names, position, sink);
         Ok(())
     }
 
     fn sync(&self) -> SysResult<()> {
         self.directory.sync(Target::Itself)
+    }
+}
+
+/// Gives the entries of a listing from `position` on to `sink`; an entry's position is its index.
+pub fn list_from(names: &Listing, position: u64, sink: &mut DirectorySink<'_>) {
+    let start = usize::try_from(position).unwrap_or(usize::MAX);
+    for (index, Listed { inode, kind, name }) in names.iter_from(start).enumerate() {
+        if !sink(name, inode, FileType::from_mode(kind), position + index as u64 + 1) {
+            break;
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use abi::SysResult;
 use abi::fs::OpenFlags;
+use gofer::{Listed, Listing};
 use rustix::fs::SeekFrom;
 
 use crate::fs::hostfs::{HostInode, read_host, write_host};
@@ -64,6 +65,19 @@ impl Lower {
         match self {
             Lower::Host(directory) => directory.child(name).map(Lower::Host),
             Lower::Image(directory) => directory.child(name).map(Lower::Image),
+        }
+    }
+
+    /// Adds the entries of this directory to `listing`, without `.` and `..`.
+    pub(super) fn list(&self, listing: &mut Listing) -> SysResult<()> {
+        match self {
+            Lower::Host(directory) => directory.list(listing),
+            Lower::Image(directory) => {
+                for (name, inode, kind) in directory.names()? {
+                    listing.push(Listed { inode, kind: kind.mode_bits(), name: &name });
+                }
+                Ok(())
+            }
         }
     }
 
