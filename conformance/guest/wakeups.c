@@ -9,6 +9,9 @@
 /* How often each case is tried, and how many calls go before it, one soon after the other. */
 #define ROUNDS 8
 #define CALLS 300
+/* How many processes end, and how many answers each of them gives. */
+#define PROCESSES 40
+#define ANSWERS 40
 
 struct wait {
     int ends[2];
@@ -76,18 +79,23 @@ static void check_computing(bool is_socket, wait_function until_readable) {
     CHECK_EXIT(pid, 0);
 }
 
-/* The writer ends, and another one comes only when the reader has what it has written. */
+/* Who answers ends with its last answer. Both ends stay open for the one that waits for it. */
 static void check_ending(bool is_socket) {
-    struct wait wait = new_wait(is_socket);
-    pid_t pid = reader(&wait, wait_by_read);
-    for (uint32_t round = 1; round <= ROUNDS; round++) {
-        pid_t writer = CHILD({ write_after_calls(&wait); });
-        CHECK_EXIT(writer, 0);
-        while (*wait.seen != round) {
-            sleep_ms(1);
+    struct wait asked = new_wait(is_socket), answered = new_wait(is_socket);
+    for (int process = 0; process < PROCESSES; process++) {
+        char byte = 0;
+        pid_t pid = CHILD({
+            for (int answer = 0; answer < ANSWERS; answer++) {
+                CHECK_EQ(read(asked.ends[0], &byte, 1), 1);
+                CHECK_EQ(write(answered.ends[1], &byte, 1), 1);
+            }
+        });
+        for (int answer = 0; answer < ANSWERS; answer++) {
+            CHECK_EQ(write(asked.ends[1], &byte, 1), 1);
+            CHECK_EQ(read(answered.ends[0], &byte, 1), 1);
         }
+        CHECK_EXIT(pid, 0);
     }
-    CHECK_EXIT(pid, 0);
 }
 
 /* The writer waits for something else until it is killed. */
