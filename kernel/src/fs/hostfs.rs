@@ -22,7 +22,7 @@ use abi::fs::OpenFlags;
 use abi::time::TimeSpec;
 use abi::{Errno, SysResult};
 use gofer::{
-    Access, Attributes, Changes, Directory, Guest, Listed, Listing, Name, NewNode, Peer, Removal, Replacing,
+    Access, Attributes, Changes, Directory, Guest, Listing, Name, NewNode, Peer, Removal, Replacing,
     SocketKind, Target, XattrReplacing,
 };
 use parking_lot::{Mutex, RwLock};
@@ -519,14 +519,6 @@ impl HostInode {
     /// Adds the entries of this directory to `listing`, without `.` and `..`.
     pub fn list(&self, listing: &mut Listing) -> SysResult<()> {
         self.directory()?.list(listing)
-    }
-
-    /// The names in this directory with their numbers and types, without `.` and `..`.
-    pub fn names(&self) -> SysResult<Vec<(Vec<u8>, u64, FileType)>> {
-        let mut listing = Listing::default();
-        self.list(&mut listing)?;
-        let entry = |entry: Listed<'_>| (entry.name.to_vec(), entry.inode, FileType::from_mode(entry.kind));
-        Ok(listing.iter_from(0).map(entry).collect())
     }
 }
 

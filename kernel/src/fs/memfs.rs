@@ -262,7 +262,9 @@ impl Node {
         }
         match &directory.lower {
             None => Ok(true),
-            Some(lower) => Ok(lower.names()?.iter().all(|(name, ..)| directory.entries.contains_key(name))),
+            Some(lower) => {
+                Ok(lower.list()?.iter_from(0).all(|entry| directory.entries.contains_key(entry.name)))
+            }
         }
     }
 
@@ -678,10 +680,8 @@ impl OpenFile for OpenDirectory {
                 }
             }
             if let Some(lower) = &directory.lower {
-                let mut below = Listing::default();
-                lower.list(&mut below)?;
                 let is_seen = |entry: &Listed<'_>| !directory.entries.contains_key(entry.name);
-                below.iter_from(0).filter(is_seen).for_each(|entry| names.push(entry));
+                lower.list()?.iter_from(0).filter(is_seen).for_each(|entry| names.push(entry));
             }
         }
         list_from(&names, position, sink);

@@ -9,7 +9,7 @@ use super::common::*;
 use super::layout::SLOTS;
 use super::patch_tests::{SPARE, actions, compares, patch_next, still_works};
 use crate::guest_code;
-use crate::{Context, DefaultActions, Event, MemoryOp};
+use crate::{Context, DefaultActions, Event, MemoryOp, Platform};
 
 guest_code!(
     two,
@@ -40,13 +40,19 @@ guest_code!(
     "jmp 2b",
 );
 
-#[test]
-fn answers_are_given_and_withdrawn() {
-    let platform = platform();
-    let mut context = start(&platform, two());
+/// A guest that makes two calls in turn, both from patched sites.
+fn both_patched(platform: &dyn Platform) -> Box<dyn Context> {
+    let mut context = start(platform, two());
     patch_next(&mut *context);
     patch_next(&mut *context);
     while syscall(&mut *context) != 1000 {}
+    context
+}
+
+#[test]
+fn answers_are_given_and_withdrawn() {
+    let platform = platform();
+    let mut context = both_patched(&platform);
     for answer in [0, 1, 4711, u32::MAX - 1] {
         context.set_answer(39, Some(answer));
         for _ in 0..3 {
@@ -208,10 +214,7 @@ fn a_thread_changes_what_is_its_own_without_the_kernel() {
 #[test]
 fn the_robust_list_comes_along_with_the_end() {
     let platform = platform();
-    let mut context = start(&platform, two());
-    patch_next(&mut *context);
-    patch_next(&mut *context);
-    while syscall(&mut *context) != 1000 {}
+    let mut context = both_patched(&platform);
     let sent = |context: &mut dyn Context, head: u64| {
         context.own_state().set_robust_list(head);
         while syscall(context) != 39 {}

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A slot is found from any address in it by masking, which is how the signal handler finds it from its stack. The
-//! word at offset zero says whose turn it is. Both sides look at it while they spin, so what lies within 64 bytes of it is written
-//! only if it changes. Everything else in the slot is the turn owner's to use, but for the buffer while a copy is made, when each
+//! word at offset zero says whose turn it is. Both sides look at it while they spin, so patched calls and returns from them write
+//! what lies within 64 bytes of it only if it changes. Everything else in the slot is the turn owner's to use, but for the buffer while a copy is made, when each
 //! side keeps to its part of it. All of it can be written by guest code at any time: the kernel copies a field once and then
 //! checks it.
 
@@ -139,8 +139,8 @@ pub const SENT_BYTES: usize = 0x130;
 /// Bytes of it.
 pub const SENT_SIZE: usize = crate::SENT_MAX;
 /// For each call number below [`POINTER_COUNT`] a byte that says which argument that is: an eighth of the offset of its
-/// `FAST_*` field, or of [`ROBUST_LIST`]; zero for none. With [`SENT_ALL`], all that it points to is sent, in the buffer, if it is not more than
-/// [`SENT_ALL_MAX`]; the third argument says how much it is.
+/// `FAST_*` field, or of [`ROBUST_LIST`]; zero for none. With [`SENT_ALL`], all that it points to is sent, in the buffer, if it
+/// is not more than [`SENT_ALL_MAX`]; the third argument says how much it is.
 pub const POINTERS: usize = 0xc00;
 /// See [`POINTERS`].
 pub const SENT_ALL: u8 = 0x80;

@@ -147,19 +147,29 @@ impl OpenFile for HostDirectory {
 
 /// Gives the entries of a listing from `position` on to `sink`; an entry's position is its index.
 pub fn list_from(names: &Listing, position: u64, sink: &mut DirectorySink<'_>) {
-    let start = usize::try_from(position).unwrap_or(usize::MAX);
-    for (index, Listed { inode, kind, name }) in names.iter_from(start).enumerate() {
-        if !sink(name, inode, FileType::from_mode(kind), position + index as u64 + 1) {
-            break;
-        }
-    }
+    let entry = |Listed { inode, kind, name }| (name, inode, FileType::from_mode(kind));
+    give(names.iter_from(index_of(position)).map(entry), position, sink);
 }
 
-/// Gives the entries from `position` on to `sink`; an entry's position is its index.
+/// [`list_from`] of entries that are not in a listing.
 pub fn list(names: &[(Vec<u8>, u64, FileType)], position: u64, sink: &mut DirectorySink<'_>) {
-    let start = usize::try_from(position).unwrap_or(usize::MAX).min(names.len());
-    for (index, (name, inode, kind)) in names.iter().enumerate().skip(start) {
-        if !sink(name, *inode, *kind, index as u64 + 1) {
+    let entries = names.iter().skip(index_of(position));
+    give(entries.map(|(name, inode, kind)| (name.as_slice(), *inode, *kind)), position, sink);
+}
+
+fn index_of(position: u64) -> usize {
+    usize::try_from(position).unwrap_or(usize::MAX)
+}
+
+/// Gives entries to `sink` until it wants no more. The first has the position `first`.
+#[inline]
+fn give<'a>(
+    entries: impl Iterator<Item = (&'a [u8], u64, FileType)>,
+    first: u64,
+    sink: &mut DirectorySink<'_>,
+) {
+    for ((name, inode, kind), next) in entries.zip(first.saturating_add(1)..) {
+        if !sink(name, inode, kind, next) {
             break;
         }
     }

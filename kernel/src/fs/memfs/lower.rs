@@ -68,25 +68,18 @@ impl Lower {
         }
     }
 
-    /// Adds the entries of this directory to `listing`, without `.` and `..`.
-    pub(super) fn list(&self, listing: &mut Listing) -> SysResult<()> {
+    /// The entries of this directory, without `.` and `..`.
+    pub(super) fn list(&self) -> SysResult<Listing> {
+        let mut listing = Listing::default();
         match self {
-            Lower::Host(directory) => directory.list(listing),
+            Lower::Host(directory) => directory.list(&mut listing)?,
             Lower::Image(directory) => {
                 for (name, inode, kind) in directory.names()? {
                     listing.push(Listed { inode, kind: kind.mode_bits(), name: &name });
                 }
-                Ok(())
             }
         }
-    }
-
-    /// The names in this directory with their numbers and types, without `.` and `..`.
-    pub(super) fn names(&self) -> SysResult<Vec<(Vec<u8>, u64, FileType)>> {
-        match self {
-            Lower::Host(directory) => directory.names(),
-            Lower::Image(directory) => directory.names(),
-        }
+        Ok(listing)
     }
 
     /// Opens a regular file for reading.

@@ -363,6 +363,23 @@ struct Encoded<'a> {
     name: &'a [u8],
 }
 
+impl Encoded<'_> {
+    /// Puts it into `room`, zeros included: number, next offset and length, `HEAD` bytes in all, the name, and at least `TAIL` bytes
+    /// more. Where its type goes is left to the caller; `None` if there is not enough room.
+    #[inline]
+    fn put<'r, const HEAD: usize, const TAIL: usize>(&self, room: &'r mut [u8]) -> Option<&'r mut [u8]> {
+        let length = (HEAD + self.name.len() + TAIL).next_multiple_of(8);
+        let entry = room.get_mut(..length)?;
+        entry[..8].copy_from_slice(&self.inode.to_ne_bytes());
+        entry[8..16].copy_from_slice(&self.next.to_ne_bytes());
+        entry[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
+        let (text, rest) = entry[HEAD..].split_at_mut(self.name.len());
+        text.copy_from_slice(self.name);
+        rest.fill(0);
+        Some(entry)
+    }
+}
+
 /// Fills a buffer with directory entries, which `encode` puts into the room that is left: it returns how long one is, or `None`
 /// if it is too long.
 fn list(
@@ -404,35 +421,21 @@ fn list(
 
 /// `getdents64(2)`.
 pub fn getdents64(task: &CurrentTask, fd: Fd, buffer: u64, size: usize) -> SyscallResult<usize> {
-    list(task, fd, buffer, size, |room, Encoded { inode, next, kind, name }| {
-        const HEAD: usize = 19;
-        let length = (HEAD + name.len() + 1).next_multiple_of(8);
-        let entry = room.get_mut(..length)?;
-        entry[..8].copy_from_slice(&inode.to_ne_bytes());
-        entry[8..16].copy_from_slice(&next.to_ne_bytes());
-        entry[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
-        entry[18] = kind.directory_type();
-        let (text, rest) = entry[HEAD..].split_at_mut(name.len());
-        text.copy_from_slice(name);
-        rest.fill(0);
-        Some(length)
+    list(task, fd, buffer, size, |room, encoded| {
+        // The type comes before the name, and a zero after it.
+        let entry = encoded.put::<19, 1>(room)?;
+        entry[18] = encoded.kind.directory_type();
+        Some(entry.len())
     })
 }
 
 /// `getdents(2)`.
 pub fn getdents(task: &CurrentTask, fd: Fd, buffer: u64, size: usize) -> SyscallResult<usize> {
-    list(task, fd, buffer, size, |room, Encoded { inode, next, kind, name }| {
-        const HEAD: usize = 18;
-        let length = (HEAD + name.len() + 2).next_multiple_of(8);
-        let entry = room.get_mut(..length)?;
-        entry[..8].copy_from_slice(&inode.to_ne_bytes());
-        entry[8..16].copy_from_slice(&next.to_ne_bytes());
-        entry[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
-        let (text, rest) = entry[HEAD..].split_at_mut(name.len());
-        text.copy_from_slice(name);
-        rest.fill(0);
-        entry[length - 1] = kind.directory_type();
-        Some(length)
+    list(task, fd, buffer, size, |room, encoded| {
+        // A zero comes after the name, and the type last.
+        let entry = encoded.put::<18, 2>(room)?;
+        *entry.last_mut()? = encoded.kind.directory_type();
+        Some(entry.len())
     })
 }
 

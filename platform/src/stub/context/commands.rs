@@ -64,8 +64,7 @@ impl StubContext {
             self.space.kill();
             return Err(Errno::ESRCH);
         }
-        let guest = None;
-        self.habits.turn_came(rules, &self.slot().told_times(), guest, self.slot().is_here());
+        self.habits.turn_came(rules, &self.slot().told_times(), None, self.slot().is_here());
         Ok(())
     }
 

@@ -102,8 +102,8 @@ fn seen(layer: &MemFs) -> BTreeMap<Vec<u8>, Seen> {
                 let directory = node.directory().unwrap().lock();
                 (directory.entries.keys().cloned().collect::<Vec<_>>(), directory.lower.clone())
             };
-            let below = lower.map_or(Vec::new(), |lower| lower.names().unwrap());
-            for name in own.into_iter().chain(below.into_iter().map(|(name, ..)| name)) {
+            let below = lower.map(|lower| lower.list().unwrap()).unwrap_or_default();
+            for name in own.into_iter().chain(below.iter_from(0).map(|entry| entry.name.to_vec())) {
                 if let Ok(child) = Arc::clone(&inode).lookup(&name) {
                     left.push(([&path[..], b"/", &name].concat(), child));
                 }

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use gofer::Listed;
 use rustix::fs::SeekFrom;
 
 use super::super::content::Content;
@@ -60,8 +61,11 @@ impl Frame {
         };
         if let Some(lower) = &lower {
             let own: HashSet<Vec<u8>> = items.iter().map(|(name, _)| name.clone()).collect();
-            let below = lower.names()?.into_iter().filter(|(name, ..)| !own.contains(name));
-            items.extend(below.map(|(name, _, kind)| (name, Item::Below(kind))));
+            let below = lower.list()?;
+            let below = below.iter_from(0).filter(|entry| !own.contains(entry.name));
+            let item =
+                |entry: Listed<'_>| (entry.name.to_vec(), Item::Below(FileType::from_mode(entry.kind)));
+            items.extend(below.map(item));
         }
         let through = lower.filter(|lower| is_same(Some(lower), natural));
         Ok(Frame { node, path, through, items: items.into_iter(), written })
