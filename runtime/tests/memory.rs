@@ -27,6 +27,10 @@ const CROWDED: &str = "\
     done
     head -n 1 /tmp/ends; echo alive; exit 3";
 
+/// One process after the other has more than half of it: the memory of each is there again for the next.
+const ONE_BY_ONE: &str = "\
+    for round in $(seq 20); do (a=xxxxxxxx; for i in $(seq 21); do a=$a$a; done) || echo status $?; done; echo done";
+
 /// What was said, without the shell's messages about who was killed.
 fn answer(output: &str) -> String {
     output.lines().filter(|line| !line.contains("Killed")).map(|line| format!("{line}\n")).collect()
@@ -46,6 +50,23 @@ fn a_process_with_too_much_memory_dies_alone_in_a_container() {
         return bundles::skip("the host has no memory controller for us");
     }
     assert_eq!((answer(&ran.out).as_str(), ran.code), (ANSWER, Some(0)), "{}", ran.err);
+    host.assert_nothing_left();
+}
+
+#[test]
+fn processes_that_follow_each_other_do_not_add_up() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new();
+    let bundle = host.bundle_with("b", ONE_BY_ONE, |spec| {
+        spec["linux"]["resources"] = json!({ "memory": { "limit": LIMIT } });
+    });
+    let ran = host.run(&["run", "--bundle", bundle.to_str().expect("text"), "followers"]);
+    if ran.err.contains("no cgroup controller") {
+        return bundles::skip("the host has no memory controller for us");
+    }
+    assert_eq!((answer(&ran.out).as_str(), ran.code), ("done\n", Some(0)), "{}", ran.err);
     host.assert_nothing_left();
 }
 
